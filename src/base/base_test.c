@@ -1,0 +1,181 @@
+/** Unit tests of the base library. */
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/crc32c.h"
+#include "base/cursor.h"
+#include "base/diag.h"
+#include "base/map.h"
+#include "base/rng.h"
+#include "base/task.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static void span_numbers(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        bool ok;
+        uint64_t value;
+    } rows[] = {{"0", true, 0},
+                {"18446744073709551615", true, UINT64_MAX},
+                {"18446744073709551616", false, 0},
+                {"", false, 0},
+                {"-1", false, 0},
+                {"1 ", false, 0}};
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        uint64_t value = 0;
+        assert_int_equal(nv_span_to_u64(nv_span_str(rows[i].text), &value), rows[i].ok);
+        assert_true(!rows[i].ok || value == rows[i].value);
+    }
+}
+
+static void buf_respects_its_maximum(void **state)
+{
+    (void)state;
+    nv_buf buf;
+    nv_buf_init(&buf, 100);
+    uint8_t block[60] = {1};
+    assert_int_equal(nv_buf_append(&buf, nv_span_of(block, 60)), NV_OK);
+    assert_int_equal(nv_buf_append(&buf, nv_span_of(block, 60)), NV_E_TOO_BIG);
+    assert_int_equal(nv_buf_len(&buf), 60);
+    nv_buf_consume(&buf, 50);
+    assert_int_equal(nv_buf_append(&buf, nv_span_of(block, 60)), NV_OK);
+    assert_int_equal(nv_buf_len(&buf), 70);
+    nv_buf_deinit(&buf);
+}
+
+static void cursor_errors_stick(void **state)
+{
+    (void)state;
+    uint8_t bytes[6] = {0x12, 0x34, 1, 2, 3, 4};
+    nv_reader r = nv_reader_of(nv_span_of(bytes, sizeof(bytes)));
+    assert_int_equal(nv_read_u16_be(&r), 0x1234);
+    assert_int_equal(nv_read_u32_le(&r), 0x04030201);
+    assert_int_equal(nv_read_u8(&r), 0);
+    assert_int_equal(r.err, NV_E_SYNTAX);
+    nv_writer w = nv_writer_of(bytes, 3);
+    nv_write_u16_le(&w, 0xabcd);
+    nv_write_u16_le(&w, 1);
+    nv_write_u8(&w, 1);
+    assert_int_equal(w.err, NV_E_TOO_BIG);
+    assert_int_equal(nv_writer_len(&w), 2);
+    assert_int_equal(bytes[0], 0xcd);
+}
+
+static void map_survives_churn(void **state)
+{
+    (void)state;
+    nv_map map;
+    nv_map_init(&map, 7);
+    static char keys[500][8];
+    for (int round = 0; round < 5; round++) {
+        for (int i = 0; i < 500; i++) {
+            (void)snprintf(keys[i], sizeof(keys[i]), "k%d", i);
+            assert_null(nv_map_put(&map, nv_span_str(keys[i]), keys[i]));
+        }
+        for (int i = 0; i < 500; i++) {
+            assert_ptr_equal(nv_map_get(&map, nv_span_str(keys[i])), keys[i]);
+        }
+        for (int i = 0; i < 500; i++) {
+            assert_ptr_equal(nv_map_remove(&map, nv_span_str(keys[i])), keys[i]);
+        }
+        assert_int_equal(map.count, 0);
+    }
+    assert_true(map.capacity <= 2048);
+    nv_map_deinit(&map);
+}
+
+static void crc32c_vectors(void **state)
+{
+    (void)state;
+    /* RFC 3720, appendix B.4 */
+    uint8_t zeros[32] = {0};
+    uint8_t ones[32];
+    memset(ones, 0xff, sizeof(ones));
+    assert_int_equal(nv_crc32c(0, nv_span_of(zeros, 32)), 0x8a9136aa);
+    assert_int_equal(nv_crc32c(0, nv_span_of(ones, 32)), 0x62a8ab43);
+    assert_int_equal(nv_crc32c(0, nv_span_str("123456789")), 0xe3069283);
+    uint32_t part = nv_crc32c(0, nv_span_str("1234"));
+    assert_int_equal(nv_crc32c(part, nv_span_str("56789")), 0xe3069283);
+}
+
+static void time_has_seven_digits(void **state)
+{
+    (void)state;
+    char text[NV_TIME_TEXT_SIZE];
+    nv_time_format(INT64_C(1714558830123456), text);
+    assert_string_equal(text, "2024-05-01T10:20:30.1234560Z");
+    nv_time_format(0, text);
+    assert_string_equal(text, "1970-01-01T00:00:00.0000000Z");
+}
+
+static char last_line[512];
+static void keep_line(void *arg, nv_level level, const char *line, size_t len)
+{
+    (void)arg;
+    (void)level;
+    (void)snprintf(last_line, sizeof(last_line), "%.*s", (int)len, line);
+}
+
+static void diag_cannot_be_forged(void **state)
+{
+    (void)state;
+    nv_diag_set_sink(keep_line, NULL);
+    nv_subject who = {.connection = 7, .device = nv_span_str("a\nb\"c")};
+    nv_diag_setup(NV_LEVEL_INFO, true, 2);
+    nv_diag(NV_LEVEL_WARN, "mqtt", &who, "refused");
+    assert_non_null(strstr(last_line, "\"conn\":\"7\",\"device\":\"a\\u000ab\\u0022c\"}\n"));
+    nv_diag_setup(NV_LEVEL_INFO, false, 2);
+    nv_diag(NV_LEVEL_WARN, "mqtt", &who, "refused");
+    assert_non_null(strstr(last_line, " warn mqtt: refused conn=7 device=a\\u000ab\"c\n"));
+    nv_diag_set_sink(NULL, NULL);
+}
+
+struct counted {
+    nv_task task;
+    int *order;
+    int id;
+};
+
+static void note(nv_task *task)
+{
+    struct counted *c = nv_container_of(task, struct counted, task);
+    *c->order = *c->order * 10 + c->id;
+}
+
+static void tasks_run_in_order(void **state)
+{
+    (void)state;
+    nv_exec_queue queue;
+    nv_exec_queue_init(&queue);
+    int order = 0;
+    struct counted a = {{NULL, note}, &order, 1};
+    struct counted b = {{NULL, note}, &order, 2};
+    nv_post(&queue.exec, &a.task);
+    nv_post(&queue.exec, &b.task);
+    assert_int_equal(order, 0);
+    assert_int_equal(nv_exec_queue_run(&queue), 2);
+    assert_int_equal(order, 12);
+    assert_true(nv_exec_is_current(&queue.exec));
+    nv_exec_queue_stop(&queue);
+    assert_false(nv_exec_queue_run_wait(&queue));
+    nv_exec_queue_deinit(&queue);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(span_numbers),          cmocka_unit_test(buf_respects_its_maximum),
+        cmocka_unit_test(cursor_errors_stick),   cmocka_unit_test(map_survives_churn),
+        cmocka_unit_test(crc32c_vectors),        cmocka_unit_test(time_has_seven_digits),
+        cmocka_unit_test(diag_cannot_be_forged), cmocka_unit_test(tasks_run_in_order),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}

@@ -1,0 +1,127 @@
+#include "base/diag.h"
+
+#include "base/clock.h"
+#include "base/cursor.h"
+
+#include <stdarg.h>
+#include <stdatomic.h>
+#include <stdio.h>
+#include <unistd.h>
+
+static struct {
+    _Atomic int least;
+    _Atomic bool json;
+    _Atomic int fd;
+    nv_diag_sink sink;
+    void *sink_arg;
+} diag = {.least = NV_LEVEL_INFO, .fd = STDERR_FILENO};
+
+static const char *const level_names[] = {"debug", "info", "warn", "error"};
+
+void nv_diag_setup(nv_level least, bool json, int fd)
+{
+    atomic_store(&diag.least, (int)least);
+    atomic_store(&diag.json, json);
+    atomic_store(&diag.fd, fd);
+}
+
+bool nv_diag_on(nv_level level)
+{
+    return (int)level >= atomic_load_explicit(&diag.least, memory_order_relaxed);
+}
+
+void nv_diag_set_sink(nv_diag_sink sink, void *arg)
+{
+    diag.sink = sink;
+    diag.sink_arg = arg;
+}
+
+/* Escape as JSON does; text lines use the same escapes, so that no peer can forge a line. */
+static void write_escaped(nv_writer *w, nv_span text, bool json)
+{
+    static const char hex[] = "0123456789abcdef";
+    for (size_t i = 0; i < text.len; i++) {
+        uint8_t c = text.ptr[i];
+        if (c < 0x20 || c == 0x7f || (json && (c == '"' || c == '\\'))) {
+            uint8_t escape[] = {'\\', 'u', '0', '0', (uint8_t)hex[c >> 4], (uint8_t)hex[c & 15]};
+            nv_write_span(w, nv_span_of(escape, sizeof(escape)));
+        } else {
+            nv_write_u8(w, c);
+        }
+    }
+}
+
+static void write_str(nv_writer *w, const char *text)
+{
+    nv_write_span(w, nv_span_str(text));
+}
+
+static void write_field(nv_writer *w, bool json, const char *name, nv_span value)
+{
+    if (value.len == 0) {
+        return;
+    }
+    write_str(w, json ? ",\"" : " ");
+    write_str(w, name);
+    write_str(w, json ? "\":\"" : "=");
+    write_escaped(w, value, json);
+    write_str(w, json ? "\"" : "");
+}
+
+static void write_subject(nv_writer *w, bool json, const nv_subject *subject)
+{
+    if (!subject) {
+        return;
+    }
+    if (subject->connection) {
+        char id[24];
+        int len = snprintf(id, sizeof(id), "%llu", (unsigned long long)subject->connection);
+        write_field(w, json, "conn", nv_span_of(id, (size_t)len));
+    }
+    write_field(w, json, "device", subject->device);
+    write_field(w, json, "module", subject->module);
+    write_field(w, json, "peer", subject->peer);
+}
+
+void nv_diag(nv_level level, const char *area, const nv_subject *subject, const char *fmt, ...)
+{
+    if (!nv_diag_on(level)) {
+        return;
+    }
+    char message[1024];
+    va_list args;
+    va_start(args, fmt);
+    int len = vsnprintf(message, sizeof(message), fmt, args);
+    va_end(args);
+    size_t message_len = len < 0 ? 0 : (size_t)len;
+    if (message_len >= sizeof(message)) {
+        message_len = sizeof(message) - 1;
+    }
+    char time[NV_TIME_TEXT_SIZE];
+    nv_time_format(nv_wall_us(nv_clock_system()), time);
+    bool json = atomic_load(&diag.json);
+    uint8_t line[4096];
+    nv_writer w = nv_writer_of(line, sizeof(line) - 2);
+    write_str(&w, json ? "{\"time\":\"" : "");
+    write_str(&w, time);
+    write_str(&w, json ? "\",\"level\":\"" : " ");
+    write_str(&w, level_names[level]);
+    write_str(&w, json ? "\",\"area\":\"" : " ");
+    write_str(&w, area);
+    write_str(&w, json ? "\",\"message\":\"" : ": ");
+    write_escaped(&w, nv_span_of(message, message_len), json);
+    write_str(&w, json ? "\"" : "");
+    write_subject(&w, json, subject);
+    size_t n = nv_writer_len(&w);
+    if (json) {
+        line[n++] = '}';
+    }
+    line[n++] = '\n';
+    if (diag.sink) {
+        diag.sink(diag.sink_arg, level, (const char *)line, n);
+        return;
+    }
+    /* One write per line keeps lines whole; a full or closed log file must not stop the hub. */
+    ssize_t ignored = write(atomic_load(&diag.fd), line, n);
+    (void)ignored;
+}
