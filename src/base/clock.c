@@ -73,7 +73,6 @@ void nv_time_format(int64_t wall_us, char out[NV_TIME_TEXT_SIZE])
     }
     (void)snprintf(out, NV_TIME_TEXT_SIZE, "%04u-%02u-%02uT%02u:%02u:%02u.%06u0Z",
                    (unsigned)(tm.tm_year + 1900) % 10000u, (unsigned)(tm.tm_mon + 1) % 100u,
-                   (unsigned)tm.tm_mday % 100u, (unsigned)tm.tm_hour % 100u,
-                   (unsigned)tm.tm_min % 100u, (unsigned)tm.tm_sec % 100u,
-                   (unsigned)rest % 1000000u);
+                   (unsigned)tm.tm_mday % 100u, (unsigned)tm.tm_hour % 100u, (unsigned)tm.tm_min % 100u,
+                   (unsigned)tm.tm_sec % 100u, (unsigned)rest % 1000000u);
 }

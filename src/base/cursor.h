@@ -50,24 +50,24 @@ static inline uint8_t nv_read_u8(nv_reader *r)
     return nv_reader_has(r, 1) ? *r->at++ : 0;
 }
 
-#define NV_CURSOR_INT(bits)                                                                        \
-    static inline uint##bits##_t nv_read_u##bits##_be(nv_reader *r)                                \
-    {                                                                                              \
-        nv_span s = nv_read_span(r, (bits) / 8);                                                   \
-        uint64_t v = 0;                                                                            \
-        for (size_t i = 0; i < s.len; i++) {                                                       \
-            v = v << 8 | s.ptr[i];                                                                 \
-        }                                                                                          \
-        return (uint##bits##_t)v;                                                                  \
-    }                                                                                              \
-    static inline uint##bits##_t nv_read_u##bits##_le(nv_reader *r)                                \
-    {                                                                                              \
-        nv_span s = nv_read_span(r, (bits) / 8);                                                   \
-        uint64_t v = 0;                                                                            \
-        for (size_t i = s.len; i > 0; i--) {                                                       \
-            v = v << 8 | s.ptr[i - 1];                                                             \
-        }                                                                                          \
-        return (uint##bits##_t)v;                                                                  \
+#define NV_CURSOR_INT(bits)                                                                                            \
+    static inline uint##bits##_t nv_read_u##bits##_be(nv_reader *r)                                                    \
+    {                                                                                                                  \
+        nv_span s = nv_read_span(r, (bits) / 8);                                                                       \
+        uint64_t v = 0;                                                                                                \
+        for (size_t i = 0; i < s.len; i++) {                                                                           \
+            v = v << 8 | s.ptr[i];                                                                                     \
+        }                                                                                                              \
+        return (uint##bits##_t)v;                                                                                      \
+    }                                                                                                                  \
+    static inline uint##bits##_t nv_read_u##bits##_le(nv_reader *r)                                                    \
+    {                                                                                                                  \
+        nv_span s = nv_read_span(r, (bits) / 8);                                                                       \
+        uint64_t v = 0;                                                                                                \
+        for (size_t i = s.len; i > 0; i--) {                                                                           \
+            v = v << 8 | s.ptr[i - 1];                                                                                 \
+        }                                                                                                              \
+        return (uint##bits##_t)v;                                                                                      \
     }
 NV_CURSOR_INT(16)
 NV_CURSOR_INT(32)
@@ -120,22 +120,22 @@ static inline void nv_write_u8(nv_writer *w, uint8_t value)
     }
 }
 
-#define NV_CURSOR_INT(bits)                                                                        \
-    static inline void nv_write_u##bits##_be(nv_writer *w, uint##bits##_t value)                   \
-    {                                                                                              \
-        if (nv_writer_has(w, (bits) / 8)) {                                                        \
-            for (int shift = (bits)-8; shift >= 0; shift -= 8) {                                   \
-                *w->at++ = (uint8_t)(value >> shift);                                              \
-            }                                                                                      \
-        }                                                                                          \
-    }                                                                                              \
-    static inline void nv_write_u##bits##_le(nv_writer *w, uint##bits##_t value)                   \
-    {                                                                                              \
-        if (nv_writer_has(w, (bits) / 8)) {                                                        \
-            for (int shift = 0; shift < (bits); shift += 8) {                                      \
-                *w->at++ = (uint8_t)(value >> shift);                                              \
-            }                                                                                      \
-        }                                                                                          \
+#define NV_CURSOR_INT(bits)                                                                                            \
+    static inline void nv_write_u##bits##_be(nv_writer *w, uint##bits##_t value)                                       \
+    {                                                                                                                  \
+        if (nv_writer_has(w, (bits) / 8)) {                                                                            \
+            for (int shift = (bits)-8; shift >= 0; shift -= 8) {                                                       \
+                *w->at++ = (uint8_t)(value >> shift);                                                                  \
+            }                                                                                                          \
+        }                                                                                                              \
+    }                                                                                                                  \
+    static inline void nv_write_u##bits##_le(nv_writer *w, uint##bits##_t value)                                       \
+    {                                                                                                                  \
+        if (nv_writer_has(w, (bits) / 8)) {                                                                            \
+            for (int shift = 0; shift < (bits); shift += 8) {                                                          \
+                *w->at++ = (uint8_t)(value >> shift);                                                                  \
+            }                                                                                                          \
+        }                                                                                                              \
     }
 NV_CURSOR_INT(16)
 NV_CURSOR_INT(32)

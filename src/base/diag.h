@@ -29,8 +29,7 @@ bool nv_diag_on(nv_level level);
  * Write one line. @p area is a short static name ("mqtt", "log", "http"); @p subject may be NULL.
  * The message is one sentence without a final period; control characters in it are escaped.
  */
-void nv_diag(nv_level level, const char *area, const nv_subject *subject, const char *fmt, ...)
-    NV_PRINTF(4, 5);
+void nv_diag(nv_level level, const char *area, const nv_subject *subject, const char *fmt, ...) NV_PRINTF(4, 5);
 
 /** Where tests listen. @p sink NULL restores the file descriptor. */
 typedef void (*nv_diag_sink)(void *arg, nv_level level, const char *line, size_t len);

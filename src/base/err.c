@@ -5,8 +5,8 @@
 const char *nv_err_name(nv_err err)
 {
     switch (err) {
-#define X(name, value, text)                                                                       \
-    case NV_##name:                                                                                \
+#define X(name, value, text)                                                                                           \
+    case NV_##name:                                                                                                    \
         return #name;
         NV_ERR_TABLE(X)
 #undef X
@@ -17,8 +17,8 @@ const char *nv_err_name(nv_err err)
 const char *nv_err_text(nv_err err)
 {
     switch (err) {
-#define X(name, value, text)                                                                       \
-    case NV_##name:                                                                                \
+#define X(name, value, text)                                                                                           \
+    case NV_##name:                                                                                                    \
         return text;
         NV_ERR_TABLE(X)
 #undef X

@@ -9,39 +9,39 @@
 #include <stdint.h>
 
 /* identifier, kind, exported name, help */
-#define NV_METRIC_TABLE(X)                                                                         \
-    X(CONNECTIONS_OPEN, gauge, "nave_net_connections_open", "open connections")                    \
-    X(CONNECTIONS_TOTAL, counter, "nave_net_connections_total", "connections accepted")            \
-    X(CONNECTIONS_REFUSED, counter, "nave_net_connections_refused_total",                          \
-      "connections closed at accept because a cap was reached")                                    \
-    X(TLS_HANDSHAKES, counter, "nave_tls_handshakes_total", "completed TLS handshakes")            \
-    X(TLS_RESUMED, counter, "nave_tls_resumed_total", "completed TLS handshakes that resumed")     \
-    X(TLS_FAILED, counter, "nave_tls_failed_total", "failed TLS handshakes")                       \
-    X(NET_IN_BYTES, counter, "nave_net_received_bytes", "bytes read from sockets")                 \
-    X(NET_OUT_BYTES, counter, "nave_net_sent_bytes", "bytes written to sockets")                   \
-    X(MQTT_SESSIONS, gauge, "nave_mqtt_sessions_open", "authenticated MQTT sessions")              \
-    X(MQTT_CONNECTS, counter, "nave_mqtt_connects_total", "accepted CONNECT packets")              \
-    X(MQTT_REFUSED, counter, "nave_mqtt_connects_refused_total", "refused CONNECT packets")        \
-    X(MQTT_CLOSED_BAD, counter, "nave_mqtt_closed_for_cause_total",                                \
-      "MQTT connections closed because the peer broke a rule")                                     \
-    X(MQTT_TAKEOVERS, counter, "nave_mqtt_takeovers_total",                                        \
-      "connections replaced by a newer one of the same identity")                                  \
-    X(TELEMETRY_MESSAGES, counter, "nave_telemetry_messages_total", "telemetry messages stored")   \
-    X(TELEMETRY_BYTES, counter, "nave_telemetry_received_bytes", "telemetry body bytes stored")    \
-    X(TELEMETRY_FAILED, counter, "nave_telemetry_failed_total",                                    \
-      "telemetry messages not stored because the log refused them")                                \
-    X(LOG_COMMITS, counter, "nave_log_commits_total", "commits written to the telemetry log")      \
-    X(LOG_SYNCS, counter, "nave_log_syncs_total", "syncs of the telemetry log")                    \
-    X(LOG_WRITTEN_BYTES, counter, "nave_log_written_bytes", "bytes written to the telemetry log")  \
-    X(LOG_ERRORS, counter, "nave_log_errors_total", "failed writes or syncs of the log")           \
-    X(LOG_SEGMENTS, gauge, "nave_log_segments_files", "segment files in the telemetry log")        \
-    X(LOG_STORED_BYTES, gauge, "nave_log_stored_bytes", "bytes held by segment files")             \
-    X(LOG_STATE, gauge, "nave_log_state_code", "0 ok, 1 disk full, 2 failed")                      \
-    X(STATE_COMMITS, counter, "nave_state_commits_total", "transactions of the state store")       \
-    X(STATE_OPS, counter, "nave_state_operations_total", "operations of the state store")          \
-    X(HTTP_REQUESTS, counter, "nave_http_requests_total", "HTTP requests answered")                \
-    X(HTTP_ERRORS, counter, "nave_http_errors_total", "HTTP requests answered with 4xx or 5xx")    \
-    X(READERS_OPEN, gauge, "nave_reader_open", "open readers of the telemetry log")                \
+#define NV_METRIC_TABLE(X)                                                                                             \
+    X(CONNECTIONS_OPEN, gauge, "nave_net_connections_open", "open connections")                                        \
+    X(CONNECTIONS_TOTAL, counter, "nave_net_connections_total", "connections accepted")                                \
+    X(CONNECTIONS_REFUSED, counter, "nave_net_connections_refused_total",                                              \
+      "connections closed at accept because a cap was reached")                                                        \
+    X(TLS_HANDSHAKES, counter, "nave_tls_handshakes_total", "completed TLS handshakes")                                \
+    X(TLS_RESUMED, counter, "nave_tls_resumed_total", "completed TLS handshakes that resumed")                         \
+    X(TLS_FAILED, counter, "nave_tls_failed_total", "failed TLS handshakes")                                           \
+    X(NET_IN_BYTES, counter, "nave_net_received_bytes", "bytes read from sockets")                                     \
+    X(NET_OUT_BYTES, counter, "nave_net_sent_bytes", "bytes written to sockets")                                       \
+    X(MQTT_SESSIONS, gauge, "nave_mqtt_sessions_open", "authenticated MQTT sessions")                                  \
+    X(MQTT_CONNECTS, counter, "nave_mqtt_connects_total", "accepted CONNECT packets")                                  \
+    X(MQTT_REFUSED, counter, "nave_mqtt_connects_refused_total", "refused CONNECT packets")                            \
+    X(MQTT_CLOSED_BAD, counter, "nave_mqtt_closed_for_cause_total",                                                    \
+      "MQTT connections closed because the peer broke a rule")                                                         \
+    X(MQTT_TAKEOVERS, counter, "nave_mqtt_takeovers_total",                                                            \
+      "connections replaced by a newer one of the same identity")                                                      \
+    X(TELEMETRY_MESSAGES, counter, "nave_telemetry_messages_total", "telemetry messages stored")                       \
+    X(TELEMETRY_BYTES, counter, "nave_telemetry_received_bytes", "telemetry body bytes stored")                        \
+    X(TELEMETRY_FAILED, counter, "nave_telemetry_failed_total",                                                        \
+      "telemetry messages not stored because the log refused them")                                                    \
+    X(LOG_COMMITS, counter, "nave_log_commits_total", "commits written to the telemetry log")                          \
+    X(LOG_SYNCS, counter, "nave_log_syncs_total", "syncs of the telemetry log")                                        \
+    X(LOG_WRITTEN_BYTES, counter, "nave_log_written_bytes", "bytes written to the telemetry log")                      \
+    X(LOG_ERRORS, counter, "nave_log_errors_total", "failed writes or syncs of the log")                               \
+    X(LOG_SEGMENTS, gauge, "nave_log_segments_files", "segment files in the telemetry log")                            \
+    X(LOG_STORED_BYTES, gauge, "nave_log_stored_bytes", "bytes held by segment files")                                 \
+    X(LOG_STATE, gauge, "nave_log_state_code", "0 ok, 1 disk full, 2 failed")                                          \
+    X(STATE_COMMITS, counter, "nave_state_commits_total", "transactions of the state store")                           \
+    X(STATE_OPS, counter, "nave_state_operations_total", "operations of the state store")                              \
+    X(HTTP_REQUESTS, counter, "nave_http_requests_total", "HTTP requests answered")                                    \
+    X(HTTP_ERRORS, counter, "nave_http_errors_total", "HTTP requests answered with 4xx or 5xx")                        \
+    X(READERS_OPEN, gauge, "nave_reader_open", "open readers of the telemetry log")                                    \
     X(READ_MESSAGES, counter, "nave_reader_messages_total", "messages handed to readers")
 
 typedef enum nv_metric {

@@ -17,7 +17,10 @@ typedef struct nv_span {
 
 #define NV_SPAN_EMPTY ((nv_span){NULL, 0})
 /** A span over a string literal, usable in constant initialisers. */
-#define NV_SPAN_LIT(literal) {(const uint8_t *)("" literal), sizeof(literal) - 1}
+#define NV_SPAN_LIT(literal)                                                                                           \
+    {                                                                                                                  \
+        (const uint8_t *)("" literal), sizeof(literal) - 1                                                             \
+    }
 /** printf arguments for "%.*s". */
 #define NV_SPAN_ARG(span) (int)(span).len, (const char *)((span).ptr ? (span).ptr : (const uint8_t *)"")
 

@@ -1,0 +1,78 @@
+/**
+ * What every protocol's session is to the connection that carries it: a state machine without a socket.
+ * Five verbs, the same for MQTT, HTTP and AMQP: bytes arrived, bytes to send, a deadline passed, the peer is gone,
+ * goodbye.
+ *
+ *   net/ (or a test) ---- input, tick, lost ---> session
+ *                    <--- out, deadline, reading, closing (members it reads after each call)
+ *                    <--- wake (when something happened between calls: an append was confirmed, ...)
+ *
+ * Thread: a session lives and dies on one loop; every function here is called on it. Time is an argument.
+ */
+#ifndef NV_SESSION_SESSION_H
+#define NV_SESSION_SESSION_H
+
+#include "base/buf.h"
+#include "base/clock.h"
+#include "base/task.h"
+
+typedef struct nv_session nv_session;
+typedef struct nv_carrier nv_carrier;
+struct nv_hub_loop;
+
+/** What is known of the peer before it says a word. Filled by the carrier; spans belong to it and live as long as it
+ * does. */
+typedef struct nv_peer {
+    uint64_t connection_id; /* unique in the process, for logs */
+    nv_span address;        /* "address:port" */
+    bool tls;
+    bool has_certificate; /* the peer presented one and proved its key; nothing else was checked */
+    uint8_t certificate_sha1[20];
+    uint8_t certificate_sha256[32];
+    nv_span certificate_cn;  /* subject common name, empty when none */
+    nv_span certificate_der; /* the leaf as presented */
+    int64_t certificate_not_before_us;
+    int64_t certificate_not_after_us;
+} nv_peer;
+
+/** The connection as its session sees it. */
+struct nv_carrier {
+    const nv_peer *peer;
+    struct nv_hub_loop *loop; /* the core's context of this loop */
+    /** Something changed between calls: look at the session's members at the end of this turn. Idempotent, never
+     * reenters. */
+    void (*wake)(nv_carrier *carrier);
+};
+
+typedef struct nv_session_ops {
+    /**
+     * @p bytes arrived. Consume whole units from the front and return how many bytes were taken; the rest is presented
+     * again with more behind it. Not called while !reading or closing. A unit that can never be accepted closes the
+     * session; the carrier's buffer for the rest is bounded by nv_session.max_pending.
+     */
+    size_t (*input)(nv_session *session, nv_span bytes, int64_t now_us);
+    /** The deadline is due. It may have been moved meanwhile: compare. */
+    void (*tick)(nv_session *session, int64_t now_us);
+    /** The transport ended, in order or not (@p why is static text). Called once; input and tick never after it. */
+    void (*lost)(nv_session *session, const char *why, int64_t now_us);
+    /** The hub stops: finish what was promised (acknowledgements in flight), then close. */
+    void (*drain)(nv_session *session, int64_t now_us);
+    /**
+     * Free. The carrier calls it after lost(), once session.done is true: a session with appends in flight stays
+     * until they are confirmed, and sets done and wakes then.
+     */
+    void (*free)(nv_session *session);
+} nv_session_ops;
+
+struct nv_session {
+    const nv_session_ops *ops;
+    nv_carrier *carrier;
+    nv_buf *out; /* lent by the carrier for each call and each turn: append what goes to the peer; never keep it */
+    int64_t deadline_us; /* monotonic; INT64_MAX = none */
+    size_t max_pending;  /* the longest incomplete unit the carrier must buffer, in bytes */
+    bool reading;        /* false: stop reading from the peer (back-pressure) */
+    bool closing;        /* send what is in out, then close the transport */
+    bool done;           /* may be freed once lost() was called */
+};
+
+#endif
