@@ -67,7 +67,8 @@ typedef struct nv_session_ops {
 struct nv_session {
     const nv_session_ops *ops;
     nv_carrier *carrier;
-    nv_buf *out; /* lent by the carrier for each call and each turn: append what goes to the peer; never keep it */
+    nv_buf *out; /* the carrier's, valid as long as the session: append what goes to the peer. Bounded; when it is full
+                    the peer does not read, and the session closes */
     int64_t deadline_us; /* monotonic; INT64_MAX = none */
     size_t max_pending;  /* the longest incomplete unit the carrier must buffer, in bytes */
     bool reading;        /* false: stop reading from the peer (back-pressure) */
