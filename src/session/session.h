@@ -15,25 +15,11 @@
 #include "base/buf.h"
 #include "base/clock.h"
 #include "base/task.h"
+#include "core/peer.h"
 
 typedef struct nv_session nv_session;
 typedef struct nv_carrier nv_carrier;
 struct nv_hub_loop;
-
-/** What is known of the peer before it says a word. Filled by the carrier; spans belong to it and live as long as it
- * does. */
-typedef struct nv_peer {
-    uint64_t connection_id; /* unique in the process, for logs */
-    nv_span address;        /* "address:port" */
-    bool tls;
-    bool has_certificate; /* the peer presented one and proved its key; nothing else was checked */
-    uint8_t certificate_sha1[20];
-    uint8_t certificate_sha256[32];
-    nv_span certificate_cn;  /* subject common name, empty when none */
-    nv_span certificate_der; /* the leaf as presented */
-    int64_t certificate_not_before_us;
-    int64_t certificate_not_after_us;
-} nv_peer;
 
 /** The connection as its session sees it. */
 struct nv_carrier {

@@ -1,0 +1,85 @@
+/**
+ * Live devices: who is connected where, one connection per identity, and what is known of their presence.
+ *
+ * A claim is the right of one session to be its identity's connection. The newest wins: the older is told to go, and
+ * the newer is granted once the older's last append is confirmed, so that old messages never land behind new ones.
+ */
+#ifndef NV_CORE_DEVICES_H
+#define NV_CORE_DEVICES_H
+
+#include "base/list.h"
+#include "core/hub.h"
+#include "core/identity.h"
+
+/** A subscription kept with a persistent session: an index into the topic table and the granted QoS. */
+typedef struct nv_subscription {
+    uint8_t kind; /* nv_topic filter kind, codec/topic.h */
+    uint8_t qos;
+} nv_subscription;
+
+#define NV_SUBSCRIPTIONS_MAX 16u
+
+typedef enum nv_claim_state { NV_CLAIM_IDLE, NV_CLAIM_ASKED, NV_CLAIM_HELD, NV_CLAIM_RELEASED } nv_claim_state;
+
+/** Embedded in the session. Thread: the session's loop; the table behind it lives on the shard's loop. */
+typedef struct nv_claim {
+    /* in */
+    nv_identity *identity; /* borrowed from the session */
+    bool clean;            /* forget the stored session (CleanSession=1) */
+    void (*granted)(struct nv_claim *claim);
+    /** Close with this reason (taken over, revoked): stop reading, let appends finish, then release. */
+    void (*evict)(struct nv_claim *claim, nv_refusal why);
+    /* out, valid in granted() */
+    nv_err status; /* NV_OK or NV_E_IO */
+    bool session_present;
+    nv_subscription subscriptions[NV_SUBSCRIPTIONS_MAX];
+    size_t subscription_count;
+    /* private */
+    nv_claim_state _state;
+    nv_hub_loop *_loop;
+    uint64_t _id;
+    nv_task _task;
+} nv_claim;
+
+/** Ask. granted() fires exactly once, later, on the session's loop, unless the claim is released before: then never. */
+void nv_claim_ask(nv_hub_loop *loop, nv_claim *claim);
+/**
+ * Give it back (also when it was never granted). @p done fires on the session's loop when the table has let go; only
+ * then may the memory be freed. Call it after the session's last append is confirmed.
+ */
+void nv_claim_release(nv_claim *claim, void (*done)(nv_claim *claim));
+/** Report activity (wall clock); cheap, kept by the session and collected when somebody asks. */
+void nv_claim_touch(nv_claim *claim, int64_t wall_us);
+
+/** Store the subscriptions of a persistent session; done(arg, status) on the caller's loop once durable. */
+void nv_session_store(nv_hub_loop *loop, nv_identity *identity, const nv_subscription *subscriptions, size_t count,
+                      void (*done)(void *arg, nv_err status), void *arg);
+
+/** Presence as REST shows it. */
+typedef struct nv_presence {
+    bool connected;
+    int64_t connection_updated_us; /* wall; 0 = never */
+    int64_t last_activity_us;      /* wall; 0 = never */
+} nv_presence;
+
+/** Ask the shard; done on the caller's loop. */
+typedef struct nv_presence_request {
+    nv_span device_id; /* valid until done */
+    nv_span module_id;
+    void (*done)(struct nv_presence_request *request);
+    nv_presence presence; /* out */
+    nv_hub_loop *_loop;
+    nv_task _task;
+} nv_presence_request;
+void nv_presence_get(nv_hub_loop *loop, nv_presence_request *request);
+
+/** Connected devices (not modules) of the whole hub now. Thread: any. */
+int64_t nv_devices_connected(const nv_hub *hub);
+
+/**
+ * The registry changed: called by core/registry.h after the commit. @p identity is the new snapshot, NULL = deleted. A
+ * connection whose credential, status or generation changed is evicted (modules of a disabled or deleted device too).
+ */
+void nv_devices_changed(nv_hub *hub, nv_span device_id, nv_span module_id, nv_identity *identity);
+
+#endif

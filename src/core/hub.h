@@ -1,0 +1,80 @@
+/**
+ * The hub: what sessions of all protocols share. It knows no socket, no protocol and no disk; it is given a log, a
+ * state store, a clock, randomness and one executor per loop.
+ *
+ * Ownership of state (design.md section 2): devices hash to 1,024 shards, a fixed table maps shard to loop; the mutable
+ * state of a device is touched on its shard's loop only (functions named _on_shard); others post tasks.
+ */
+#ifndef NV_CORE_HUB_H
+#define NV_CORE_HUB_H
+
+#include "base/clock.h"
+#include "base/rng.h"
+#include "base/task.h"
+#include "core/limits.h"
+#include "core/refusal.h"
+#include "store/log.h"
+
+typedef struct nv_hub nv_hub;
+typedef struct nv_hub_loop nv_hub_loop;
+struct nv_state;
+struct nv_policies;
+struct nv_telemetry;
+struct nv_device_table;
+
+#define NV_SHARDS 1024u
+
+typedef struct nv_hub_config {
+    const char *const *host_names; /* aliases of the hub, the first is its own; copied */
+    size_t host_name_count;
+    const nv_limits *limits; /* copied */
+    nv_log *log;             /* borrowed; outlives the hub */
+    struct nv_state *state;  /* borrowed; outlives the hub */
+    const nv_clock *clock;
+    nv_rng *rng;
+    nv_exec *const *loops; /* one executor per loop; borrowed */
+    size_t loop_count;
+    bool known_keys; /* policies get fixed, well-known keys on an empty store (--dev-known-keys) */
+} nv_hub_config;
+
+/** What all loops read without a lock; fixed after nv_hub_new. */
+struct nv_hub {
+    nv_log *log;
+    struct nv_state *state;
+    struct nv_policies *policies; /* shared access policies of the hub; core/policies.h */
+    nv_refusals *refusals;
+    const nv_clock *clock;
+    nv_rng *rng;
+    nv_limits limits;
+    char **host_names;
+    size_t host_name_count;
+    nv_hub_loop *loops;
+    size_t loop_count;
+    uint16_t shard_to_loop[NV_SHARDS];
+};
+
+/** The core's context of one I/O loop. Sessions of that loop get it from their carrier. */
+struct nv_hub_loop {
+    nv_hub *hub;
+    nv_exec *exec;
+    uint32_t index;
+    struct nv_telemetry *telemetry;  /* core/telemetry.h */
+    struct nv_device_table *devices; /* core/devices.h: the devices whose shard lives here */
+};
+
+/** Blocks while policies are loaded. */
+NV_NODISCARD nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why);
+/** All sessions are gone and the executors are drained. NULL is fine. */
+void nv_hub_free(nv_hub *hub);
+
+/** The loop that owns a device. */
+nv_hub_loop *nv_hub_shard_loop(nv_hub *hub, nv_span device_id);
+
+/** True when @p host (optionally with ":port") is one of the hub's names, ignoring case. */
+bool nv_hub_is_alias(const nv_hub *hub, nv_span host);
+
+/** At the end of each turn of a loop, after all input was handled: submits what the turn collected. Thread: that loop.
+ */
+void nv_hub_loop_turn_end(nv_hub_loop *loop);
+
+#endif

@@ -1,0 +1,64 @@
+/**
+ * A device or module as the hub knows it: an immutable, reference-counted snapshot of one version of the registry's
+ * row. Sessions hold one; a change makes a new snapshot and tells the session that holds the old one.
+ */
+#ifndef NV_CORE_IDENTITY_H
+#define NV_CORE_IDENTITY_H
+
+#include "base/err.h"
+#include "base/span.h"
+
+#include <stdatomic.h>
+
+typedef enum nv_auth_kind {
+    NV_AUTH_SAS = 0,
+    NV_AUTH_SELF_SIGNED = 1,
+    NV_AUTH_CA = 2,
+    NV_AUTH_NONE = 3 /* system modules only */
+} nv_auth_kind;
+
+#define NV_ID_MAX  128u
+#define NV_KEY_MAX 64u
+
+/** Key material, raw (decoded from base64). Wiped when the snapshot goes. */
+typedef struct nv_key {
+    uint8_t bytes[NV_KEY_MAX];
+    uint8_t len; /* 16..64, or 0 = none */
+} nv_key;
+
+/** All spans point into the snapshot's own memory. */
+typedef struct nv_identity {
+    _Atomic uint32_t _refs;
+    nv_span device_id;
+    nv_span module_id;     /* empty for a device */
+    nv_span generation_id; /* decimal .NET ticks of creation */
+    uint64_t etag;         /* counter; REST shows base64 of its decimal text */
+    bool enabled;          /* modules: that of their device */
+    nv_span status_reason;
+    int64_t status_updated_us; /* wall; 0 = never */
+    nv_auth_kind auth;
+    nv_key primary_key;
+    nv_key secondary_key;
+    nv_span primary_thumbprint; /* hex as registered, case kept; empty = none */
+    nv_span secondary_thumbprint;
+    bool iot_edge;
+    nv_span device_scope;
+    nv_span parent_scopes; /* JSON array text, empty = none */
+    nv_span managed_by;    /* modules */
+    nv_span attributes;    /* JSON object text, empty = none */
+    /* As last stored; live values come from core/devices.h */
+    int64_t connection_updated_us;
+    int64_t last_activity_us;
+} nv_identity;
+
+/** Copy @p from (with everything its spans point at) into a new snapshot with one reference. */
+nv_identity *nv_identity_new(const nv_identity *from);
+nv_identity *nv_identity_ref(nv_identity *identity);
+/** Thread: any. NULL is fine. */
+void nv_identity_unref(nv_identity *identity);
+
+/** "device" or "device/module", the key of maps and stored sessions; @p out has room for 2 * NV_ID_MAX + 2. @return
+ * length */
+size_t nv_identity_key(nv_span device_id, nv_span module_id, char *out);
+
+#endif

@@ -1,0 +1,44 @@
+/**
+ * The limits of the hub, one row each, in two profiles: `open` is generous and configurable, `azure` has the service's
+ * own numbers, for tests that must fail as in the cloud. Every bound on what a peer may have, send or keep is a row
+ * here.
+ */
+#ifndef NV_CORE_LIMITS_H
+#define NV_CORE_LIMITS_H
+
+#include <stdint.h>
+
+/* member, unit, open, azure, what happens beyond */
+#define NV_LIMIT_TABLE(X)                                                                                              \
+    X(message_bytes, "bytes", 262144, 262144, "telemetry message: the connection is closed, HTTP 413")                 \
+    X(inflight_messages, "messages", 1024, 16, "unacknowledged inbound MQTT messages: the hub stops reading")          \
+    X(inflight_bytes, "bytes", 1048576, 4194304, "unacknowledged inbound MQTT bytes: the hub stops reading")           \
+    X(subscriptions, "filters", 64, 50, "subscriptions of a session: SUBACK 0x80")                                     \
+    X(keep_alive_cap_s, "seconds", 1767, 1767, "silence allowed at most, whatever the client asked for")               \
+    X(connect_deadline_s, "seconds", 30, 60, "from accept to CONNECT: the connection is closed")                       \
+    X(unauthenticated_connections, "connections", 4096, 4096, "further connections are closed at accept")              \
+    X(connections, "connections", 100000, 100000, "further connections are closed at accept")                          \
+    X(unauthenticated_bytes, "bytes", 16384, 16384, "first packet or request head: the connection is closed")          \
+    X(output_bytes, "bytes", 4194304, 4194304, "output a peer does not read: the connection is closed")                \
+    X(http_body_bytes, "bytes", 4194304, 4194304, "request body: 413")                                                 \
+    X(http_requests_per_connection, "requests", 64, 64, "pipelined requests: the hub stops reading")                   \
+    X(modules_per_device, "modules", 50, 50, "413 TooManyModulesOnDevice")                                             \
+    X(bulk_items, "items", 100, 100, "400")                                                                            \
+    X(devices, "identities", 0, 1000000, "403 TooManyDevices; 0 = no bound")                                           \
+    X(c2d_depth, "messages", 1000, 50, "403 DeviceMaximumQueueDepthExceeded")                                          \
+    X(sas_clock_skew_s, "seconds", 0, 0, "token that expired longer ago: refused")                                     \
+    X(readers, "readers", 256, 256, "further readers of events: 429")                                                  \
+    X(reader_queue_bytes, "bytes", 1048576, 1048576, "output a reader does not read: the hub waits for it")            \
+    X(refusals_identities, "identities", 1024, 1024, "identities whose last refusals are kept: the oldest is dropped") \
+    X(refusals_per_identity, "refusals", 8, 8, "refusals kept per identity: the oldest is dropped")
+
+typedef struct nv_limits {
+#define X(member, unit, open, azure, beyond) int64_t member;
+    NV_LIMIT_TABLE(X)
+#undef X
+} nv_limits;
+
+extern const nv_limits nv_limits_open;
+extern const nv_limits nv_limits_azure;
+
+#endif

@@ -1,0 +1,141 @@
+/**
+ * The identity registry: devices and modules, with the rules of http-hub.md sections 5 to 7. Every function is
+ * asynchronous: it returns at once and calls back on the asking loop, writes after the commit.
+ */
+#ifndef NV_CORE_REGISTRY_H
+#define NV_CORE_REGISTRY_H
+
+#include "core/hub.h"
+#include "core/identity.h"
+
+/** Service error names with their numbers and status (http-hub.md section 4.2); the HTTP session renders them. */
+#define NV_HUB_ERROR_TABLE(X)                                                                                          \
+    X(NONE, 0, 200, "")                                                                                                \
+    X(InvalidProtocolVersion, 400001, 400, "The api-version is missing or not valid")                                  \
+    X(InvalidOperation, 400003, 400, "The operation is not valid")                                                     \
+    X(ArgumentInvalid, 400004, 400, "An argument is not valid")                                                        \
+    X(ArgumentNull, 400005, 400, "An argument is missing")                                                             \
+    X(IotHubFormatError, 400006, 400, "The request body is not well-formed")                                           \
+    X(DeviceDefinedMultipleTimes, 400011, 400, "A device is named more than once")                                     \
+    X(BulkRegistryOperationFailure, 400013, 400, "Some items of the bulk operation failed")                            \
+    X(CannotRegisterModuleToModule, 400301, 400, "A module cannot hold modules")                                       \
+    X(DeviceAuthenticationTypeIsMissing, 400000, 400, "The authentication type is missing")                            \
+    X(StringIsNotThumbprint, 400000, 400, "A thumbprint is 40 or 64 hexadecimal digits")                               \
+    X(IotHubUnauthorizedAccess, 401002, 401, "Unauthorized")                                                           \
+    X(TooManyDevices, 413002, 403, "The hub holds as many devices as its limit allows")                                \
+    X(DeviceNotFound, 404001, 404, "")                                                                                 \
+    X(ModuleNotFound, 404010, 404, "")                                                                                 \
+    X(ResourceNotFound, 404000, 404, "There is nothing at this path")                                                  \
+    X(MethodNotAllowed, 405000, 405, "The resource does not have this method")                                         \
+    X(DeviceAlreadyExists, 409001, 409, "")                                                                            \
+    X(ModuleAlreadyExistsOnDevice, 409301, 409, "")                                                                    \
+    X(PreconditionFailed, 412001, 412, "Precondition failed: Invalid ETag")                                            \
+    X(MessageTooLarge, 413001, 413, "The request is larger than the limit")                                            \
+    X(TooManyModulesOnDevice, 413003, 413, "The device holds as many modules as its limit allows")                     \
+    X(ThrottlingException, 429001, 429, "Too many requests")                                                           \
+    X(ServerError, 500001, 500, "The hub failed to carry this out; see its log")                                       \
+    X(ServiceUnavailable, 503001, 503, "The hub cannot store now")
+
+typedef enum nv_hub_error {
+#define X(id, number, status, text) NV_HUB_ERROR_##id,
+    NV_HUB_ERROR_TABLE(X)
+#undef X
+} nv_hub_error;
+
+typedef struct nv_hub_error_info {
+    const char *name;
+    uint32_t number;
+    uint32_t http_status;
+    const char *text; /* default sentence; "" when the detail says it */
+} nv_hub_error_info;
+/** Static storage. */
+const nv_hub_error_info *nv_hub_error_info_of(nv_hub_error error);
+
+/** If-Match of a request. */
+typedef enum nv_precondition { NV_IF_NONE, NV_IF_ANY, NV_IF_ETAG } nv_precondition;
+
+/** What a PUT may set; spans stay valid until done. Read-only members of the JSON never reach this. */
+typedef struct nv_identity_spec {
+    nv_span device_id;
+    nv_span module_id; /* empty: a device */
+    bool enabled;
+    nv_span status_reason;
+    nv_auth_kind auth;
+    bool has_keys; /* false: generate both */
+    nv_key primary_key;
+    nv_key secondary_key;
+    nv_span primary_thumbprint;
+    nv_span secondary_thumbprint;
+    bool iot_edge;
+    nv_span device_scope;
+    nv_span parent_scopes; /* JSON array text */
+    nv_span managed_by;
+    nv_span attributes; /* JSON object text */
+} nv_identity_spec;
+
+typedef enum nv_registry_verb {
+    NV_REGISTRY_GET,
+    NV_REGISTRY_PUT,    /* without If-Match create only, with it update only */
+    NV_REGISTRY_UPSERT, /* bulk createOrUpdate */
+    NV_REGISTRY_DELETE,
+    NV_REGISTRY_REGENERATE /* new keys */
+} nv_registry_verb;
+
+enum { NV_REGENERATE_PRIMARY = 1, NV_REGENERATE_SECONDARY = 2 };
+
+/** One operation on one identity. Owned by the caller, alive until done. */
+typedef struct nv_registry_request {
+    /* in */
+    nv_registry_verb verb;
+    nv_identity_spec spec; /* PUT, UPSERT: all; others: the ids */
+    nv_precondition precondition;
+    uint64_t etag;
+    uint32_t regenerate;
+    void (*done)(struct nv_registry_request *request); /* on the loop that asked, never from within the call */
+    void *arg;
+    /* out */
+    nv_hub_error error;
+    char detail[200];      /* completes the error's sentence: an id, a reason; "" = none */
+    nv_identity *identity; /* GET, PUT, UPSERT, REGENERATE: a reference for the caller */
+    /* private */
+    nv_hub_loop *_loop;
+    nv_task _task;
+    void *_op;
+} nv_registry_request;
+
+void nv_registry_do(nv_hub_loop *loop, nv_registry_request *request);
+
+/** Devices (device_id empty), or the modules of one device. */
+typedef struct nv_registry_list {
+    /* in */
+    nv_span device_id; /* empty: list devices; else its modules */
+    nv_span after;     /* only ids behind this one; empty = from the start. For our own paging */
+    uint32_t top;      /* at most this many, 1..1000 */
+    void (*done)(struct nv_registry_list *list);
+    void *arg;
+    /* out */
+    nv_hub_error error;
+    nv_identity **identities; /* array and references belong to the caller */
+    size_t count;
+    /* private */
+    nv_hub_loop *_loop;
+    nv_task _task;
+    void *_op;
+} nv_registry_list;
+
+void nv_registry_list_get(nv_hub_loop *loop, nv_registry_list *list);
+
+typedef struct nv_registry_counts {
+    void (*done)(struct nv_registry_counts *counts);
+    void *arg;
+    nv_hub_error error;
+    uint64_t devices;
+    uint64_t enabled;
+    nv_hub_loop *_loop;
+    nv_task _task;
+    void *_op;
+} nv_registry_counts;
+
+void nv_registry_count(nv_hub_loop *loop, nv_registry_counts *counts);
+
+#endif
