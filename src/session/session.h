@@ -25,6 +25,7 @@ struct nv_hub_loop;
 struct nv_carrier {
     const nv_peer *peer;
     struct nv_hub_loop *loop; /* the core's context of this loop */
+    nv_buf *out;              /* what nv_session.out becomes; whoever makes the session may write to it at once */
     /** Something changed between calls: look at the session's members at the end of this turn. Idempotent, never
      * reenters. */
     void (*wake)(nv_carrier *carrier);
@@ -60,6 +61,8 @@ struct nv_session {
     bool reading;        /* false: stop reading from the peer (back-pressure) */
     bool closing;        /* send what is in out, then close the transport */
     bool done;           /* may be freed once lost() was called */
+    bool authenticated;  /* the session knows who the peer is: it leaves the cap on those it does not know, and may send
+                            more at once. Never goes back */
 };
 
 #endif
