@@ -19,6 +19,7 @@ typedef struct nv_hub nv_hub;
 typedef struct nv_hub_loop nv_hub_loop;
 struct nv_state;
 struct nv_policies;
+struct nv_registry;
 struct nv_telemetry;
 struct nv_device_table;
 
@@ -42,6 +43,7 @@ struct nv_hub {
     nv_log *log;
     struct nv_state *state;
     struct nv_policies *policies; /* shared access policies of the hub; core/policies.h */
+    struct nv_registry *registry; /* snapshots kept in memory; made by nv_registry_new in nv_hub_new; core/registry.h */
     nv_refusals *refusals;
     const nv_clock *clock;
     nv_rng *rng;

@@ -91,11 +91,12 @@ typedef struct nv_registry_request {
     nv_precondition precondition;
     uint64_t etag;
     uint32_t regenerate;
+    bool own_device; /* asked with the device's own credential: it may PUT keys onto its system modules ($edgeHub) */
     void (*done)(struct nv_registry_request *request); /* on the loop that asked, never from within the call */
     void *arg;
     /* out */
     nv_hub_error error;
-    char detail[200];      /* completes the error's sentence: an id, a reason; "" = none */
+    char detail[200];      /* the sentence for this case; "" = the error's own text says it all */
     nv_identity *identity; /* GET, PUT, UPSERT, REGENERATE: a reference for the caller */
     /* private */
     nv_hub_loop *_loop;
@@ -137,5 +138,55 @@ typedef struct nv_registry_counts {
 } nv_registry_counts;
 
 void nv_registry_count(nv_hub_loop *loop, nv_registry_counts *counts);
+
+/* ---- for the core and the sessions ------------------------------------------------------------------------- */
+
+/** The registry's memory: recently used snapshots. One per hub, nv_hub.registry. */
+typedef struct nv_registry nv_registry;
+
+#define NV_REGISTRY_CACHE_BYTES (64u << 20)
+
+/** @param cache_bytes  bound of the snapshots kept in memory; 0 keeps none. Aborts when memory is out. */
+nv_registry *nv_registry_new(size_t cache_bytes, uint64_t seed);
+/** Nothing is in flight. NULL is fine. */
+void nv_registry_free(nv_registry *registry);
+
+/** Embedded in whoever asks; the ids stay valid until the answer. */
+typedef struct nv_registry_find {
+    /* in */
+    nv_span device_id;
+    nv_span module_id;
+    void (*done)(struct nv_registry_find *find);
+    void *arg;
+    /* out */
+    nv_err status;         /* NV_OK, NV_E_NOT_FOUND, or NV_E_IO, NV_E_CORRUPT: the store failed */
+    nv_identity *identity; /* on NV_OK: a reference for the caller */
+    /* private */
+    nv_hub_loop *_loop;
+    void *_op;
+} nv_registry_find;
+
+/**
+ * The current snapshot of an identity, from memory when it is there: the way of CONNECT. It is never older than the
+ * last write that was answered. Thread: the loop's. Blocks: never.
+ * @return NV_OK find->identity is set, done never fires; NV_E_MORE the store is asked, done fires later on this loop;
+ *         NV_E_AGAIN the store's queue is full, done never fires
+ */
+NV_NODISCARD nv_err nv_registry_lookup(nv_hub_loop *loop, nv_registry_find *find);
+
+/** When one identity was last seen. */
+typedef struct nv_registry_seen {
+    nv_identity *identity; /* a reference that the call takes over */
+    int64_t connection_updated_us;
+    int64_t last_activity_us;
+} nv_registry_seen;
+
+/**
+ * Store times that live connections collected, many at once, when there is leisure. Best effort: what cannot be stored
+ * is dropped (they come again). @p seen is copied. Thread: the loop's. Blocks: never.
+ * @param done  may be NULL; on the loop, never from within the call
+ */
+void nv_registry_save_seen(nv_hub_loop *loop, const nv_registry_seen *seen, size_t count,
+                           void (*done)(void *arg, nv_err status), void *arg);
 
 #endif
