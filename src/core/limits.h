@@ -21,6 +21,8 @@
     X(unauthenticated_bytes, "bytes", 16384, 16384, "first packet or request head: the connection is closed")          \
     X(output_bytes, "bytes", 4194304, 4194304, "output a peer does not read: the connection is closed")                \
     X(http_body_bytes, "bytes", 4194304, 4194304, "request body: 413")                                                 \
+    X(http_idle_s, "seconds", 240, 240, "a keep-alive connection without a request is closed")                         \
+    X(http_request_s, "seconds", 60, 60, "from the first byte of a request to its last: 408 and close")                \
     X(http_requests_per_connection, "requests", 64, 64, "pipelined requests: the hub stops reading")                   \
     X(modules_per_device, "modules", 50, 50, "413 TooManyModulesOnDevice")                                             \
     X(bulk_items, "items", 100, 100, "400")                                                                            \

@@ -27,10 +27,13 @@
     X(ModuleNotFound, 404010, 404, "")                                                                                 \
     X(ResourceNotFound, 404000, 404, "There is nothing at this path")                                                  \
     X(MethodNotAllowed, 405000, 405, "The resource does not have this method")                                         \
+    X(RequestTimeout, 408000, 408, "The request did not arrive in time")                                               \
     X(DeviceAlreadyExists, 409001, 409, "")                                                                            \
     X(ModuleAlreadyExistsOnDevice, 409301, 409, "")                                                                    \
     X(PreconditionFailed, 412001, 412, "Precondition failed: Invalid ETag")                                            \
     X(MessageTooLarge, 413001, 413, "The request is larger than the limit")                                            \
+    X(UpgradeRequired, 426000, 426, "This path speaks WebSocket: send Upgrade: websocket")                             \
+    X(RequestHeadTooLarge, 431000, 431, "The request line and headers are larger than the limit")                      \
     X(TooManyModulesOnDevice, 413003, 413, "The device holds as many modules as its limit allows")                     \
     X(ThrottlingException, 429001, 429, "Too many requests")                                                           \
     X(ServerError, 500001, 500, "The hub failed to carry this out; see its log")                                       \

@@ -38,6 +38,11 @@ typedef struct nv_session_ops {
      * session; the carrier's buffer for the rest is bounded by nv_session.max_pending.
      */
     size_t (*input)(nv_session *session, nv_span bytes, int64_t now_us);
+    /**
+     * Bytes of out went to the peer: there is room for more. Called once per turn in which out became shorter, also
+     * while !reading, never after lost(). NULL: the session never waits for room.
+     */
+    void (*sent)(nv_session *session, int64_t now_us);
     /** The deadline is due. It may have been moved meanwhile: compare. */
     void (*tick)(nv_session *session, int64_t now_us);
     /** The transport ended, in order or not (@p why is static text). Called once; input and tick never after it. */
