@@ -1,0 +1,113 @@
+// Starts, kills and asks a hub of its own for one test. NAVE names the program.
+'use strict';
+const { spawn, execFileSync } = require('node:child_process');
+const fs = require('node:fs');
+const http = require('node:http');
+const os = require('node:os');
+const path = require('node:path');
+
+const program = process.env.NAVE;
+if (!program) {
+  throw new Error('NAVE must name the program to test');
+}
+
+class Hub {
+  constructor() {
+    this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'nave-test-'));
+    this.log = path.join(this.dir, 'hub.log');
+    this.data = path.join(this.dir, 'data');
+  }
+
+  async start() {
+    const out = fs.openSync(this.log, 'a');
+    this.process = spawn(program, ['up', '--data', this.data], { stdio: ['ignore', out, out] });
+    fs.closeSync(out);
+    this.exited = new Promise((resolve) => this.process.once('exit', resolve));
+    const gone = this.exited.then((code) => {
+      throw new Error(`the hub exited with ${code}\n${fs.readFileSync(this.log, 'utf8')}`);
+    });
+    gone.catch(() => {}); // it may also exit later, when it should
+    await Promise.race([this.ready(), gone]);
+  }
+
+  // Polls /readyz; the hub has no other way to tell an outsider.
+  async ready() {
+    const deadline = Date.now() + 20000;
+    while (Date.now() < deadline) {
+      const status = await new Promise((resolve) => {
+        http.get('http://127.0.0.1:9600/readyz', (res) => {
+          res.resume();
+          resolve(res.statusCode);
+        }).on('error', () => resolve(0));
+      });
+      if (status === 200) {
+        return;
+      }
+      await new Promise((resolve) => setTimeout(resolve, 20));
+    }
+    throw new Error('the hub did not become ready\n' + fs.readFileSync(this.log, 'utf8'));
+  }
+
+  async kill(signal = 'SIGKILL') {
+    this.process.kill(signal);
+    await this.exited;
+  }
+
+  // Run `nave ...` and give its JSON, one value per line for monitor.
+  cli(...args) {
+    return execFileSync(program, [...args, '--data', this.data], { encoding: 'utf8', timeout: 60000 });
+  }
+
+  json(...args) {
+    return JSON.parse(this.cli(...args, '-o', 'json'));
+  }
+
+  // The first `count` events since the beginning; fails when there are not as many after a while.
+  events(count) {
+    const text = this.cli('monitor', '--from', 'beginning', '--count', String(count), '-o', 'json');
+    return text.trim().split('\n').map((line) => JSON.parse(line));
+  }
+
+  get ca() {
+    return fs.readFileSync(this.json('hub', 'show').caFile, 'utf8');
+  }
+
+  async stop() {
+    if (this.process && this.process.exitCode === null && this.process.signalCode === null) {
+      await this.kill('SIGTERM');
+    }
+    fs.rmSync(this.dir, { recursive: true, force: true });
+  }
+}
+
+// Run one test with a started hub; on failure show the hub's log. Ends the process: SDKs leave timers behind.
+function withHub(test, { timeoutS = 100 } = {}) {
+  const hub = new Hub();
+  const watchdog = setTimeout(() => finish(new Error(`no result after ${timeoutS} s`)), timeoutS * 1000);
+  let finished = false;
+  async function finish(err) {
+    if (finished) {
+      return;
+    }
+    finished = true;
+    clearTimeout(watchdog);
+    if (err) {
+      console.error(err);
+      try {
+        console.error('--- the log of the hub\n' + fs.readFileSync(hub.log, 'utf8').slice(-8000));
+      } catch (_) {
+        // it never started
+      }
+    }
+    await hub.stop();
+    process.exit(err ? 1 : 0);
+  }
+  process.on('unhandledRejection', finish);
+  process.on('uncaughtException', finish);
+  (async () => {
+    await hub.start();
+    await test(hub);
+  })().then(() => finish(), finish);
+}
+
+module.exports = { withHub };

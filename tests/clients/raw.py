@@ -1,0 +1,248 @@
+"""The raw protocol, as a user of paho writes it: SAS by hand, refusals, wills, sessions, take-over, broken rules."""
+# conformance: mqtt.md 1, 2, 3, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 41, 42, 43, 44
+import queue
+import socket
+import ssl
+import struct
+import time
+
+import paho.mqtt.client as mqtt
+import paho.mqtt.properties
+from hub import sas, with_hub
+
+HOST = "localhost"
+WAIT_S = 15
+
+
+class Device:
+    """A paho client whose callbacks become queues that a test can wait on."""
+
+    def __init__(self, hub, client_id, username, password, clean=True, protocol=mqtt.MQTTv311, keepalive=60, will=None):
+        options = {} if protocol == mqtt.MQTTv5 else {"clean_session": clean}
+        self.client = mqtt.Client(client_id=client_id, protocol=protocol, **options)
+        self.client.username_pw_set(username, password)
+        self.client.tls_set(ca_certs=hub.ca())
+        self.connected, self.closed, self.acked, self.subscribed = (queue.Queue() for _ in range(4))
+        self.client.on_connect = lambda c, u, flags, rc, *more: self.connected.put((int(getattr(rc, "value", rc)), flags))
+        self.client.on_disconnect = lambda c, u, rc, *more: self.closed.put(rc)
+        self.client.on_publish = lambda c, u, mid: self.acked.put(mid)
+        self.client.on_subscribe = lambda c, u, mid, granted: self.subscribed.put(granted)
+        self.client.reconnect_delay_set(3600, 3600)  # the tests decide when to reconnect
+        if will:
+            self.client.will_set(*will)
+        self.client.connect(HOST, 8883, keepalive)
+        self.client.loop_start()
+        self.code, self.flags = self.connected.get(timeout=WAIT_S)
+
+    def publish(self, topic, payload="x", qos=1, retain=False):
+        self.client.publish(topic, payload, qos, retain)
+        if qos == 1:
+            self.acked.get(timeout=WAIT_S)
+
+    def subscribe(self, filters):
+        self.client.subscribe(filters)
+        return self.subscribed.get(timeout=WAIT_S)
+
+    def must_be_closed(self, seconds=WAIT_S):
+        self.closed.get(timeout=seconds)
+        self.quit()
+
+    def drop(self):
+        """Cut the connection without DISCONNECT."""
+        self.client.socket().shutdown(socket.SHUT_RDWR)
+        self.must_be_closed()
+
+    def quit(self):
+        self.client.loop_stop()
+        self.client.disconnect()
+
+
+def run(hub):
+    added = hub.json("device", "add", "d1")
+    key = added["primaryKey"]
+    resource = HOST + "/devices/d1"
+    user = HOST + "/d1/?api-version=2021-04-12"
+    base = "devices/d1/messages/events/"
+
+    def device(password=None, username=user, client_id="d1", **options):
+        return Device(hub, client_id, username, sas(resource, key) if password is None else password, **options)
+
+    telemetry(hub, device, base)
+    user_names(device)
+    refusals(hub, device, key, resource)
+    modules(hub)
+    sessions(device, base)
+    rules(hub, device, base)
+    wills(hub, device, base)
+    endings(hub, device, key, resource)
+    protocol_levels(hub, user, sas(resource, key))
+
+
+def telemetry(hub, device, base):
+    d = device()
+    assert d.code == 0, d.code
+    d.publish(base + "$.ct=application%2Fjson&$.ce=utf-8", '{"a":1}')
+    d.publish(base + "%24.mid=1&x=y", "two")
+    d.publish("devices/d1/messages/events", "three")
+    d.publish(base + "?p=1&$.sub=thermostat1/", "four")
+    d.publish(base + "path=a/b c&$.cdid=evil&iothub-connection-device-id=evil", "five", retain=True)
+    d.publish(base, "z" * 262144)
+    d.publish(base, "zero", qos=0)
+    d.publish(base, "last")
+    d.quit()
+    one, two, three, four, five, big, zero, last = hub.events(8)
+    assert one["body"] == {"a": 1} and one["systemProperties"]["content-type"] == "application/json", one
+    assert two["systemProperties"]["message-id"] == "1" and two["properties"] == {"x": "y"}, two
+    assert three["body"] == "three" and not three.get("properties"), three
+    assert four["properties"] == {"p": "1"} and four["systemProperties"]["dt-subject"] == "thermostat1", four
+    assert five["properties"]["path"] == "a/b c" and five["properties"]["mqtt-retain"] == "true", five
+    assert five["systemProperties"]["iothub-connection-device-id"] == "d1" and "evil" not in str(five), five
+    assert len(big["body"]) == 262144 and zero["body"] == "zero" and last["body"] == "last"
+    hub.seen = 8
+
+
+def user_names(device):
+    for name in (HOST + "/d1", HOST + "/d1/", HOST.upper() + "/d1/api-version=2016-11-14", HOST + "/d1/?&api-version=2018-06-30",
+                 HOST + "/d1/api-version=2017-06-30/DeviceClientType=Microsoft.Azure.Devices.Client/1.5.1-preview-003",
+                 "127.0.0.1/d1/?api-version=2021-04-12&DeviceClientType=a%2Fb%20c&model-id=dtmi%3Acom%3Ax%3B1"):
+        d = device(username=name)
+        assert d.code == 0, (name, d.code)
+        d.quit()
+
+
+def refusals(hub, device, key, resource):
+    other = hub.json("device", "add", "d2")
+    cases = {
+        "wrong key": dict(password=sas(resource, other["primaryKey"])),
+        "expired": dict(password=sas(resource, key, -60)),
+        "another device's audience": dict(password=sas(HOST + "/devices/d2", key)),
+        "another hub's audience": dict(password=sas("elsewhere.example/devices/d1", key)),
+        "no token": dict(password="secret"),
+        "unknown device": dict(client_id="nobody", username=HOST + "/nobody/?api-version=2021-04-12"),
+        "client id is not the identity": dict(client_id="d2"),
+        "another host": dict(username="elsewhere.example/d1/?api-version=2021-04-12"),
+        "user name without a device": dict(username=HOST),
+    }
+    for name, options in cases.items():
+        d = device(**options)
+        assert d.code == 5, (name, d.code)
+        d.must_be_closed()
+    policies = hub.json("hub", "show")["policies"]
+    d = device(password=sas(resource, policies["device"]["primaryKey"], policy="device"))
+    assert d.code == 0, d.code
+    d.quit()
+    d = device(password=sas(resource, policies["registryRead"]["primaryKey"], policy="registryRead"))
+    assert d.code == 5, "a policy without DeviceConnect"
+    d.must_be_closed()
+    told = hub.cli("doctor", "d1")
+    for word in ("token-signature", "token-expired", "token-audience", "policy-right"):
+        assert word in told, (word, told)
+
+
+def modules(hub):
+    module = hub.json("module", "add", "d1", "m1")
+    resource = HOST + "/devices/d1/modules/m1"
+    m = Device(hub, "d1/m1", HOST + "/d1/m1/?api-version=2021-04-12", sas(resource, module["primaryKey"]))
+    assert m.code == 0, m.code
+    m.publish("devices/d1/modules/m1/messages/events/$.on=out", "module")
+    hub.seen += 1
+    m.client.publish("devices/d1/messages/events/", "not mine", 1)
+    m.must_be_closed()
+    event = hub.events(hub.seen)[-1]
+    assert event["moduleId"] == "m1" and event["systemProperties"]["iothub-outputname"] == "out", event
+
+
+def sessions(device, base):
+    d = device(clean=False)
+    assert d.code == 0 and d.flags["session present"] == 0
+    granted = d.subscribe([("devices/d1/messages/devicebound/#", 2), ("$iothub/twin/res/#", 0),
+                           ("$iothub/methods/POST/#", 1), ("devices/d2/messages/devicebound/#", 1), ("#", 0)])
+    assert list(granted) == [1, 0, 1, 128, 128], granted
+    d.drop()
+    d = device(clean=False)
+    assert d.flags["session present"] == 1, "the session was kept"
+    second = device(clean=False)
+    d.must_be_closed(5)  # the newer connection wins
+    second.publish(base, "of the second")
+    second.quit()
+    d = device(clean=True)
+    assert d.flags["session present"] == 0
+    d.quit()
+    d = device(clean=False)
+    assert d.flags["session present"] == 0, "a clean connection forgets the session"
+    d.quit()
+
+
+def rules(hub, device, base):
+    for name, topic, qos, size in (("QoS 2", base, 2, 1), ("a foreign topic", "devices/d2/messages/events/", 1, 1),
+                                   ("an unknown topic", "hello", 1, 1), ("an oversize message", base, 1, 262145)):
+        d = device()
+        d.client.publish(topic, "y" * size, qos)
+        d.must_be_closed()
+        assert d.acked.empty(), name + " was acknowledged"
+    d = device(username=HOST + "/d1")
+    d.client.publish("$iothub/twin/GET/?$rid=1", " ", 0)
+    d.must_be_closed()
+    d = device()
+    started = time.monotonic()
+    d.client._send_pingreq()
+    d.publish(base, "after a ping")
+    assert time.monotonic() - started < 5
+    d.quit()
+
+
+def wills(hub, device, base):
+    count = len(hub.all_events())
+    d = device(will=(base + "reason=gone", "the will", 1))
+    d.drop()
+    event = hub.events(count + 1)[-1]
+    assert event["body"] == "the will" and event["properties"] == {"reason": "gone", "iothub-MessageType": "Will"}, event
+    d = device(will=(base, "never", 1))
+    d.client.disconnect()
+    d.must_be_closed()
+    d = device()
+    d.publish(base, "no will before this")
+    d.quit()
+    events = hub.events(count + 2)
+    assert events[-1]["body"] == "no will before this", events[-1]
+
+
+def endings(hub, device, key, resource):
+    d = device(password=sas(resource, key, 3))
+    assert d.code == 0
+    started = time.monotonic()
+    d.must_be_closed(10)
+    assert time.monotonic() - started < 8, "closed late after the expiry"
+    d = device()
+    hub.cli("device", "set", "d1", "--status", "disabled")
+    d.must_be_closed(5)
+    d = device()
+    assert d.code == 5
+    d.must_be_closed()
+    hub.cli("device", "set", "d1", "--status", "enabled")
+    d = device(keepalive=2)
+    assert d.code == 0
+    d.client.loop_stop()  # no pings any more
+    d.client.socket().settimeout(10)
+    started = time.monotonic()
+    try:
+        assert d.client.socket().recv(1) == b""
+    except ConnectionError:
+        pass
+    assert 2.5 < time.monotonic() - started < 8.5, "keep-alive"
+
+
+def protocol_levels(hub, user, password):
+    d = Device(hub, "d1", user, password, protocol=mqtt.MQTTv5)
+    assert d.code == 0x84, d.code
+    d.quit()
+    context = ssl.create_default_context(cafile=hub.ca())
+    for level, name in ((3, b"MQIsdp"), (0x84, b"MQTT")):
+        body = struct.pack(">H", len(name)) + name + bytes([level, 2, 0, 60]) + struct.pack(">H", 2) + b"d1"
+        with socket.create_connection((HOST, 8883)) as raw, context.wrap_socket(raw, server_hostname=HOST) as tls:
+            tls.sendall(bytes([0x10, len(body)]) + body)
+            assert tls.recv(4) == b"\x20\x02\x00\x01", level
+            assert tls.recv(1) == b""
+
+
+with_hub(run)
