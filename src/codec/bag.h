@@ -44,7 +44,7 @@ typedef struct nv_bag_property {
  *
  * @param raw         as for nv_bag_of()
  * @param scratch     takes decoded text; @p scratch_len of raw.len bytes always suffices
- * @param properties  room for @p max_properties; also the bound on the work for a hostile bag (quadratic in it)
+ * @param properties  room for @p max_properties; also bounds the work: every pair is compared with each kept name
  * @param count       properties written
  * @return NV_E_LIMIT more than @p max_properties different names; NV_E_TOO_BIG scratch is too small
  */
@@ -65,7 +65,10 @@ static inline nv_bag_writer nv_bag_writer_of(nv_writer *out)
     return (nv_bag_writer){out, false};
 }
 
-/** Append one pair; an empty value is written `name=`. What does not fit sets the error of the nv_writer. */
+/**
+ * Append one pair; an empty value is written `name=`. A pair without a name is left out: .NET refuses a bag with one.
+ * What does not fit sets the error of the nv_writer.
+ */
 void nv_bag_put(nv_bag_writer *bag, nv_span name, nv_span value);
 /** Append a null value: the bare name. */
 void nv_bag_put_null(nv_bag_writer *bag, nv_span name);

@@ -31,9 +31,14 @@ nv_err nv_percent_decode(nv_span text, nv_writer *out)
     return decode(text, out, false);
 }
 
-nv_err nv_percent_decode_lenient(nv_span text, nv_writer *out)
+nv_span nv_percent_decode_lenient(nv_span text, nv_writer *scratch)
 {
-    return decode(text, out, true);
+    if (nv_percent_is_plain(text)) {
+        return text;
+    }
+    uint8_t *start = scratch->at;
+    nv_err err = decode(text, scratch, true);
+    return err == NV_OK ? nv_span_of(start, (size_t)(scratch->at - start)) : NV_SPAN_EMPTY;
 }
 
 static bool is_unreserved(uint8_t c)

@@ -18,10 +18,11 @@ static inline bool nv_percent_is_plain(nv_span text)
 NV_NODISCARD nv_err nv_percent_decode(nv_span text, nv_writer *out);
 
 /**
- * As nv_percent_decode(), but a `%` without two hex digits stands for itself: what clients with their own encoding
- * switched off send ("load=50%"). @return NV_E_TOO_BIG it does not fit
+ * The decoded form of @p text where a `%` without two hex digits stands for itself: what clients with their own
+ * encoding switched off send ("load=50%"). Nothing encoded: @p text itself; else a copy of at most text.len bytes
+ * appended to @p scratch, which gets NV_E_TOO_BIG in scratch->err when it does not fit.
  */
-NV_NODISCARD nv_err nv_percent_decode_lenient(nv_span text, nv_writer *out);
+nv_span nv_percent_decode_lenient(nv_span text, nv_writer *scratch);
 
 /**
  * Append @p text with every byte outside `A-Za-z0-9-_.~` as %XX (upper-case hex): the form every SDK can read
