@@ -1,0 +1,170 @@
+#include "nave/bench/link.h"
+
+#include <arpa/inet.h>
+#include <errno.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <openssl/err.h>
+#include <string.h>
+#include <unistd.h>
+
+#define SPREAD_ADDRESSES 8u
+
+static void bind_spread(int fd, const struct sockaddr_storage *to, uint32_t spread)
+{
+    const struct sockaddr_in *target = (const struct sockaddr_in *)(const void *)to;
+    if (spread == 0 || to->ss_family != AF_INET || ntohl(target->sin_addr.s_addr) >> 24 != 127) {
+        return;
+    }
+    int on = 1;
+    struct sockaddr_in from = {.sin_family = AF_INET};
+    from.sin_addr.s_addr = htonl(INADDR_LOOPBACK + spread % SPREAD_ADDRESSES);
+    (void)setsockopt(fd, IPPROTO_IP, IP_BIND_ADDRESS_NO_PORT, &on, sizeof(on));
+    (void)bind(fd, (const struct sockaddr *)&from, sizeof(from)); /* without it the default address serves */
+}
+
+bool nv_link_start(nv_link *link, const struct sockaddr_storage *to, socklen_t to_len, uint32_t spread)
+{
+    *link = (nv_link){.fd = socket(to->ss_family, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC, 0)};
+    if (link->fd < 0) {
+        link->error = errno;
+        return false;
+    }
+    int on = 1;
+    (void)setsockopt(link->fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+    bind_spread(link->fd, to, spread);
+    if (connect(link->fd, (const struct sockaddr *)to, to_len) < 0 && errno != EINPROGRESS) {
+        link->error = errno;
+        return false;
+    }
+    return true;
+}
+
+void nv_link_add_tls(nv_link *link, SSL_CTX *ctx, const char *host, SSL_SESSION *session, bool server)
+{
+    link->ssl = SSL_new(ctx);
+    if (!link->ssl) {
+        return; /* the handshake reports it */
+    }
+    SSL_set_fd(link->ssl, link->fd);
+    if (server) {
+        SSL_set_accept_state(link->ssl);
+        return;
+    }
+    SSL_set_connect_state(link->ssl);
+    unsigned char address[sizeof(struct in6_addr)];
+    if (host && inet_pton(AF_INET, host, address) != 1 && inet_pton(AF_INET6, host, address) != 1) {
+        SSL_set1_host(link->ssl, host);
+        SSL_set_tlsext_host_name(link->ssl, host);
+    } else if (host) {
+        X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(link->ssl), host);
+    }
+    if (session) {
+        SSL_set_session(link->ssl, session);
+    }
+}
+
+/* Turn the outcome of an SSL call into ours. */
+static ssize_t tls_outcome(nv_link *link, int rc)
+{
+    switch (SSL_get_error(link->ssl, rc)) {
+    case SSL_ERROR_WANT_READ:
+        return NV_LINK_AGAIN;
+    case SSL_ERROR_WANT_WRITE:
+        link->want_write = true;
+        return NV_LINK_AGAIN;
+    case SSL_ERROR_ZERO_RETURN:
+        return NV_LINK_CLOSED;
+    case SSL_ERROR_SYSCALL:
+        link->error = errno;
+        return errno ? NV_LINK_FAILED : NV_LINK_CLOSED;
+    default:
+        link->error = 0;
+        return NV_LINK_FAILED;
+    }
+}
+
+static ssize_t plain_outcome(nv_link *link, bool writing)
+{
+    if (errno == EAGAIN || errno == EINPROGRESS || errno == ENOTCONN) {
+        link->want_write = writing;
+        return NV_LINK_AGAIN;
+    }
+    link->error = errno;
+    return NV_LINK_FAILED;
+}
+
+ssize_t nv_link_handshake(nv_link *link)
+{
+    link->want_write = false;
+    if (!link->ssl) {
+        return NV_LINK_FAILED;
+    }
+    ERR_clear_error();
+    errno = 0;
+    int rc = SSL_do_handshake(link->ssl);
+    if (rc == 1) {
+        return 1;
+    }
+    ssize_t outcome = tls_outcome(link, rc);
+    if (outcome == NV_LINK_FAILED && (link->error == ENOTCONN || link->error == EINPROGRESS)) {
+        link->want_write = true; /* TCP is not there yet */
+        return NV_LINK_AGAIN;
+    }
+    return outcome;
+}
+
+ssize_t nv_link_read(nv_link *link, void *out, size_t len)
+{
+    link->want_write = false;
+    if (link->ssl) {
+        ERR_clear_error();
+        errno = 0;
+        int got = SSL_read(link->ssl, out, (int)len);
+        return got > 0 ? got : tls_outcome(link, got);
+    }
+    ssize_t got = recv(link->fd, out, len, 0);
+    if (got > 0) {
+        return got;
+    }
+    return got == 0 ? NV_LINK_CLOSED : plain_outcome(link, false);
+}
+
+ssize_t nv_link_write(nv_link *link, const void *bytes, size_t len)
+{
+    link->want_write = false;
+    if (link->ssl) {
+        ERR_clear_error();
+        errno = 0;
+        int put = SSL_write(link->ssl, bytes, (int)len);
+        return put > 0 ? put : tls_outcome(link, put);
+    }
+    ssize_t put = send(link->fd, bytes, len, MSG_NOSIGNAL);
+    return put >= 0 ? put : plain_outcome(link, true);
+}
+
+void nv_link_close(nv_link *link)
+{
+    if (link->ssl) {
+        /* Sends nothing (quiet shutdown is set on the context) but keeps the session fit for resumption. */
+        SSL_shutdown(link->ssl);
+        SSL_free(link->ssl);
+        ERR_clear_error();
+    }
+    if (link->fd >= 0) {
+        close(link->fd);
+    }
+    *link = (nv_link){.fd = -1};
+}
+
+void nv_link_error(const nv_link *link, char *out, size_t size)
+{
+    unsigned long code = link->error ? 0 : ERR_peek_error();
+    if (code) {
+        ERR_error_string_n(code, out, size);
+        return;
+    }
+    char text[128];
+    const char *words = link->error ? strerror_r(link->error, text, sizeof(text)) : "the peer closed the connection";
+    (void)snprintf(out, size, "%s", words);
+}

@@ -1,0 +1,87 @@
+/* A storm of connections: each client connects, waits for CONNACK, leaves, and comes back as the next device. */
+#include "nave/bench/mqtt.h"
+
+#include "base/alloc.h"
+
+#include <stdlib.h>
+
+#define NS             1000000000
+#define FAILURES_LIMIT 1000u /* a server that refuses everything ends the run */
+
+typedef struct storm {
+    uint64_t next_device;
+    bool stopping;
+    bool measuring;
+    uint64_t connects;
+    uint64_t resumed;
+    nv_histogram latency_ns; /* from connect() to CONNACK */
+} storm;
+
+static void next(nv_fleet *fleet, nv_client *client)
+{
+    storm *s = fleet->mode;
+    if (!s->stopping && nv_fleet_failure_count(fleet) < FAILURES_LIMIT) {
+        nv_fleet_start(fleet, client, (uint32_t)(s->next_device++ % fleet->o->devices));
+    }
+}
+
+static void on_ready(nv_fleet *fleet, nv_client *client)
+{
+    storm *s = fleet->mode;
+    if (s->measuring) {
+        s->connects++;
+        s->resumed += client->resumed;
+        nv_histogram_add(&s->latency_ns, (uint64_t)(fleet->now_ns - client->started_ns), 1);
+    }
+    nv_fleet_stop(fleet, client);
+    next(fleet, client);
+}
+
+static void run(nv_fleet *fleet, double seconds)
+{
+    int64_t end = nv_fleet_now_ns() + (int64_t)(seconds * NS);
+    for (int64_t now = nv_fleet_now_ns(); now < end && fleet->opening; now = nv_fleet_now_ns()) {
+        nv_fleet_poll(fleet, end - now);
+    }
+}
+
+static void report(storm *s, const nv_fleet *fleet, const nv_usage *from, const nv_usage *to)
+{
+    nv_report figures;
+    nv_bench_mqtt_report_begin(&figures, fleet);
+    nv_report_int(&figures, "connects", (int64_t)s->connects);
+    nv_report_int(&figures, "resumed", (int64_t)s->resumed);
+    nv_report_real(&figures, "connects_per_s", (double)s->connects / (to->wall_s - from->wall_s), 1);
+    nv_bench_mqtt_report_latency(&figures, &s->latency_ns);
+    nv_bench_mqtt_report_usage(&figures, fleet->o, from, to, s->connects);
+    nv_fleet_report_failures(fleet, &figures);
+    nv_report_end(&figures);
+}
+
+int nv_bench_storm(const nv_bench_mqtt_options *o)
+{
+    static const nv_fleet_hooks hooks = {.ready = on_ready, .failed = next};
+    storm *s = nv_calloc(1, sizeof(*s));
+    nv_fleet fleet;
+    nv_usage from;
+    nv_usage to;
+    int code = 2;
+    if (nv_fleet_init(&fleet, o, &hooks, s)) {
+        for (uint32_t i = 0; i < o->connections; i++) {
+            next(&fleet, &fleet.clients[i]);
+        }
+        run(&fleet, o->warmup_s);
+        nv_usage_read(&from, (pid_t)o->pid);
+        s->measuring = true;
+        run(&fleet, o->duration_s);
+        s->measuring = false;
+        nv_usage_read(&to, (pid_t)o->pid);
+        s->stopping = true;
+        run(&fleet, o->setup_s); /* those under way may finish */
+        report(s, &fleet, &from, &to);
+        code = nv_fleet_failure_count(&fleet) || s->connects == 0 ? 1 : 0;
+    }
+    nv_fleet_deinit(&fleet);
+    free(s);
+    return code;
+}
