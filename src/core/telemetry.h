@@ -5,6 +5,7 @@
 #ifndef NV_CORE_TELEMETRY_H
 #define NV_CORE_TELEMETRY_H
 
+#include "base/list.h"
 #include "core/hub.h"
 
 typedef struct nv_telemetry nv_telemetry;
@@ -13,15 +14,17 @@ typedef struct nv_telemetry nv_telemetry;
 typedef struct nv_telemetry_client {
     /**
      * The @p count oldest unconfirmed messages of this client are stored (NV_OK), or they are not and never will be.
-     * Runs on the loop; batches complete in order. May send again.
+     * @p count 0: there is room again after NV_E_AGAIN. Runs on the loop, never from within a send; batches complete
+     * in order. May send again.
      */
     void (*stored)(struct nv_telemetry_client *client, uint32_t count, nv_err status);
     uint32_t pending; /* sent and not yet confirmed; read-only */
     uint32_t partition;
     nv_log_stamp stamp;
-    /* private: membership in the batch that is being filled and in the one in flight */
-    uint64_t _batch;
-    uint32_t _in_batch;
+    /* private */
+    uint32_t _share;  /* its place in the batch it last sent to */
+    uint64_t _batch;  /* serial of that batch */
+    nv_list _waiting; /* linked after NV_E_AGAIN */
 } nv_telemetry_client;
 
 nv_telemetry *nv_telemetry_new(nv_hub_loop *loop);
@@ -31,9 +34,13 @@ void nv_telemetry_free(nv_telemetry *telemetry);
 /** @p stamp is encoded (nv_stamp_encode) and owned by the client for its life. */
 void nv_telemetry_client_init(nv_telemetry *telemetry, nv_telemetry_client *client, nv_span device_id, nv_span stamp);
 
+/** Before the client's memory goes; pending is 0. A zeroed client is fine. */
+void nv_telemetry_client_deinit(nv_telemetry_client *client);
+
 /**
- * Send one message; everything is copied. @return NV_OK stored() will fire; NV_E_NO_SPACE, NV_E_IO the log refuses: it
- * will not; NV_E_AGAIN too much is in flight on this loop: stop reading, stored() or a wake follows.
+ * Send one message; everything is copied. @return NV_OK stored() will fire; NV_E_TOO_BIG the
+ * log can never take it: it will not; NV_E_AGAIN too much is in flight on this loop: stop reading, stored() follows.
+ * What the log refuses (NV_E_NO_SPACE, NV_E_IO) is said by stored().
  */
 NV_NODISCARD nv_err nv_telemetry_send(nv_telemetry *telemetry, nv_telemetry_client *client, nv_source source,
                                       nv_span properties, nv_span body);
