@@ -7,6 +7,7 @@
 
 #include "core/hub.h"
 #include "core/identity.h"
+#include "core/registry.h"
 #include "store/record.h"
 
 /** Rights of a shared access policy (http-hub.md section 2.2). */
@@ -20,6 +21,7 @@ enum {
 /** Embedded in the session that asks; it must not go away before done. */
 typedef struct nv_auth_request {
     /* in; spans stay valid until done */
+    const char *protocol; /* "mqtt", "http", ...: for the log and the doctor; static */
     nv_span device_id;
     nv_span module_id;
     nv_span token; /* "SharedAccessSignature ..."; empty = none presented */
@@ -32,16 +34,18 @@ typedef struct nv_auth_request {
     nv_identity *identity;          /* on NV_OK: a reference for the caller */
     nv_auth_scope scope;
     nv_auth_type type;
+    nv_credential credential;
     int64_t expires_wall_us; /* end of the SAS token; INT64_MAX for certificates */
     /* private */
     nv_hub_loop *_loop;
     nv_task _task;
+    nv_registry_find _find;
 } nv_auth_request;
 
 /**
  * Authenticate a device or module by SAS (own key, or a policy with DeviceConnect) or by certificate. Looks the
- * identity up without blocking the loop. Unknown device and bad signature are told apart only in refusal and log, never
- * to the peer.
+ * identity up without blocking the loop. A refusal is noted and logged here (nv_hub_refuse), not by the caller. Unknown
+ * device and bad signature are told apart only in refusal and log, never to the peer.
  */
 void nv_auth_device(nv_hub_loop *loop, nv_auth_request *request);
 

@@ -25,20 +25,30 @@ typedef enum nv_claim_state { NV_CLAIM_IDLE, NV_CLAIM_ASKED, NV_CLAIM_HELD, NV_C
 typedef struct nv_claim {
     /* in */
     nv_identity *identity; /* borrowed from the session */
-    bool clean;            /* forget the stored session (CleanSession=1) */
+    nv_credential credential;
+    bool clean; /* forget the stored session (CleanSession=1) */
     void (*granted)(struct nv_claim *claim);
     /** Close with this reason (taken over, revoked): stop reading, let appends finish, then release. */
     void (*evict)(struct nv_claim *claim, nv_refusal why);
-    /* out, valid in granted() */
+    /* out, valid in granted(); the session's own from then on */
     nv_err status; /* NV_OK or NV_E_IO */
     bool session_present;
+    uint8_t subscription_count;
     nv_subscription subscriptions[NV_SUBSCRIPTIONS_MAX];
-    size_t subscription_count;
-    /* private */
+    /* private: the session's loop */
     nv_claim_state _state;
     nv_hub_loop *_loop;
-    uint64_t _id;
-    nv_task _task;
+    void (*_done)(struct nv_claim *claim);
+    _Atomic int64_t _touched_us; /* read by the shard */
+    nv_task _open;               /* asks, then comes back with the grant */
+    nv_task _close;              /* releases, then comes back done */
+    /* private: the shard's loop */
+    nv_task _evict;
+    nv_list _link;
+    struct nv_device_entry *_entry;
+    nv_refusal _why;
+    bool _evicted;
+    bool _granted;
 } nv_claim;
 
 /** Ask. granted() fires exactly once, later, on the session's loop, unless the claim is released before: then never. */
@@ -48,18 +58,24 @@ void nv_claim_ask(nv_hub_loop *loop, nv_claim *claim);
  * then may the memory be freed. Call it after the session's last append is confirmed.
  */
 void nv_claim_release(nv_claim *claim, void (*done)(nv_claim *claim));
-/** Report activity (wall clock); cheap, kept by the session and collected when somebody asks. */
-void nv_claim_touch(nv_claim *claim, int64_t wall_us);
+/** Report activity at @p now_us (monotonic). Costs a store to memory: collected only when somebody asks. */
+static inline void nv_claim_touch(nv_claim *claim, int64_t now_us)
+{
+    atomic_store_explicit(&claim->_touched_us, now_us, memory_order_relaxed);
+}
 
-/** Store the subscriptions of a persistent session; done(arg, status) on the caller's loop once durable. */
+/**
+ * Store the subscriptions of a persistent session; done(arg, status) on the caller's loop once durable, always later.
+ * The claim on the identity is held until then. Stores complete in the order they were asked for.
+ */
 void nv_session_store(nv_hub_loop *loop, nv_identity *identity, const nv_subscription *subscriptions, size_t count,
                       void (*done)(void *arg, nv_err status), void *arg);
 
-/** Presence as REST shows it. */
+/** Presence as far as live connections know; zeros otherwise, then what is stored with the identity holds. */
 typedef struct nv_presence {
     bool connected;
-    int64_t connection_updated_us; /* wall; 0 = never */
-    int64_t last_activity_us;      /* wall; 0 = never */
+    int64_t connection_updated_us; /* wall; 0 = not since the start */
+    int64_t last_activity_us;      /* wall; 0 = not since the start */
 } nv_presence;
 
 /** Ask the shard; done on the caller's loop. */
@@ -81,5 +97,14 @@ int64_t nv_devices_connected(const nv_hub *hub);
  * connection whose credential, status or generation changed is evicted (modules of a disabled or deleted device too).
  */
 void nv_devices_changed(nv_hub *hub, nv_span device_id, nv_span module_id, nv_identity *identity);
+
+/* ---- for the hub ------------------------------------------------------------------------------------------- */
+
+typedef struct nv_device_table nv_device_table;
+nv_device_table *nv_device_table_new(nv_hub_loop *loop);
+/** All claims are released and the executors drained. NULL is fine. */
+void nv_device_table_free(nv_device_table *table);
+/** Saves what disconnected since the last turn. Thread: the loop's. */
+void nv_device_table_turn_end(nv_device_table *table);
 
 #endif

@@ -48,11 +48,14 @@ struct nv_hub {
     const nv_clock *clock;
     nv_rng *rng;
     nv_limits limits;
-    char **host_names;
+    nv_span *host_names; /* owned; the first is the hub's own */
     size_t host_name_count;
     nv_hub_loop *loops;
     size_t loop_count;
     uint16_t shard_to_loop[NV_SHARDS];
+    /* written by all loops */
+    _Atomic uint64_t _stamp_id;
+    _Atomic int64_t _devices_connected;
 };
 
 /** The core's context of one I/O loop. Sessions of that loop get it from their carrier. */
@@ -74,6 +77,18 @@ nv_hub_loop *nv_hub_shard_loop(nv_hub *hub, nv_span device_id);
 
 /** True when @p host (optionally with ":port") is one of the hub's names, ignoring case. */
 bool nv_hub_is_alias(const nv_hub *hub, nv_span host);
+
+/**
+ * Say no, once: the refusal is kept for `nave doctor` and logged with cause, detail and cure.
+ * @param protocol  "mqtt", "http", ...; the area of the log line
+ * @param detail    specific to this case; "" when the cause says all; no secrets
+ * Thread: any.
+ */
+void nv_hub_refuse(nv_hub *hub, const char *protocol, const nv_peer *peer, nv_span device_id, nv_span module_id,
+                   nv_refusal refusal, const char *detail);
+
+/** A number for a new telemetry stamp (nv_log_stamp.id). Thread: any. */
+uint64_t nv_hub_next_stamp_id(nv_hub *hub);
 
 /** At the end of each turn of a loop, after all input was handled: submits what the turn collected. Thread: that loop.
  */

@@ -17,6 +17,13 @@ typedef enum nv_auth_kind {
     NV_AUTH_NONE = 3 /* system modules only */
 } nv_auth_kind;
 
+/** What of an identity proved the sender: it is evicted when this no longer opens. */
+typedef enum nv_credential {
+    NV_CREDENTIAL_POLICY = 0, /* a shared access policy of the hub; no key of the identity */
+    NV_CREDENTIAL_PRIMARY = 1,
+    NV_CREDENTIAL_SECONDARY = 2
+} nv_credential;
+
 #define NV_ID_MAX  128u
 #define NV_KEY_MAX 64u
 

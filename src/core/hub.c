@@ -1,0 +1,142 @@
+#include "core/hub.h"
+
+#include "base/alloc.h"
+#include "base/diag.h"
+#include "base/hash.h"
+#include "core/devices.h"
+#include "core/identity.h"
+#include "core/policies.h"
+#include "core/registry.h"
+#include "core/telemetry.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+static void copy_host_names(nv_hub *hub, const nv_hub_config *config)
+{
+    hub->host_name_count = config->host_name_count;
+    hub->host_names = nv_calloc(config->host_name_count, sizeof(*hub->host_names));
+    for (size_t i = 0; i < config->host_name_count; i++) {
+        hub->host_names[i] = nv_span_str(nv_strdup(config->host_names[i]));
+    }
+}
+
+static void make_loops(nv_hub *hub, const nv_hub_config *config)
+{
+    hub->loop_count = config->loop_count;
+    hub->loops = nv_calloc(config->loop_count, sizeof(*hub->loops));
+    for (size_t i = 0; i < config->loop_count; i++) {
+        nv_hub_loop *loop = &hub->loops[i];
+        *loop = (nv_hub_loop){.hub = hub, .exec = config->loops[i], .index = (uint32_t)i};
+        loop->telemetry = nv_telemetry_new(loop);
+        loop->devices = nv_device_table_new(loop);
+    }
+    for (size_t shard = 0; shard < NV_SHARDS; shard++) {
+        hub->shard_to_loop[shard] = (uint16_t)(shard % config->loop_count);
+    }
+}
+
+nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why)
+{
+    assert(config->host_name_count > 0 && config->loop_count > 0 && config->loop_count <= UINT16_MAX);
+    nv_hub *hub = nv_calloc(1, sizeof(*hub));
+    hub->log = config->log;
+    hub->state = config->state;
+    hub->clock = config->clock;
+    hub->rng = config->rng;
+    hub->limits = *config->limits;
+    nv_err err = nv_policies_load(&hub->policies, config->state, config->rng, config->known_keys);
+    if (err != NV_OK) {
+        if (nv_buf_printf(why, "the hub's access policies cannot be loaded: %s", nv_err_text(err)) != NV_OK) {
+            nv_buf_clear(why); /* the error code alone has to do */
+        }
+        free(hub);
+        return err;
+    }
+    copy_host_names(hub, config);
+    hub->registry = nv_registry_new(NV_REGISTRY_CACHE_BYTES, nv_rng_u64(config->rng));
+    hub->refusals = nv_refusals_new(hub->limits.refusals_identities, hub->limits.refusals_per_identity,
+                                    nv_rng_u64(config->rng));
+    make_loops(hub, config);
+    *out = hub;
+    return NV_OK;
+}
+
+void nv_hub_free(nv_hub *hub)
+{
+    if (!hub) {
+        return;
+    }
+    for (size_t i = 0; i < hub->loop_count; i++) {
+        nv_device_table_free(hub->loops[i].devices);
+        nv_telemetry_free(hub->loops[i].telemetry);
+    }
+    free(hub->loops);
+    nv_refusals_free(hub->refusals);
+    nv_registry_free(hub->registry);
+    for (size_t i = 0; i < hub->host_name_count; i++) {
+        free((void *)(size_t)hub->host_names[i].ptr);
+    }
+    free(hub->host_names);
+    nv_policies_free(hub->policies);
+    free(hub);
+}
+
+nv_hub_loop *nv_hub_shard_loop(nv_hub *hub, nv_span device_id)
+{
+    return &hub->loops[hub->shard_to_loop[nv_hash_stable(device_id) % NV_SHARDS]];
+}
+
+/* "host:8883" names the host; an IPv6 literal stands in brackets when it has a port. */
+static nv_span without_port(nv_span host)
+{
+    size_t colon = nv_span_find(host, ':');
+    if (host.len > 0 && host.ptr[0] == '[') {
+        size_t bracket = nv_span_find(host, ']');
+        return bracket < host.len ? nv_span_of(host.ptr + 1, bracket - 1) : host;
+    }
+    bool one_colon = colon < host.len && nv_span_find(nv_span_skip(host, colon + 1), ':') == host.len - colon - 1;
+    return one_colon ? nv_span_first(host, colon) : host;
+}
+
+bool nv_hub_is_alias(const nv_hub *hub, nv_span host)
+{
+    nv_span name = without_port(host);
+    for (size_t i = 0; i < hub->host_name_count; i++) {
+        if (nv_span_eq_nocase(hub->host_names[i], name)) {
+            return true;
+        }
+    }
+    return false;
+}
+
+void nv_hub_refuse(nv_hub *hub, const char *protocol, const nv_peer *peer, nv_span device_id, nv_span module_id,
+                   nv_refusal refusal, const char *detail)
+{
+    const nv_refusal_info *info = nv_refusal_info_of(refusal);
+    if (device_id.len > 0) {
+        nv_refusal_entry entry = {.wall_us = nv_wall_us(hub->clock), .refusal = refusal};
+        (void)snprintf(entry.protocol, sizeof(entry.protocol), "%s", protocol);
+        (void)snprintf(entry.address, sizeof(entry.address), "%.*s", NV_SPAN_ARG(peer->address));
+        (void)snprintf(entry.detail, sizeof(entry.detail), "%s", detail);
+        nv_refusals_note(hub->refusals, device_id, module_id, &entry);
+    }
+    nv_subject subject = {.connection = peer->connection_id,
+                          .device = nv_span_first(device_id, NV_ID_MAX),
+                          .module = nv_span_first(module_id, NV_ID_MAX),
+                          .peer = peer->address};
+    nv_diag(NV_LEVEL_WARN, protocol, &subject, "%s: %s%s%s; cure: %s", info->name, info->cause, *detail ? ": " : "",
+            detail, info->cure);
+}
+
+uint64_t nv_hub_next_stamp_id(nv_hub *hub)
+{
+    return atomic_fetch_add_explicit(&hub->_stamp_id, 1, memory_order_relaxed) + 1;
+}
+
+void nv_hub_loop_turn_end(nv_hub_loop *loop)
+{
+    nv_telemetry_turn_end(loop->telemetry);
+    nv_device_table_turn_end(loop->devices);
+}
