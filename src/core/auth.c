@@ -167,9 +167,8 @@ static nv_err check_token(verdict *v, nv_auth_request *request, const nv_identit
         return refuse_token(v, hub, sas, fault);
     }
     int64_t last_s = INT64_MAX / NV_US_PER_S - hub->limits.sas_clock_skew_s;
-    request->expires_wall_us = sas->expires_unix_s >= last_s
-                                   ? INT64_MAX
-                                   : (sas->expires_unix_s + hub->limits.sas_clock_skew_s) * NV_US_PER_S;
+    request->expires_wall_us =
+        sas->expires_unix_s >= last_s ? INT64_MAX : (sas->expires_unix_s + hub->limits.sas_clock_skew_s) * NV_US_PER_S;
     request->type = NV_AUTH_TYPE_SAS;
     return sas->policy.len > 0 ? check_policy_signature(v, request, sas)
                                : check_own_signature(v, request, identity, sas);
@@ -319,8 +318,9 @@ void nv_auth_device(nv_hub_loop *loop, nv_auth_request *request)
     if (!nv_device_id_valid(request->device_id) ||
         (request->module_id.len > 0 && !nv_module_id_valid(request->module_id))) {
         verdict v = {NV_REFUSAL_NONE, request->detail};
-        nv_err err = refuse(&v, NV_REFUSAL_UNKNOWN_DEVICE, "it is no valid id: 1 to 128 letters, digits and -:.+%%_#*?!"
-                                                           "(),=@;$'");
+        nv_err err = refuse(&v, NV_REFUSAL_UNKNOWN_DEVICE,
+                            "it is no valid id: 1 to 128 letters, digits and -:.+%%_#*?!"
+                            "(),=@;$'");
         finish(request, err, v.refusal);
         return;
     }

@@ -413,8 +413,8 @@ static void session_loaded(nv_state_op *op)
         finish_opening(o, NV_E_IO, NULL);
         return;
     }
-    claim->session_present = !claim->clean && o->load.present &&
-                             blob_decode(nv_span_of(o->load.blob, o->load.len), claim);
+    claim->session_present =
+        !claim->clean && o->load.present && blob_decode(nv_span_of(o->load.blob, o->load.len), claim);
     check_identity(o);
 }
 
@@ -488,8 +488,8 @@ static void add_seen(seen_list *list, nv_device_entry *e, nv_identity *identity)
         list->seen = nv_realloc(list->seen, list->capacity * sizeof(*list->seen));
         list->entries = nv_realloc(list->entries, list->capacity * sizeof(nv_device_entry *));
     }
-    list->seen[list->count] = (nv_registry_seen){nv_identity_ref(identity), e->connection_updated_us,
-                                                 e->last_activity_us};
+    list->seen[list->count] =
+        (nv_registry_seen){nv_identity_ref(identity), e->connection_updated_us, e->last_activity_us};
     list->entries[list->count++] = e;
     e->saves++;
 }

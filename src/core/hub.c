@@ -56,8 +56,8 @@ nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why)
     }
     copy_host_names(hub, config);
     hub->registry = nv_registry_new(NV_REGISTRY_CACHE_BYTES, nv_rng_u64(config->rng));
-    hub->refusals = nv_refusals_new(hub->limits.refusals_identities, hub->limits.refusals_per_identity,
-                                    nv_rng_u64(config->rng));
+    hub->refusals =
+        nv_refusals_new(hub->limits.refusals_identities, hub->limits.refusals_per_identity, nv_rng_u64(config->rng));
     make_loops(hub, config);
     *out = hub;
     return NV_OK;
