@@ -2,6 +2,7 @@
 
 #include "base/span.h"
 
+#include <stdarg.h>
 #include <string.h>
 
 const nv_flag nv_client_flags[] = {

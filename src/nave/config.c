@@ -12,12 +12,30 @@
 
 const nv_option nv_options[] = {
 #define X(section, name, type, min, max, fallback, unit, reloadable, choices, help)                                    \
-    {#section, #name,      NV_OPTION_##type, (min), (max), fallback, unit,                                             \
-     (reloadable), choices, help, offsetof(nv_config, section##_##name)},
+    {#section,                                                                                                         \
+     #name,                                                                                                            \
+     NV_OPTION_##type,                                                                                                 \
+     (min),                                                                                                            \
+     (max),                                                                                                            \
+     fallback,                                                                                                         \
+     unit,                                                                                                             \
+     (reloadable),                                                                                                     \
+     choices,                                                                                                          \
+     help,                                                                                                             \
+     offsetof(nv_config, section##_##name)},
     NV_OPTION_TABLE(X)
 #undef X
 #define X(member, unit, open, azure, beyond)                                                                           \
-    {"limits", #member, NV_OPTION_INT, NV_LIMIT_MIN(open, azure), NV_LIMIT_MAX, NULL, unit, false, "", beyond,         \
+    {"limits",                                                                                                         \
+     #member,                                                                                                          \
+     NV_OPTION_INT,                                                                                                    \
+     NV_LIMIT_MIN(open, azure),                                                                                        \
+     NV_LIMIT_MAX,                                                                                                     \
+     NULL,                                                                                                             \
+     unit,                                                                                                             \
+     false,                                                                                                            \
+     "",                                                                                                               \
+     beyond,                                                                                                           \
      offsetof(nv_config, limits) + offsetof(nv_limits, member)},
         NV_LIMIT_TABLE(X)
 #undef X
@@ -151,7 +169,8 @@ static nv_err set_int(void *member, const nv_option *option, const char *text, c
     int64_t value = 0;
     if (!parse_int(text, bytes, &value) || value < option->min || value > option->max) {
         return refuse(option, where, text, why, "give a whole number from %" PRId64 " to %" PRId64 " (%s)%s",
-                      option->min, option->max, option->unit, bytes ? ", with KiB, MiB or GiB behind it if you like" : "");
+                      option->min, option->max, option->unit,
+                      bytes ? ", with KiB, MiB or GiB behind it if you like" : "");
     }
     *(int64_t *)member = value;
     return NV_OK;
@@ -213,7 +232,8 @@ nv_err nv_config_set(nv_config *config, const nv_option *option, const char *con
 }
 
 /* One text for any type; a list is separated by commas. */
-static nv_err set_from_text(nv_config *config, const nv_option *option, const char *text, const char *where, nv_buf *why)
+static nv_err set_from_text(nv_config *config, const nv_option *option, const char *text, const char *where,
+                            nv_buf *why)
 {
     if (option->type != NV_OPTION_LIST) {
         return nv_config_set(config, option, &text, 1, where, why);
@@ -314,8 +334,7 @@ static nv_err apply_file(nv_config *config, const char *path, nv_buf *why)
 static bool is_section_variable(const char *variable)
 {
     bool found = false;
-#define X(section, purpose)                                                                                            \
-    found = found || (strncasecmp(variable + 5, #section "_", sizeof(#section)) == 0);
+#define X(section, purpose) found = found || (strncasecmp(variable + 5, #section "_", sizeof(#section)) == 0);
     NV_SECTION_TABLE(X)
 #undef X
     return found;
@@ -371,8 +390,10 @@ static nv_err check_together(const nv_config *config, nv_buf *why)
         return NV_E_INVALID;
     }
     if (config->log_retention_bytes != 0 && config->log_retention_bytes < 2 * config->log_segment_bytes) {
-        say(why, "log.retention_bytes (%" PRId64 ") holds less than two files of log.segment_bytes (%" PRId64
-                 "): raise it, or make the files smaller", config->log_retention_bytes, config->log_segment_bytes);
+        say(why,
+            "log.retention_bytes (%" PRId64 ") holds less than two files of log.segment_bytes (%" PRId64
+            "): raise it, or make the files smaller",
+            config->log_retention_bytes, config->log_segment_bytes);
         return NV_E_INVALID;
     }
     return NV_OK;

@@ -15,7 +15,13 @@ typedef struct nv_text_list {
     size_t count;
 } nv_text_list;
 
-typedef enum nv_option_type { NV_OPTION_INT, NV_OPTION_BOOL, NV_OPTION_CHOICE, NV_OPTION_TEXT, NV_OPTION_LIST } nv_option_type;
+typedef enum nv_option_type {
+    NV_OPTION_INT,
+    NV_OPTION_BOOL,
+    NV_OPTION_CHOICE,
+    NV_OPTION_TEXT,
+    NV_OPTION_LIST
+} nv_option_type;
 
 /* How each type stands in nv_config. */
 typedef int64_t nv_option_value_INT;
@@ -57,8 +63,8 @@ typedef struct nv_override {
 } nv_override;
 
 typedef struct nv_config_source {
-    const char *file;           /* NULL: none */
-    char *const *environment;   /* "NAME=value", NULL-terminated; NULL: none */
+    const char *file;         /* NULL: none */
+    char *const *environment; /* "NAME=value", NULL-terminated; NULL: none */
     const nv_override *overrides;
     size_t override_count;
 } nv_config_source;

@@ -45,8 +45,8 @@ static void write_range(FILE *out, const nv_option *option)
 
 static void write_section(FILE *out, const char *section, const char *purpose)
 {
-    fprintf(out, "\n## %s\n\n%s.\n\n| option | default%s | values | reload | |\n|---|---|---|---|---|\n", section, purpose,
-            strcmp(section, "limits") == 0 ? " (open / azure)" : "");
+    fprintf(out, "\n## %s\n\n%s.\n\n| option | default%s | values | reload | |\n|---|---|---|---|---|\n", section,
+            purpose, strcmp(section, "limits") == 0 ? " (open / azure)" : "");
     for (size_t i = 0; i < nv_option_count; i++) {
         const nv_option *option = &nv_options[i];
         if (strcmp(option->section, section) != 0) {
@@ -56,23 +56,25 @@ static void write_section(FILE *out, const char *section, const char *purpose)
         write_default(out, option);
         fputs(" | ", out);
         write_range(out, option);
-        fprintf(out, " | %s | %s%s |\n", option->reloadable ? "yes" : "", option->fallback ? "" : "beyond: ",
-                option->help);
+        fprintf(out, " | %s | %s%s |\n", option->reloadable ? "yes" : "",
+                option->fallback ? "" : "beyond: ", option->help);
     }
 }
 
 void nv_config_write_reference(FILE *out)
 {
-    fputs("# Configuration\n\n"
-          "Written by `nave up --print-options` from the table of options; do not edit.\n\n"
-          "One YAML file, sections as below: `nave up --config FILE`, else `NAVE_CONFIG`, else `nave.yaml` in the data\n"
-          "folder when there is one. A variable `NAVE_SECTION_NAME` overrides the file (`NAVE_MQTT_PORT=18883`, lists\n"
-          "separated by commas), `nave up --set section.name=value` overrides both. `nave up --check` says whether all of\n"
-          "it is right, without starting. SIGHUP reads it again and applies the options marked reload; the others wait\n"
-          "for the next start, and the log names those that changed.\n\n"
-          "```yaml\nnet:\n  host_names: [hub.example]\nmqtt:\n  plain_port: 1883\nlog:\n  durability: commit\n"
-          "  retention_hours: 72\n```\n",
-          out);
+    fputs(
+        "# Configuration\n\n"
+        "Written by `nave up --print-options` from the table of options; do not edit.\n\n"
+        "One YAML file, sections as below: `nave up --config FILE`, else `NAVE_CONFIG`, else `nave.yaml` in the data\n"
+        "folder when there is one. A variable `NAVE_SECTION_NAME` overrides the file (`NAVE_MQTT_PORT=18883`, lists\n"
+        "separated by commas), `nave up --set section.name=value` overrides both. `nave up --check` says whether all "
+        "of\n"
+        "it is right, without starting. SIGHUP reads it again and applies the options marked reload; the others wait\n"
+        "for the next start, and the log names those that changed.\n\n"
+        "```yaml\nnet:\n  host_names: [hub.example]\nmqtt:\n  plain_port: 1883\nlog:\n  durability: commit\n"
+        "  retention_hours: 72\n```\n",
+        out);
 #define X(section, purpose) write_section(out, #section, purpose);
     NV_SECTION_TABLE(X)
 #undef X

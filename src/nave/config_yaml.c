@@ -50,6 +50,8 @@ static cyaml_schema_field_t field_of(const nv_option *option, const cyaml_schema
         field.value.flags = (enum cyaml_flag)(CYAML_FLAG_OPTIONAL | CYAML_FLAG_POINTER);
         field.value.data_size = sizeof(char *);
         field.value.sequence.entry = entry;
+        /* An empty list leaves nothing to see; where one is allowed the default is empty too. */
+        field.value.sequence.min = (uint32_t)option->min;
         field.value.sequence.max = 256;
     } else {
         field.value.type = CYAML_STRING;
@@ -111,7 +113,8 @@ static void trim_end(char *text)
     }
 }
 
-static void take_complaint(cyaml_log_t level, void *ctx, const char *fmt, va_list args) __attribute__((format(printf, 3, 0)));
+static void take_complaint(cyaml_log_t level, void *ctx, const char *fmt, va_list args)
+    __attribute__((format(printf, 3, 0)));
 static void take_complaint(cyaml_log_t level, void *ctx, const char *fmt, va_list args)
 {
     complaint *c = ctx;

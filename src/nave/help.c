@@ -9,7 +9,8 @@ static void write_name(FILE *out, const nv_command *command)
 
 static int name_width(const nv_command *command)
 {
-    size_t len = strlen(command->noun) + (command->verb ? 1 + strlen(command->verb) : 0) + 1 + strlen(command->operands);
+    size_t len =
+        strlen(command->noun) + (command->verb ? 1 + strlen(command->verb) : 0) + 1 + strlen(command->operands);
     return (int)len;
 }
 
@@ -21,7 +22,8 @@ void nv_help_overview(FILE *out, const nv_command *commands)
         write_name(out, c);
         fprintf(out, " %s%*s%s\n", c->operands, name_width(c) < 26 ? 26 - name_width(c) : 1, "", c->summary);
     }
-    fputs("\n`nave help COMMAND` has flags and examples. Exit code: 0 done, 1 refused (stderr says why), 2 usage.\n", out);
+    fputs("\n`nave help COMMAND` has flags and examples. Exit code: 0 done, 1 refused (stderr says why), 2 usage.\n",
+          out);
 }
 
 static void write_flags(FILE *out, const nv_flag *flag)

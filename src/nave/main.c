@@ -1,0 +1,44 @@
+/** The `nave` program: find the command, run it. The hub itself is nave/up.c. */
+#include "nave/commands.h"
+
+#include <stdlib.h>
+#include <string.h>
+
+static int usage(const nv_args *args, const char *why)
+{
+    fprintf(stderr, "nave: %s\n", why);
+    if (args->command) {
+        fprintf(stderr, "`nave help %s%s%s` says more.\n", args->command->noun, args->command->verb ? " " : "",
+                args->command->verb ? args->command->verb : "");
+    } else {
+        fputs("`nave help` lists the commands.\n", stderr);
+    }
+    return NV_EXIT_USAGE;
+}
+
+int main(int argc, char **argv)
+{
+    if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+        nv_help_overview(stdout, nv_commands);
+        return NV_EXIT_OK;
+    }
+    if (argc == 2 && strcmp(argv[1], "--version") == 0) {
+        return nv_cmd_version(NULL);
+    }
+    char why[512] = "";
+    nv_args args;
+    int code = nv_args_parse(&args, nv_commands, argc, argv, why, sizeof(why));
+    if (code != NV_EXIT_OK) {
+        return usage(&args, why);
+    }
+    if (args.help) {
+        nv_help_command(stdout, args.command);
+        return NV_EXIT_OK;
+    }
+    code = args.command->run(&args);
+    /* A full disk or a closed pipe behind stdout is a failure of the command. */
+    if (fflush(stdout) != 0 && code == NV_EXIT_OK) {
+        code = NV_EXIT_REFUSED;
+    }
+    return code;
+}
