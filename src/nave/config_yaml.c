@@ -123,7 +123,7 @@ static void take_complaint(cyaml_log_t level, void *ctx, const char *fmt, va_lis
     (void)vsnprintf(line, sizeof(line), fmt, args);
     trim_end(line);
     if (strncmp(line, "  in ", 5) == 0) {
-        if (!c->where[0]) {
+        if (!c->where[0] || strncmp(c->where, "in sequence", 11) == 0) { /* the key says more than the entry */
             (void)snprintf(c->where, sizeof(c->where), "%s", line + 2);
         }
     } else if (!c->what[0] && strncmp(line, "Load: ", 6) == 0) {
