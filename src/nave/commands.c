@@ -1,12 +1,10 @@
 /** The table of commands: what is parsed, helped and completed. */
 #include "nave/commands.h"
 
+#include "nave/bench/bench.h"
 #include "nave/config.h"
 
 #include <string.h>
-#ifdef NV_HAVE_BENCH
-#include "nave/bench/bench.h"
-#endif
 
 static const nv_flag up_flags[] = {
     {"data", 0, "DIR", "data folder (default: NAVE_DATA, else /var/lib/nave for root, ~/.local/share/nave for others)"},
@@ -113,16 +111,10 @@ const nv_command nv_commands[] = {
 
 int nv_cmd_bench(const nv_args *args)
 {
-#ifdef NV_HAVE_BENCH
     char name[] = "nave bench";
     char *argv[NV_ARGS_MAX + 2] = {name};
     memcpy(argv + 1, args->operands, args->operand_count * sizeof(char *));
     return nv_bench_main((int)args->operand_count + 1, argv);
-#else
-    (void)args;
-    fputs("nave: this program was built without the load generator\n", stderr);
-    return NV_EXIT_REFUSED;
-#endif
 }
 
 int nv_cmd_version(const nv_args *args)
