@@ -313,10 +313,12 @@ nv_sas_fault nv_sas_check_path(const nv_sas *sas, nv_sas_hosts hosts, nv_span pa
         return NV_SAS_OTHER_HUB;
     }
     path = path.len && path.ptr[0] == '/' ? nv_span_skip(path, 1) : path;
+    bool id = false; /* the segment to come is one */
     for (size_t i = 0; next_segment(&rest, &segment); i++) {
-        if (!next_segment(&path, &wanted) || !eq_encoded(segment, wanted, i % 2 == 0)) {
+        if (!next_segment(&path, &wanted) || !eq_encoded(segment, wanted, !id)) {
             return i == 1 ? NV_SAS_OTHER_DEVICE : NV_SAS_OTHER_RESOURCE;
         }
+        id = i == 0 || nv_span_eq_nocase(segment, nv_span_str("modules"));
     }
     return NV_SAS_NONE;
 }

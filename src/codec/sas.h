@@ -86,9 +86,9 @@ typedef struct nv_sas_hosts {
 NV_NODISCARD nv_sas_fault nv_sas_check_entity(const nv_sas *sas, nv_sas_hosts hosts, nv_span device, nv_span module);
 
 /**
- * Does the resource cover @p path, a percent-encoded request path such as `/devices/d%231`? Whole segments, host
- * without case, fixed segments (first, third, ...) without case, ids (second, fourth, ...) byte for byte.
- * For service requests, whose tokens are signed by a policy.
+ * Does the resource cover @p path, a percent-encoded request path such as `/devices/d%231`? Whole segments; host and
+ * fixed segments without case, ids (the second segment, and what follows `modules`) byte for byte. An empty path is the
+ * whole hub. For service requests, whose tokens are signed by a policy.
  */
 NV_NODISCARD nv_sas_fault nv_sas_check_path(const nv_sas *sas, nv_sas_hosts hosts, nv_span path);
 
