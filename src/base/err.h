@@ -48,6 +48,12 @@ const char *nv_err_name(nv_err err);
 /** A short English text without a final period. Static storage, never NULL. */
 const char *nv_err_text(nv_err err);
 
+/** For a result that changes nothing, such as that of a sentence about an earlier error. */
+static inline void nv_ignore(nv_err err)
+{
+    (void)err;
+}
+
 /** Map an errno value of the C library to the nearest nv_err. */
 nv_err nv_err_from_errno(int errno_value);
 

@@ -83,8 +83,8 @@ nv_state_counts nv_state_counts_now(nv_state *state);
 nv_span nv_state_id(const nv_state *state);
 
 /* ---- what an operation can do. Thread: within run() only ---------------------------------------------------- */
-/* Spans handed out live until run() returns. Every function may return NV_E_IO, NV_E_NO_SPACE or NV_E_CORRUPT, which
- * run() should return in turn. */
+/* Spans handed out live until run() returns; those of a visited row until visit() does. Every function may return
+ * NV_E_IO, NV_E_NO_SPACE or NV_E_CORRUPT, which run() should return in turn. */
 
 /** A device (module_id empty) or module. Numbers of kinds are the core's; the store only keeps them. */
 typedef struct nv_identity_row {
