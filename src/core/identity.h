@@ -36,6 +36,7 @@ typedef struct nv_key {
 /** All spans point into the snapshot's own memory. */
 typedef struct nv_identity {
     _Atomic uint32_t _refs;
+    size_t _bytes; /* of the whole snapshot */
     nv_span device_id;
     nv_span module_id;     /* empty for a device */
     nv_span generation_id; /* decimal .NET ticks of creation */
