@@ -1,0 +1,720 @@
+#include "net/conn.h"
+
+#include "base/alloc.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "net/net_impl.h"
+#include "net/tls_impl.h"
+
+#include <assert.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+/* Memory of this size is worth keeping for the next flush; more goes back to the heap. */
+#define SPARE_MAX ((size_t)512 * 1024)
+/* How long a session may leave a due deadline where it is before tick() runs again. */
+#define OVERDUE_US (10 * NV_US_PER_MS)
+/* The wait for the peer's end after ours, within the close deadline. */
+#define LINGER_US (2 * NV_US_PER_S)
+
+struct nv_write {
+    uv_write_t req;
+    nv_buf bytes;
+};
+
+static void on_deadline(nv_timer *timer, int64_t now_us);
+static void update_reading(nv_conn *conn);
+
+static const nv_net_limits *limits_of(const nv_conn *conn)
+{
+    return &conn->loop->net->limits;
+}
+
+nv_subject nv_conn_subject(const nv_conn *conn)
+{
+    return (nv_subject){.connection = conn->peer.connection_id, .peer = conn->peer.address};
+}
+
+static void set_state(nv_conn *conn, nv_conn_state state)
+{
+    assert(state > conn->state);
+    conn->state = state;
+}
+
+/* ---- deadlines ---- */
+
+static int64_t deadline_of(const nv_conn *conn)
+{
+    return conn->state == NV_CONN_OPEN ? conn->session->deadline_us : conn->state_by_us;
+}
+
+/* Only a deadline that comes nearer moves the timer; one that goes away is compared when the timer fires. */
+static void update_deadline(nv_conn *conn)
+{
+    int64_t due_us = deadline_of(conn);
+    if (due_us > conn->loop->now_us) {
+        conn->overdue = false;
+    }
+    if (due_us < conn->timer.due_us && !conn->overdue) {
+        nv_timer_set(conn->loop, &conn->timer, due_us);
+    }
+}
+
+static const char *late_text(nv_conn_state state)
+{
+    switch (state) {
+    case NV_CONN_CONNECTING:
+        return "no connection in time";
+    case NV_CONN_HANDSHAKE:
+        return "no TLS handshake in time";
+    case NV_CONN_OPEN:
+    case NV_CONN_CLOSING:
+        return "the peer does not read";
+    case NV_CONN_LINGER:
+    case NV_CONN_GONE:
+        return "closed";
+    }
+    return "closed";
+}
+
+static void on_deadline(nv_timer *timer, int64_t now_us)
+{
+    nv_conn *conn = nv_container_of(timer, nv_conn, timer);
+    if (conn->state == NV_CONN_GONE) {
+        return;
+    }
+    if (deadline_of(conn) > now_us) {
+        update_deadline(conn);
+        return;
+    }
+    if (conn->state != NV_CONN_OPEN) {
+        nv_conn_end(conn, conn->why ? conn->why : late_text(conn->state));
+        return;
+    }
+    conn->session->ops->tick(conn->session, now_us);
+    if (conn->session->deadline_us <= now_us) {
+        conn->overdue = true;
+        nv_timer_set(conn->loop, timer, now_us + OVERDUE_US);
+    }
+    nv_conn_wake(conn);
+}
+
+/* ---- life ---- */
+
+static void carrier_wake(nv_carrier *carrier)
+{
+    nv_conn_wake(nv_container_of(carrier, nv_conn, carrier));
+}
+
+void nv_conn_wake(nv_conn *conn)
+{
+    assert(nv_loop_current() == conn->loop);
+    if (!nv_list_linked(&conn->woken)) {
+        nv_list_push_back(&conn->loop->woken, &conn->woken);
+    }
+}
+
+nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin)
+{
+    nv_conn *conn = nv_calloc(1, sizeof(*conn));
+    (void)uv_tcp_init(&loop->uv, &conn->tcp); /* without a family it makes no socket and cannot fail */
+    conn->tcp.data = conn;
+    conn->loop = loop;
+    conn->origin = origin;
+    conn->state_by_us = INT64_MAX;
+    conn->peer.connection_id = nv_net_next_id(loop->net);
+    conn->peer.tls = origin->tls_server != NULL || origin->tls_client != NULL;
+    conn->carrier = (nv_carrier){.peer = &conn->peer, .loop = loop->hub, .wake = carrier_wake};
+    nv_timer_init(&conn->timer, on_deadline);
+    nv_buf_init(&conn->wire, loop->net->limits.max_output_bytes);
+    nv_list_push_back(&loop->conns, &conn->link);
+    nv_list_init(&conn->woken);
+    return conn;
+}
+
+void nv_conn_set_address(nv_conn *conn, const struct sockaddr *address)
+{
+    nv_address_format(address, conn->address, sizeof(conn->address));
+    conn->peer.address = nv_span_str(conn->address);
+}
+
+void nv_conn_push_layer(nv_conn *conn, nv_layer *layer)
+{
+    layer->conn = conn;
+    layer->below = conn->top;
+    nv_buf_init(&layer->out, limits_of(conn)->max_output_bytes);
+    if (conn->top) {
+        conn->top->above = layer;
+    } else {
+        /* The layers see to their bounds by nv_conn_room(); a record more must always fit. */
+        conn->wire.max = limits_of(conn)->pause_output_bytes + NV_SCRATCH_SIZE;
+        conn->bottom = layer;
+    }
+    conn->top = layer;
+}
+
+void nv_conn_begin(nv_conn *conn)
+{
+    const char *why = NULL;
+    if (conn->peer.tls) {
+        set_state(conn, NV_CONN_HANDSHAKE);
+        /* The server's layer waits for the first byte: a peer that says nothing costs no TLS object. */
+        why = conn->origin->tls_client ? nv_tls_layer_client(conn) : NULL;
+    } else {
+        why = nv_conn_ready(conn, NV_SPAN_EMPTY);
+    }
+    if (why) {
+        nv_conn_end(conn, why);
+        return;
+    }
+    update_reading(conn);
+    nv_conn_wake(conn);
+}
+
+const char *nv_conn_ready(nv_conn *conn, nv_span alpn)
+{
+    nv_buf *out = conn->top ? &conn->top->out : &conn->wire;
+    conn->carrier.out = out;
+    nv_session *session = conn->origin->accept(conn->origin, conn, alpn);
+    if (!session) {
+        return "refused";
+    }
+    session->carrier = &conn->carrier;
+    session->out = out;
+    conn->session = session;
+    nv_buf_init(&conn->rest, session->max_pending + NV_SCRATCH_SIZE);
+    set_state(conn, NV_CONN_OPEN);
+    nv_conn_wake(conn);
+    return NULL;
+}
+
+static void free_session(nv_conn *conn)
+{
+    nv_session *session = conn->session;
+    conn->session = NULL;
+    session->ops->free(session);
+}
+
+static void conn_free(nv_conn *conn)
+{
+    while (conn->top) {
+        nv_layer *layer = conn->top;
+        conn->top = layer->below;
+        nv_buf_deinit(&layer->out);
+        layer->ops->free(layer);
+    }
+    nv_loop *loop = conn->loop;
+    nv_list_remove(&conn->link);
+    nv_list_remove(&conn->woken);
+    nv_timer_clear(conn->loop, &conn->timer);
+    nv_buf_deinit(&conn->wire);
+    nv_buf_deinit(&conn->rest);
+    free(conn->certificate);
+    free(conn);
+    atomic_fetch_sub_explicit(&loop->load, 1, memory_order_relaxed);
+    if (loop->stopping && nv_list_empty(&loop->conns)) {
+        nv_net_loop_empty(loop);
+    }
+}
+
+/* After lost(): free the session when it allows, then the connection. @return true when the connection is gone */
+static bool release(nv_conn *conn)
+{
+    if (conn->session && conn->lost) {
+        nv_buf_clear(conn->session->out); /* nobody will read it */
+        if (conn->session->done) {
+            free_session(conn);
+        }
+    }
+    if (conn->closed && !conn->session) {
+        conn_free(conn);
+        return true;
+    }
+    return false;
+}
+
+static void lose(nv_conn *conn, const char *why)
+{
+    if (conn->session && !conn->lost) {
+        conn->lost = true;
+        conn->session->ops->lost(conn->session, why, conn->loop->now_us);
+    }
+    nv_buf_deinit(&conn->rest);
+}
+
+static void on_closed(uv_handle_t *handle)
+{
+    nv_conn *conn = handle->data;
+    conn->closed = true;
+    (void)release(conn);
+}
+
+void nv_conn_end(nv_conn *conn, const char *why)
+{
+    if (conn->state == NV_CONN_GONE) {
+        return;
+    }
+    const char *cause = conn->why ? conn->why : why;
+    conn->origin->ended(conn->origin, conn, cause);
+    conn->origin = NULL;
+    set_state(conn, NV_CONN_GONE);
+    nv_timer_clear(conn->loop, &conn->timer);
+    lose(conn, cause);
+    uv_close((uv_handle_t *)&conn->tcp, on_closed);
+    nv_conn_wake(conn);
+}
+
+static void begin_closing(nv_conn *conn, const char *why)
+{
+    set_state(conn, NV_CONN_CLOSING);
+    conn->why = why;
+    conn->state_by_us = conn->loop->now_us + limits_of(conn)->close_us;
+}
+
+void nv_conn_fail(nv_conn *conn, const char *why)
+{
+    if (conn->state < NV_CONN_CLOSING) {
+        begin_closing(conn, why);
+        nv_conn_wake(conn);
+        update_reading(conn);
+    }
+}
+
+void nv_conn_drain(nv_conn *conn)
+{
+    switch (conn->state) {
+    case NV_CONN_CONNECTING:
+    case NV_CONN_HANDSHAKE:
+        nv_conn_end(conn, "the hub stops");
+        break;
+    case NV_CONN_OPEN:
+        conn->session->ops->drain(conn->session, conn->loop->now_us);
+        nv_conn_wake(conn);
+        break;
+    case NV_CONN_CLOSING:
+    case NV_CONN_LINGER:
+    case NV_CONN_GONE:
+        break;
+    }
+}
+
+/* ---- input ---- */
+
+static size_t read_size(const nv_conn *conn)
+{
+    return conn->known ? NV_READ_SIZE : NV_READ_SIZE_NEW;
+}
+
+nv_window nv_conn_window(nv_conn *conn, uint8_t *scratch)
+{
+    size_t have = nv_buf_len(&conn->rest);
+    if (have <= NV_REST_COPY_MAX) {
+        if (have) {
+            memcpy(scratch, nv_buf_span(&conn->rest).ptr, have);
+        }
+        return (nv_window){scratch + have, read_size(conn), scratch};
+    }
+    size_t room = conn->rest.max - have;
+    room = room < read_size(conn) ? room : read_size(conn);
+    uint8_t *at = nv_buf_reserve(&conn->rest, room);
+    return (nv_window){at, at ? room : 0, NULL};
+}
+
+/* Keep what was not taken: nothing holds no memory. */
+static const char *keep_rest(nv_conn *conn, bool in_rest, nv_span bytes, size_t taken)
+{
+    size_t left = bytes.len - taken;
+    if (left == 0) {
+        nv_buf_deinit(&conn->rest);
+        return NULL;
+    }
+    if (in_rest) {
+        nv_buf_consume(&conn->rest, taken);
+        return NULL;
+    }
+    nv_buf_clear(&conn->rest);
+    nv_err err = nv_buf_append(&conn->rest, nv_span_skip(bytes, taken));
+    return err == NV_OK ? NULL : "out of memory for its input";
+}
+
+static const char *feed(nv_conn *conn, bool in_rest, nv_span bytes)
+{
+    nv_session *session = conn->session;
+    size_t taken = 0;
+    if (session->reading && !session->closing) {
+        taken = session->ops->input(session, bytes, conn->loop->now_us);
+        assert(taken <= bytes.len);
+    }
+    const char *why = keep_rest(conn, in_rest, bytes, taken);
+    size_t left = bytes.len - taken;
+    conn->held = left > 0 && !session->reading;
+    if (!why && left > session->max_pending && session->reading && !session->closing) {
+        why = "a unit is longer than this connection may buffer";
+        nv_subject subject = nv_conn_subject(conn);
+        nv_diag(NV_LEVEL_WARN, "net", &subject, "closed: an incomplete unit is longer than %zu bytes",
+                session->max_pending);
+    }
+    nv_conn_wake(conn);
+    return why;
+}
+
+const char *nv_conn_input(nv_conn *conn, const nv_window *window, size_t len)
+{
+    if (conn->state != NV_CONN_OPEN) {
+        return NULL;
+    }
+    if (!window->start) {
+        nv_buf_commit(&conn->rest, len);
+        return feed(conn, true, nv_buf_span(&conn->rest));
+    }
+    return feed(conn, false, nv_span_of(window->start, (size_t)(window->at - window->start) + len));
+}
+
+static bool reads_straight(const nv_conn *conn)
+{
+    return conn->state == NV_CONN_OPEN && !conn->bottom;
+}
+
+static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
+{
+    (void)suggested;
+    nv_conn *conn = handle->data;
+    nv_loop_enter(conn->loop);
+    if (reads_straight(conn)) {
+        nv_window window = nv_conn_window(conn, conn->loop->read_buf);
+        conn->loop->window = window;
+        *buf = uv_buf_init((char *)window.at, (unsigned)window.room);
+    } else {
+        *buf = uv_buf_init((char *)conn->loop->read_buf, (unsigned)read_size(conn));
+    }
+}
+
+static const char *take_bytes(nv_conn *conn, nv_span bytes)
+{
+    if (conn->state >= NV_CONN_CLOSING) {
+        return NULL; /* too late: drop */
+    }
+    if (reads_straight(conn)) {
+        return nv_conn_input(conn, &conn->loop->window, bytes.len);
+    }
+    if (!conn->bottom) {
+        const char *why = nv_tls_layer_server(conn, bytes);
+        if (why) {
+            return why;
+        }
+    }
+    return conn->bottom->ops->input(conn->bottom, bytes);
+}
+
+static void on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
+{
+    nv_conn *conn = stream->data;
+    if (len == 0) {
+        return;
+    }
+    if (len == UV_EOF) {
+        conn->eof = true;
+        if (conn->state == NV_CONN_HANDSHAKE || conn->state == NV_CONN_LINGER) {
+            nv_conn_end(conn, "the peer closed the connection");
+            return;
+        }
+        update_reading(conn);
+        nv_conn_wake(conn);
+        return;
+    }
+    if (len < 0) {
+        nv_conn_end(conn, len == UV_ENOBUFS ? "out of memory for its input" : uv_strerror((int)len));
+        return;
+    }
+    conn->loop->in_bytes += len;
+    const char *why = take_bytes(conn, nv_span_of(buf->base, (size_t)len));
+    if (why) {
+        nv_conn_fail(conn, why);
+        return;
+    }
+    update_reading(conn);
+}
+
+static size_t queued_bytes(const nv_conn *conn)
+{
+    size_t len = conn->write_len + nv_buf_len(&conn->wire);
+    for (const nv_layer *layer = conn->bottom; layer; layer = layer->above) {
+        len += nv_buf_len(&layer->out);
+    }
+    return len;
+}
+
+/* The one place that decides whether the socket is read. */
+static void update_reading(nv_conn *conn)
+{
+    if (conn->state == NV_CONN_GONE) {
+        return;
+    }
+    size_t queued = queued_bytes(conn);
+    size_t limit = limits_of(conn)->pause_output_bytes;
+    conn->paused = queued > (conn->paused ? limit / 2 : limit);
+    bool want = !conn->eof && conn->state != NV_CONN_CONNECTING && conn->state != NV_CONN_CLOSING;
+    if (conn->state == NV_CONN_OPEN) {
+        want = want && conn->session->reading && !conn->session->closing && !conn->paused;
+    }
+    if (want == conn->reading) {
+        return;
+    }
+    conn->reading = want;
+    if (want) {
+        (void)uv_read_start((uv_stream_t *)&conn->tcp, on_alloc, on_read);
+    } else {
+        (void)uv_read_stop((uv_stream_t *)&conn->tcp);
+    }
+}
+
+/* ---- output ---- */
+
+size_t nv_conn_room(const nv_conn *conn)
+{
+    size_t queued = conn->write_len + nv_buf_len(&conn->wire);
+    size_t limit = limits_of(conn)->pause_output_bytes;
+    return queued < limit ? limit - queued : 0;
+}
+
+static void on_written(uv_write_t *req, int status)
+{
+    nv_write *write = nv_container_of(req, nv_write, req);
+    nv_conn *conn = req->handle->data;
+    nv_loop_enter(conn->loop);
+    if (!conn->bottom) {
+        conn->wire.max += conn->write_len;
+    }
+    conn->write = NULL;
+    conn->write_len = 0;
+    nv_buf_deinit(&write->bytes);
+    free(write);
+    if (status < 0) {
+        nv_conn_end(conn, uv_strerror(status));
+        return;
+    }
+    nv_conn_wake(conn);
+}
+
+/* The socket took only a part: the rest goes with a request of its own, and what comes after waits for it. */
+static const char *write_later(nv_conn *conn)
+{
+    nv_write *write = nv_malloc(sizeof(*write));
+    nv_buf_init(&write->bytes, SIZE_MAX);
+    nv_err err = nv_buf_append(&write->bytes, nv_buf_span(&conn->wire));
+    if (err != NV_OK) {
+        free(write);
+        return "out of memory for its output";
+    }
+    nv_buf_clear(&conn->wire);
+    conn->write = write;
+    conn->write_len = nv_buf_len(&write->bytes);
+    if (!conn->bottom) {
+        conn->wire.max -= conn->write_len;
+    }
+    uv_buf_t buf = uv_buf_init((char *)write->bytes.data, (unsigned)conn->write_len);
+    int rc = uv_write(&write->req, (uv_stream_t *)&conn->tcp, &buf, 1, on_written);
+    if (rc < 0) {
+        nv_buf_deinit(&write->bytes);
+        free(write);
+        conn->write = NULL;
+        conn->write_len = 0;
+        return uv_strerror(rc);
+    }
+    return NULL;
+}
+
+static const char *write_now(nv_conn *conn)
+{
+    nv_span bytes = nv_buf_span(&conn->wire);
+    uv_buf_t buf = uv_buf_init((char *)(size_t)bytes.ptr, (unsigned)bytes.len);
+    int rc = uv_try_write((uv_stream_t *)&conn->tcp, &buf, 1);
+    if (rc < 0 && rc != UV_EAGAIN) {
+        return uv_strerror(rc);
+    }
+    if (rc > 0) {
+        conn->loop->out_bytes += rc;
+        nv_buf_consume(&conn->wire, (size_t)rc);
+    }
+    return nv_buf_len(&conn->wire) ? write_later(conn) : NULL;
+}
+
+/* Layers encode into one buffer of the loop that goes from connection to connection. */
+static void borrow_spare(nv_conn *conn)
+{
+    nv_buf *spare = &conn->loop->spare_out;
+    if (!conn->wire.data && spare->data) {
+        conn->wire.data = spare->data;
+        conn->wire.capacity = spare->capacity;
+        *spare = (nv_buf){.max = 0};
+    }
+}
+
+static void return_spare(nv_conn *conn)
+{
+    nv_buf *spare = &conn->loop->spare_out;
+    if (nv_buf_len(&conn->wire) > 0 || !conn->wire.data) {
+        return;
+    }
+    if (conn->bottom && !spare->data && conn->wire.capacity <= SPARE_MAX) {
+        *spare = (nv_buf){.data = conn->wire.data, .capacity = conn->wire.capacity};
+        conn->wire.data = NULL;
+        conn->wire.capacity = 0;
+    }
+    nv_buf_deinit(&conn->wire);
+}
+
+static const char *encode(nv_conn *conn)
+{
+    for (nv_layer *layer = conn->top; layer; layer = layer->below) {
+        if (nv_buf_len(&layer->out) > 0) {
+            const char *why = layer->ops->output(layer);
+            if (why) {
+                return why;
+            }
+            if (nv_buf_len(&layer->out) == 0) {
+                nv_buf_deinit(&layer->out);
+            }
+        }
+    }
+    return NULL;
+}
+
+/* One write for all that the turn produced; more only when the layers had to stop for want of room. */
+static const char *flush(nv_conn *conn)
+{
+    const char *why = NULL;
+    if (conn->bottom) {
+        borrow_spare(conn);
+    }
+    for (;;) {
+        why = encode(conn);
+        if (why || conn->write || nv_buf_len(&conn->wire) == 0) {
+            break;
+        }
+        why = write_now(conn);
+        if (why) {
+            break;
+        }
+    }
+    return_spare(conn);
+    return why;
+}
+
+/* ---- closing ---- */
+
+static void on_shutdown(uv_shutdown_t *req, int status)
+{
+    (void)status; /* a socket that cannot be shut down is closed by the deadline or by its error */
+    free(req);
+}
+
+/* Everything is out. @return an error text when the connection must end at once */
+static const char *finish_closing(nv_conn *conn)
+{
+    if (!conn->said_goodbye) {
+        conn->said_goodbye = true;
+        for (nv_layer *layer = conn->top; layer; layer = layer->below) {
+            layer->ops->goodbye(layer);
+        }
+        const char *why = flush(conn);
+        if (why) {
+            return why;
+        }
+    }
+    if (queued_bytes(conn) > 0) {
+        return NULL;
+    }
+    if (conn->eof) {
+        return conn->why;
+    }
+    lose(conn, conn->why);
+    set_state(conn, NV_CONN_LINGER);
+    conn->state_by_us = conn->loop->now_us + LINGER_US;
+    uv_shutdown_t *req = nv_malloc(sizeof(*req));
+    if (uv_shutdown(req, (uv_stream_t *)&conn->tcp, on_shutdown) != 0) {
+        free(req);
+        return conn->why;
+    }
+    return NULL;
+}
+
+/* ---- the end of the turn ---- */
+
+static void note_known(nv_conn *conn)
+{
+    if (!conn->known && conn->session->authenticated) {
+        conn->known = true;
+        if (conn->origin->counted) {
+            nv_net_known(conn->loop->net);
+        }
+    }
+}
+
+static void service_open(nv_conn *conn)
+{
+    nv_session *session = conn->session;
+    if (conn->held && session->reading && !session->closing) {
+        conn->held = false;
+        const char *why = feed(conn, true, nv_buf_span(&conn->rest));
+        if (why) {
+            begin_closing(conn, why);
+            return;
+        }
+    }
+    note_known(conn);
+    if (session->closing) {
+        begin_closing(conn, "closed by the hub");
+    } else if (conn->eof && !conn->held) {
+        begin_closing(conn, "the peer closed the connection");
+    }
+}
+
+static void service(nv_conn *conn)
+{
+    if (conn->state == NV_CONN_GONE) {
+        (void)release(conn);
+        return;
+    }
+    if (conn->state == NV_CONN_OPEN) {
+        service_open(conn);
+    }
+    const char *why = conn->state == NV_CONN_CONNECTING ? NULL : flush(conn);
+    if (!why && conn->state == NV_CONN_CLOSING && queued_bytes(conn) == 0) {
+        why = finish_closing(conn);
+    }
+    if (why) {
+        nv_conn_end(conn, why);
+        return;
+    }
+    update_reading(conn);
+    update_deadline(conn);
+    if (conn->lost) {
+        (void)release(conn);
+    }
+}
+
+void nv_conn_service_woken(nv_loop *loop)
+{
+    nv_list now;
+    nv_list_init(&now);
+    nv_list_splice(&now, &loop->woken);
+    for (nv_list *node = nv_list_pop_front(&now); node; node = nv_list_pop_front(&now)) {
+        service(nv_container_of(node, nv_conn, woken));
+    }
+}
+
+void nv_conn_free_all(nv_loop *loop)
+{
+    for (nv_list *node = loop->conns.next, *next = NULL; node != &loop->conns; node = next) {
+        next = node->next;
+        nv_conn *conn = nv_container_of(node, nv_conn, link);
+        nv_conn_end(conn, "the hub stops");
+        if (conn->session) {
+            free_session(conn);
+        }
+        if (conn->closed) {
+            conn_free(conn);
+        }
+    }
+}

@@ -1,0 +1,414 @@
+#include "net/loop.h"
+
+#include "base/alloc.h"
+#include "base/metrics.h"
+#include "net/conn.h"
+#include "net/loop_impl.h"
+
+#include <assert.h>
+#include <stdlib.h>
+
+/* How often a turn repeats before it looks at the sockets again: enough for append -> completion -> answer, and a
+ * bound for tasks that post each other for ever. */
+#define ROUNDS_PER_TURN 4
+
+static _Thread_local nv_loop *current;
+
+static nv_loop *loop_of(const nv_exec *exec)
+{
+    return (nv_loop *)(size_t)(const void *)exec;
+}
+
+nv_exec *nv_loop_exec(nv_loop *loop)
+{
+    return &loop->exec;
+}
+
+nv_loop *nv_loop_current(void)
+{
+    return current;
+}
+
+int64_t nv_loop_now_us(const nv_loop *loop)
+{
+    return loop->now_us;
+}
+
+unsigned nv_loop_index(const nv_loop *loop)
+{
+    return loop->index;
+}
+
+void nv_loop_set_hub(nv_loop *loop, struct nv_hub_loop *hub)
+{
+    loop->hub = hub;
+}
+
+struct nv_hub_loop *nv_loop_hub(const nv_loop *loop)
+{
+    return loop->hub;
+}
+
+/* ---- posting ---- */
+
+static void push(nv_task **head, nv_task **tail, nv_task *task)
+{
+    task->_next = NULL;
+    if (*tail) {
+        (*tail)->_next = task;
+    } else {
+        *head = task;
+    }
+    *tail = task;
+}
+
+static bool loop_is_current(const nv_exec *exec)
+{
+    return current == loop_of(exec);
+}
+
+/*
+ * The sleeper's side is in settle(): it sets asleep under the lock and only with an empty queue, so a poster that finds
+ * it false knows that the loop will look at the queue again before it sleeps.
+ */
+static void loop_post(nv_exec *exec, nv_task *task)
+{
+    nv_loop *loop = loop_of(exec);
+    if (current == loop) {
+        push(&loop->own_head, &loop->own_tail, task);
+        return;
+    }
+    pthread_mutex_lock(&loop->lock);
+    push(&loop->head, &loop->tail, task);
+    pthread_mutex_unlock(&loop->lock);
+    if (atomic_exchange(&loop->asleep, false)) {
+        (void)uv_async_send(&loop->wake);
+    }
+}
+
+void nv_loop_poke(nv_loop *loop)
+{
+    (void)uv_async_send(&loop->wake);
+}
+
+static void run_list(nv_task *task)
+{
+    while (task) {
+        nv_task *next = task->_next; /* run() may free the task */
+        task->run(task);
+        task = next;
+    }
+}
+
+/* Runs what is queued now; what that queues in turn waits for the next round. */
+static void run_tasks(nv_loop *loop)
+{
+    pthread_mutex_lock(&loop->lock);
+    nv_task *theirs = loop->head;
+    loop->head = loop->tail = NULL;
+    pthread_mutex_unlock(&loop->lock);
+    nv_task *own = loop->own_head;
+    loop->own_head = loop->own_tail = NULL;
+    run_list(theirs);
+    run_list(own);
+}
+
+/* ---- timers: a binary heap of (due, timer) ---- */
+
+static void heap_place(nv_loop *loop, uint32_t at, nv_heap_entry entry)
+{
+    loop->heap[at] = entry;
+    entry.timer->_index = at + 1;
+}
+
+static void heap_up(nv_loop *loop, uint32_t at, nv_heap_entry entry)
+{
+    while (at > 0 && loop->heap[(at - 1) / 2].due_us > entry.due_us) {
+        heap_place(loop, at, loop->heap[(at - 1) / 2]);
+        at = (at - 1) / 2;
+    }
+    heap_place(loop, at, entry);
+}
+
+static void heap_down(nv_loop *loop, uint32_t at, nv_heap_entry entry)
+{
+    for (;;) {
+        uint32_t child = 2 * at + 1;
+        if (child >= loop->heap_len) {
+            break;
+        }
+        if (child + 1 < loop->heap_len && loop->heap[child + 1].due_us < loop->heap[child].due_us) {
+            child++;
+        }
+        if (loop->heap[child].due_us >= entry.due_us) {
+            break;
+        }
+        heap_place(loop, at, loop->heap[child]);
+        at = child;
+    }
+    heap_place(loop, at, entry);
+}
+
+void nv_timer_init(nv_timer *timer, void (*run)(nv_timer *timer, int64_t now_us))
+{
+    *timer = (nv_timer){.due_us = INT64_MAX, .run = run};
+}
+
+void nv_timer_clear(nv_loop *loop, nv_timer *timer)
+{
+    if (timer->_index == 0) {
+        return;
+    }
+    uint32_t at = timer->_index - 1;
+    timer->_index = 0;
+    timer->due_us = INT64_MAX;
+    nv_heap_entry last = loop->heap[--loop->heap_len];
+    if (at == loop->heap_len) {
+        return;
+    }
+    if (at > 0 && loop->heap[(at - 1) / 2].due_us > last.due_us) {
+        heap_up(loop, at, last);
+    } else {
+        heap_down(loop, at, last);
+    }
+}
+
+void nv_timer_set(nv_loop *loop, nv_timer *timer, int64_t due_us)
+{
+    nv_timer_clear(loop, timer);
+    if (due_us == INT64_MAX) {
+        return;
+    }
+    if (loop->heap_len == loop->heap_capacity) {
+        loop->heap_capacity = loop->heap_capacity ? loop->heap_capacity * 2 : 64;
+        loop->heap = nv_realloc(loop->heap, loop->heap_capacity * sizeof(*loop->heap));
+    }
+    timer->due_us = due_us;
+    heap_up(loop, loop->heap_len++, (nv_heap_entry){due_us, timer});
+}
+
+/* Due ones are detached first: a timer that sets itself again in the past runs in the next turn, not for ever. */
+static void run_timers(nv_loop *loop)
+{
+    uint32_t most = loop->heap_len;
+    for (uint32_t i = 0; i < most && loop->heap_len > 0 && loop->heap[0].due_us <= loop->now_us; i++) {
+        nv_timer *timer = loop->heap[0].timer;
+        nv_timer_clear(loop, timer);
+        timer->run(timer, loop->now_us);
+    }
+}
+
+static void on_alarm(uv_timer_t *alarm)
+{
+    nv_loop *loop = alarm->data;
+    nv_loop_enter(loop);
+    loop->alarm_us = INT64_MAX;
+}
+
+/* The alarm may ring early (the first timer has moved away meanwhile), never late. */
+static void set_alarm(nv_loop *loop)
+{
+    if (loop->heap_len == 0 || loop->heap[0].due_us >= loop->alarm_us) {
+        return;
+    }
+    int64_t wait_us = loop->heap[0].due_us - loop->now_us;
+    uint64_t wait_ms = wait_us <= 0 ? 0 : (uint64_t)(wait_us + NV_US_PER_MS - 1) / NV_US_PER_MS;
+    loop->alarm_us = loop->heap[0].due_us;
+    uv_update_time(&loop->uv);
+    (void)uv_timer_start(&loop->alarm, on_alarm, wait_ms, 0);
+}
+
+/* ---- hooks and the turn ---- */
+
+void nv_loop_add_turn_hook(nv_loop *loop, nv_turn_hook *hook)
+{
+    nv_list_push_back(&loop->hooks, &hook->_link);
+}
+
+void nv_loop_remove_turn_hook(nv_turn_hook *hook)
+{
+    nv_list_remove(&hook->_link);
+}
+
+static void run_hooks(nv_loop *loop)
+{
+    for (nv_list *node = loop->hooks.next, *next = NULL; node != &loop->hooks; node = next) {
+        next = node->next; /* a hook may remove itself */
+        nv_turn_hook *hook = nv_container_of(node, nv_turn_hook, _link);
+        hook->run(hook, loop->now_us);
+    }
+}
+
+static bool has_work(nv_loop *loop)
+{
+    if (loop->own_head || !nv_list_empty(&loop->woken)) {
+        return true;
+    }
+    pthread_mutex_lock(&loop->lock);
+    bool queued = loop->head != NULL;
+    pthread_mutex_unlock(&loop->lock);
+    return queued;
+}
+
+/* @return true when the loop may sleep; from then on posting wakes it */
+static bool settle(nv_loop *loop)
+{
+    if (loop->own_head || !nv_list_empty(&loop->woken)) {
+        return false;
+    }
+    pthread_mutex_lock(&loop->lock);
+    bool empty = loop->head == NULL;
+    if (empty) {
+        atomic_store(&loop->asleep, true);
+    }
+    pthread_mutex_unlock(&loop->lock);
+    return empty;
+}
+
+static void count_bytes(nv_loop *loop)
+{
+    if (loop->in_bytes) {
+        nv_metric_add(NV_M_NET_IN_BYTES, loop->in_bytes);
+        loop->in_bytes = 0;
+    }
+    if (loop->out_bytes) {
+        nv_metric_add(NV_M_NET_OUT_BYTES, loop->out_bytes);
+        loop->out_bytes = 0;
+    }
+}
+
+static void on_busy(uv_idle_t *busy)
+{
+    (void)busy; /* its being active is what keeps the loop from sleeping */
+}
+
+/* libuv calls it right before it sleeps, after events, its timers and its close callbacks. */
+static void on_turn(uv_prepare_t *prepare)
+{
+    nv_loop *loop = prepare->data;
+    nv_loop_enter(loop);
+    loop->now_us = nv_mono_us(loop->clock);
+    run_tasks(loop);
+    run_timers(loop);
+    run_hooks(loop);
+    nv_conn_service_woken(loop);
+    for (int round = 1; round < ROUNDS_PER_TURN && has_work(loop); round++) {
+        run_tasks(loop);
+        run_hooks(loop);
+        nv_conn_service_woken(loop);
+    }
+    count_bytes(loop);
+    if (atomic_load(&loop->quit)) {
+        uv_stop(&loop->uv);
+    }
+    set_alarm(loop);
+    if (settle(loop)) {
+        (void)uv_idle_stop(&loop->busy);
+    } else {
+        (void)uv_idle_start(&loop->busy, on_busy);
+    }
+    loop->polling = true;
+}
+
+static void on_wake(uv_async_t *wake)
+{
+    nv_loop_enter(wake->data);
+}
+
+/* ---- life ---- */
+
+static nv_err init_handles(nv_loop *loop)
+{
+    if (uv_async_init(&loop->uv, &loop->wake, on_wake) != 0) {
+        return NV_E_LIMIT;
+    }
+    (void)uv_prepare_init(&loop->uv, &loop->turn);
+    (void)uv_idle_init(&loop->uv, &loop->busy);
+    (void)uv_timer_init(&loop->uv, &loop->alarm);
+    loop->wake.data = loop->turn.data = loop->busy.data = loop->alarm.data = loop;
+    (void)uv_prepare_start(&loop->turn, on_turn);
+    return NV_OK;
+}
+
+nv_err nv_loop_init(nv_loop *loop, struct nv_net *net, unsigned index, const nv_clock *clock)
+{
+    *loop = (nv_loop){.exec = {loop_post, loop_is_current}, .net = net, .index = index, .clock = clock};
+    loop->alarm_us = INT64_MAX;
+    loop->now_us = nv_mono_us(clock);
+    nv_list_init(&loop->hooks);
+    nv_list_init(&loop->conns);
+    nv_list_init(&loop->woken);
+    nv_list_init(&loop->listeners);
+    if (uv_loop_init(&loop->uv) != 0) {
+        return NV_E_LIMIT;
+    }
+    pthread_mutex_init(&loop->lock, NULL);
+    loop->uv.data = loop;
+    atomic_init(&loop->asleep, true);
+    nv_err err = init_handles(loop);
+    if (err != NV_OK) {
+        (void)uv_loop_close(&loop->uv);
+        pthread_mutex_destroy(&loop->lock);
+        return err;
+    }
+    loop->read_buf = nv_malloc(NV_SCRATCH_SIZE);
+    loop->plain_buf = nv_malloc(NV_SCRATCH_SIZE);
+    return NV_OK;
+}
+
+static void *thread_main(void *arg)
+{
+    nv_loop *loop = arg;
+    current = loop;
+    (void)uv_run(&loop->uv, UV_RUN_DEFAULT);
+    current = NULL;
+    return NULL;
+}
+
+nv_err nv_loop_start(nv_loop *loop)
+{
+    loop->thread_running = pthread_create(&loop->thread, NULL, thread_main, loop) == 0;
+    return loop->thread_running ? NV_OK : NV_E_LIMIT;
+}
+
+void nv_loop_join(nv_loop *loop)
+{
+    if (!loop->thread_running) {
+        return;
+    }
+    atomic_store(&loop->quit, true);
+    nv_loop_poke(loop);
+    (void)pthread_join(loop->thread, NULL);
+    loop->thread_running = false;
+}
+
+static void close_handle(uv_handle_t *handle, void *arg)
+{
+    (void)arg;
+    if (!uv_is_closing(handle)) {
+        uv_close(handle, NULL);
+    }
+}
+
+void nv_loop_deinit(nv_loop *loop)
+{
+    current = loop;
+    loop->stopping = true;
+    while (has_work(loop)) {
+        run_tasks(loop);
+        nv_conn_service_woken(loop);
+    }
+    nv_conn_free_all(loop);
+    uv_walk(&loop->uv, close_handle, NULL);
+    (void)uv_run(&loop->uv, UV_RUN_DEFAULT);
+    run_tasks(loop);
+    int rc = uv_loop_close(&loop->uv);
+    assert(rc == 0);
+    (void)rc;
+    current = NULL;
+    pthread_mutex_destroy(&loop->lock);
+    nv_buf_deinit(&loop->spare_out);
+    free(loop->read_buf);
+    free(loop->plain_buf);
+    free(loop->heap);
+}

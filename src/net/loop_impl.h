@@ -1,0 +1,99 @@
+/** Inside of the loops, for net/ alone. */
+#ifndef NV_NET_LOOP_IMPL_H
+#define NV_NET_LOOP_IMPL_H
+
+#include "base/buf.h"
+#include "net/loop.h"
+
+#include <pthread.h>
+#include <stdatomic.h>
+#include <uv.h>
+
+struct nv_net;
+
+/* One large buffer per loop is lent to every read; a second one takes what TLS decrypts. Each has room in front for the
+ * rest that a session left the last time. Untouched pages cost nothing. */
+#define NV_READ_SIZE     ((size_t)256 * 1024)
+#define NV_READ_SIZE_NEW ((size_t)16 * 1024) /* before the session says who the peer is */
+#define NV_REST_COPY_MAX ((size_t)16 * 1024) /* a longer rest is completed in its own buffer instead */
+#define NV_SCRATCH_SIZE  (NV_READ_SIZE + NV_REST_COPY_MAX)
+
+typedef struct nv_heap_entry {
+    int64_t due_us;
+    nv_timer *timer;
+} nv_heap_entry;
+
+/** A place for bytes that go to a session: behind the rest that it left. */
+typedef struct nv_window {
+    uint8_t *at;
+    size_t room;    /* 0: out of memory */
+    uint8_t *start; /* the rest begins here; NULL: all of it is in nv_conn.rest */
+} nv_window;
+
+struct nv_loop {
+    nv_exec exec; /* first member */
+    struct nv_net *net;
+    unsigned index;
+    const nv_clock *clock;
+    struct nv_hub_loop *hub;
+
+    /* the loop's thread */
+    uv_loop_t uv;
+    uv_prepare_t turn;
+    uv_idle_t busy; /* active while there is work that must not wait for an event */
+    uv_timer_t alarm;
+    int64_t alarm_us; /* when the alarm is set to, INT64_MAX: not set */
+    int64_t now_us;
+    bool polling; /* between the end of a turn and the first event after it */
+    bool thread_running;
+    nv_task *own_head; /* posted by the loop's own thread */
+    nv_task *own_tail;
+    nv_list hooks;
+    nv_heap_entry *heap;
+    uint32_t heap_len;
+    uint32_t heap_capacity;
+    nv_list conns;     /* all, by nv_conn.link */
+    nv_list woken;     /* to be serviced at the end of the turn */
+    nv_list listeners; /* accepting here */
+    uint8_t *read_buf; /* NV_SCRATCH_SIZE each */
+    uint8_t *plain_buf;
+    nv_window window; /* what on_alloc lent to the read that follows */
+    int64_t in_bytes; /* not yet in the metrics */
+    int64_t out_bytes;
+    nv_buf spare_out; /* memory lent to the connection being flushed */
+    int64_t tls_log_second;
+    unsigned tls_log_count;
+    bool stopping;
+    nv_timer stop_timer;
+    pthread_t thread;
+
+    /* any thread */
+    uv_async_t wake;
+    pthread_mutex_t lock;
+    nv_task *head;
+    nv_task *tail;
+    _Atomic bool asleep; /* nobody has woken it yet */
+    _Atomic bool quit;
+    _Atomic size_t load; /* connections, for the choice of a loop */
+};
+
+/** Allocates everything that can fail. */
+nv_err nv_loop_init(nv_loop *loop, struct nv_net *net, unsigned index, const nv_clock *clock);
+/** Start the thread. */
+nv_err nv_loop_start(nv_loop *loop);
+/** Ask the thread to end and join it. */
+void nv_loop_join(nv_loop *loop);
+/** Run what is posted, close every handle, free. The thread is joined or never ran; the caller's becomes the loop's. */
+void nv_loop_deinit(nv_loop *loop);
+
+/** First thing in every callback of libuv: the sleep is over. */
+static inline void nv_loop_enter(nv_loop *loop)
+{
+    if (loop->polling) {
+        loop->polling = false;
+        atomic_store_explicit(&loop->asleep, false, memory_order_seq_cst);
+        loop->now_us = nv_mono_us(loop->clock);
+    }
+}
+
+#endif
