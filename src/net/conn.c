@@ -486,7 +486,9 @@ static void on_written(uv_write_t *req, int status)
         conn->wire.max += conn->write_len;
     }
     conn->write = NULL;
+    conn->loop->out_bytes += (int64_t)conn->write_len;
     conn->write_len = 0;
+    conn->sent = true;
     nv_buf_deinit(&write->bytes);
     free(write);
     if (status < 0) {
@@ -534,6 +536,7 @@ static const char *write_now(nv_conn *conn)
     }
     if (rc > 0) {
         conn->loop->out_bytes += rc;
+        conn->sent = true;
         nv_buf_consume(&conn->wire, (size_t)rc);
     }
     return nv_buf_len(&conn->wire) ? write_later(conn) : NULL;
@@ -670,6 +673,19 @@ static void service_open(nv_conn *conn)
     }
 }
 
+/* What it writes now is flushed in the next round. */
+static void tell_sent(nv_conn *conn)
+{
+    nv_session *session = conn->session;
+    if (conn->sent && conn->state == NV_CONN_OPEN && session->ops->sent && !session->closing) {
+        session->ops->sent(session, conn->loop->now_us);
+        if (session->closing || nv_buf_len(session->out) > 0) {
+            nv_conn_wake(conn);
+        }
+    }
+    conn->sent = false;
+}
+
 static void service(nv_conn *conn)
 {
     if (conn->state == NV_CONN_GONE) {
@@ -687,6 +703,7 @@ static void service(nv_conn *conn)
         nv_conn_end(conn, why);
         return;
     }
+    tell_sent(conn);
     update_reading(conn);
     update_deadline(conn);
     if (conn->lost) {

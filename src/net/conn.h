@@ -94,6 +94,7 @@ struct nv_conn {
     nv_conn_state state;
     bool reading;      /* the socket is being read */
     bool held;         /* rest holds bytes that the session did not want to see yet */
+    bool sent;         /* bytes went out since the session was last told */
     bool paused;       /* too much output: not reading */
     bool eof;          /* the peer sends no more */
     bool lost;         /* lost() was called */

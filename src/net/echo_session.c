@@ -9,6 +9,7 @@ typedef struct echo {
     nv_session session;
     echo_config *config;
     bool hold;
+    uint64_t stream_left;
 } echo;
 
 static echo *echo_of(nv_session *session)
@@ -26,16 +27,33 @@ static void answer(echo *e, nv_span bytes)
     }
 }
 
+static const uint8_t block[4096];
+
 static void flood(echo *e, nv_span count)
 {
     uint64_t left = 0;
     (void)nv_span_to_u64(count, &left);
-    static const uint8_t block[4096];
     while (left > 0 && !e->session.closing) {
         size_t len = left < sizeof(block) ? (size_t)left : sizeof(block);
         answer(e, nv_span_of(block, len));
         left -= len;
     }
+}
+
+/* As a reader of the log does: never more in the buffer than a little, the rest when there is room. */
+static void stream(echo *e)
+{
+    while (e->stream_left > 0 && nv_buf_len(e->session.out) < 64 * sizeof(block)) {
+        size_t len = e->stream_left < sizeof(block) ? (size_t)e->stream_left : sizeof(block);
+        answer(e, nv_span_of(block, len));
+        e->stream_left -= len;
+    }
+}
+
+static void sent(nv_session *session, int64_t now_us)
+{
+    (void)now_us;
+    stream(echo_of(session));
 }
 
 static void take_line(echo *e, nv_span line)
@@ -44,6 +62,11 @@ static void take_line(echo *e, nv_span line)
     atomic_fetch_add(&e->config->counts.lines, 1);
     if (nv_span_starts_with(text, nv_span_str("flood "))) {
         flood(e, nv_span_skip(text, 6));
+        return;
+    }
+    if (nv_span_starts_with(text, nv_span_str("stream "))) {
+        (void)nv_span_to_u64(nv_span_skip(text, 7), &e->stream_left);
+        stream(e);
         return;
     }
     if (nv_span_eq_str(text, "hold")) {
@@ -116,7 +139,7 @@ static void free_echo(nv_session *session)
     free(e);
 }
 
-static const nv_session_ops ops = {input, tick, lost, drain, free_echo};
+static const nv_session_ops ops = {input, sent, tick, lost, drain, free_echo};
 
 nv_session *echo_accept(void *arg, nv_carrier *carrier)
 {

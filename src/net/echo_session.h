@@ -1,7 +1,7 @@
 /**
  * The session that tests of net/ carry: it echoes lines. Commands as whole lines: "close" closes after the echo, "stop"
- * stops reading until the test releases it, "known" authenticates, "flood N" answers with N bytes, "hold" delays done
- * after lost.
+ * stops reading until the test releases it, "known" authenticates, "flood N" answers with N bytes at once, "stream N"
+ * as there is room, "hold" delays done after lost.
  */
 #ifndef NV_NET_ECHO_SESSION_H
 #define NV_NET_ECHO_SESSION_H

@@ -153,6 +153,23 @@ static void test_slow_reader(void **state)
     hub_stop(&h);
 }
 
+/* More than the output may hold, made as room comes. */
+static void test_stream(void **state)
+{
+    (void)state;
+    hub h;
+    hub_init(&h);
+    hub_start(&h, 1, NULL, NULL);
+    int fd = dial_tcp("127.0.0.1", hub_port(&h));
+    say(fd, "stream 50000000\n");
+    assert_int_equal(skip_bytes(fd, 50000000), 50000000);
+    assert_int_equal(atomic_load(&h.echo.counts.full), 0);
+    say(fd, "x\n");
+    expect(fd, "x\n");
+    (void)close(fd);
+    hub_stop(&h);
+}
+
 /* Output past the limit: the append fails, the session closes, the deadline ends what the peer does not take. */
 static void test_output_limit(void **state)
 {
@@ -503,6 +520,7 @@ int main(void)
         cmocka_unit_test(test_half_close),
         cmocka_unit_test(test_stop_reading),
         cmocka_unit_test(test_slow_reader),
+        cmocka_unit_test(test_stream),
         cmocka_unit_test(test_output_limit),
         cmocka_unit_test(test_held_session),
         cmocka_unit_test(test_reset),

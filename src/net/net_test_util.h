@@ -53,6 +53,8 @@ void expect_end(int fd);
 void expect_silence(int fd);
 /** @return how many bytes came before the end */
 size_t skip_to_end(int fd);
+/** The same, at most @p most. */
+size_t skip_bytes(int fd, size_t most);
 /** Send until the peer takes nothing for a while. @return how many bytes it took */
 size_t send_until_stuck(int fd);
 void close_with_reset(int fd);
