@@ -92,7 +92,6 @@ void nv_telemetry_client_init(nv_telemetry *telemetry, nv_telemetry_client *clie
 
 void nv_telemetry_client_deinit(nv_telemetry_client *client)
 {
-    assert(client->pending == 0);
     if (client->_waiting.next) {
         nv_list_remove(&client->_waiting);
     }

@@ -34,7 +34,7 @@ void nv_telemetry_free(nv_telemetry *telemetry);
 /** @p stamp is encoded (nv_stamp_encode) and owned by the client for its life. */
 void nv_telemetry_client_init(nv_telemetry *telemetry, nv_telemetry_client *client, nv_span device_id, nv_span stamp);
 
-/** Before the client's memory goes; pending is 0. A zeroed client is fine. */
+/** Before the client's memory goes: pending is 0, or nothing can complete any more. A zeroed client is fine. */
 void nv_telemetry_client_deinit(nv_telemetry_client *client);
 
 /**

@@ -1,0 +1,178 @@
+/**
+ * What the files of the MQTT device session share.
+ *
+ *   WAITING --CONNECT--> CHECKING --authentic--> CLAIMING --granted--> OPEN
+ *      |                     |                       |                   |
+ *      +---------------------+-------- refused ------+--- any end -------+--> ENDING --promises kept--> CLOSED
+ *
+ * ENDING takes no input; it lasts until every append is confirmed (and acknowledged, if it is stored) and the will is
+ * in the log. CLOSED tells the carrier to flush and close, and gives the claim back; then the session is done.
+ */
+#ifndef NV_SESSION_MQTT_DEVICE_INTERNAL_H
+#define NV_SESSION_MQTT_DEVICE_INTERNAL_H
+
+#include "base/diag.h"
+#include "codec/mqtt.h"
+#include "codec/topic.h"
+#include "codec/username.h"
+#include "core/auth.h"
+#include "core/devices.h"
+#include "core/telemetry.h"
+#include "session/mqtt_device.h"
+
+typedef enum mqtt_state { MQTT_WAITING, MQTT_CHECKING, MQTT_CLAIMING, MQTT_OPEN, MQTT_ENDING, MQTT_CLOSED } mqtt_state;
+
+/* What exists between CONNECT and its answer only. */
+typedef struct mqtt_connecting {
+    nv_auth_request auth;
+    struct mqtt_device *owner;
+    nv_mqtt_connect connect; /* spans into packet */
+    nv_username username;    /* spans into packet and scratch */
+    uint8_t *scratch;
+    size_t packet_len;
+    uint8_t packet[]; /* holds the password: wiped */
+} mqtt_connecting;
+
+/* The last telemetry topic and what its bag says in the log's words. */
+typedef struct mqtt_topic_cache {
+    nv_buf properties; /* encoded section */
+    size_t counted;    /* what the properties add to the size of a message */
+    uint32_t len;
+    uint32_t capacity;
+    uint8_t topic[];
+} mqtt_topic_cache;
+
+typedef struct mqtt_will {
+    size_t topic_len;
+    size_t payload_len;
+    bool retain;
+    uint8_t bytes[]; /* topic, payload */
+} mqtt_will;
+
+/* A SUBACK or UNSUBACK that waits for the subscriptions to be durable. */
+typedef struct mqtt_pending_ack {
+    size_t len;
+    uint8_t packet[];
+} mqtt_pending_ack;
+
+/*
+ * Received and not yet acknowledged messages, oldest first. An entry is the packet id in the upper half (0: QoS 0, no
+ * acknowledgement) and the packet's size in the lower, in units. Size 0: nothing of it is in the log, its PUBACK only
+ * waits for its turn.
+ */
+typedef struct mqtt_ring {
+    uint32_t *entries;
+    uint32_t capacity; /* power of two, or 0 */
+    uint32_t first;
+    uint32_t count;
+    uint32_t units; /* sum */
+} mqtt_ring;
+
+#define MQTT_RING_UNIT 16u /* bytes */
+
+typedef struct mqtt_device {
+    nv_session session; /* first member */
+    nv_telemetry_client client;
+    nv_claim claim;
+    nv_identity *identity; /* a reference, from authentication on */
+    mqtt_connecting *connecting;
+    mqtt_ring ring;
+    mqtt_topic_cache *topic;
+    mqtt_will *will;
+    mqtt_pending_ack *pending_ack;
+    uint8_t *stamp;
+    int64_t heard_us;        /* monotonic: last sign of life */
+    int64_t silence_us;      /* how long the peer may be silent */
+    int64_t expires_wall_us; /* of the token */
+    int64_t idle_us;         /* when to look whether buffers are idle; INT64_MAX: there are none */
+    size_t max_packet;
+    mqtt_state state;
+    bool persistent : 1;      /* clean=0 */
+    bool has_api_version : 1; /* twins and methods may be touched */
+    bool busy : 1;            /* published since the last look at idle buffers */
+    bool blocked : 1;         /* the log had no room; stored() tells */
+    bool broken : 1;          /* an append failed: nothing is acknowledged any more */
+    bool lost : 1;            /* the transport is gone */
+    bool claimed : 1;         /* the claim was asked for and not given back */
+    bool releasing : 1;       /* the claim is on its way back */
+} mqtt_device;
+
+static inline nv_hub *mqtt_hub(const mqtt_device *m)
+{
+    return m->session.carrier->loop->hub;
+}
+
+static inline nv_subject mqtt_subject(const mqtt_device *m)
+{
+    return (nv_subject){.connection = m->session.carrier->peer->connection_id,
+                        .device = m->identity ? m->identity->device_id : NV_SPAN_EMPTY,
+                        .module = m->identity ? m->identity->module_id : NV_SPAN_EMPTY};
+}
+
+static inline nv_topic_owner mqtt_owner(const mqtt_device *m)
+{
+    return (nv_topic_owner){m->identity->device_id, m->identity->module_id};
+}
+
+/* ---- mqtt_device.c: the life of a session ---- */
+
+/** The only writer of m->state. */
+void mqtt_set_state(mqtt_device *m, mqtt_state state);
+/** Stop for a reason of the table: log, count, and end. @p detail may be "". */
+void mqtt_end_for(mqtt_device *m, nv_refusal why, const char *detail);
+/** Stop without anybody's fault (DISCONNECT, drain, the transport is gone). */
+void mqtt_end(mqtt_device *m);
+/** Go on with an end that waits for something. Harmless in other states. */
+void mqtt_settle(mqtt_device *m);
+/** Set session.reading from what holds it back, session.deadline_us from what comes first. */
+void mqtt_update_reading(mqtt_device *m);
+void mqtt_update_deadline(mqtt_device *m, int64_t now_us);
+/** Room in the output, or NULL: then the session has ended because the peer does not read. */
+uint8_t *mqtt_reserve(mqtt_device *m, size_t len);
+
+/* ---- mqtt_device_connect.c ---- */
+
+/** @return bytes taken from a first packet that has arrived whole: all of it */
+void mqtt_on_connect(mqtt_device *m, const nv_mqtt_packet *packet, nv_span bytes);
+void mqtt_connecting_free(mqtt_connecting *connecting);
+/** Answer CONNECT with a refusal and close. */
+void mqtt_refuse_connect(mqtt_device *m, uint8_t code);
+
+/* ---- mqtt_device_publish.c ---- */
+
+/** @return false: not taken now, it is to be presented again */
+bool mqtt_on_publish(mqtt_device *m, const nv_mqtt_packet *packet);
+/** nv_telemetry_client.stored */
+void mqtt_on_stored(nv_telemetry_client *client, uint32_t count, nv_err status);
+/** @return false when it must be tried again after stored() */
+bool mqtt_send_will(mqtt_device *m);
+/** Give back the memory that only publishing needs. */
+void mqtt_release_buffers(mqtt_device *m);
+/** True when the bounds on what is in flight are reached. */
+bool mqtt_ring_full(const mqtt_device *m);
+
+/* ---- mqtt_device_properties.c ---- */
+
+/**
+ * Encode the bag of a telemetry topic as properties of a record (mqtt.md section 6).
+ * @param out      the section is appended
+ * @param counted  what it adds to the size of the message
+ * @return NV_E_LIMIT too many properties; NV_E_TOO_BIG
+ */
+NV_NODISCARD nv_err mqtt_encode_bag(nv_span bag, nv_buf *out, size_t *counted);
+/** Append an application property with a text value. */
+NV_NODISCARD nv_err mqtt_put_property(nv_buf *out, const char *name, const char *value);
+
+/* ---- mqtt_device_subscribe.c ---- */
+
+void mqtt_on_subscribe(mqtt_device *m, const nv_mqtt_subscribe *subscribe);
+void mqtt_on_unsubscribe(mqtt_device *m, const nv_mqtt_subscribe *unsubscribe);
+/** The granted QoS of a kind of subscription, or -1 when there is none. */
+int mqtt_subscription_qos(const mqtt_device *m, nv_filter_kind kind);
+
+/* ---- mqtt_device_twin.c: rooms of features to come ---- */
+
+/** A publish on a topic of twins, methods or credentials, parsed. */
+void mqtt_on_request(mqtt_device *m, const nv_topic *topic);
+
+#endif
