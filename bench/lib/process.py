@@ -49,6 +49,20 @@ def accepts(port):
         return probe.connect_ex(("127.0.0.1", port)) == 0
 
 
+def greets(port):
+    """True when an anonymous MQTT CONNECT is answered with CONNACK 0."""
+    name = b"nave-bench-probe"
+    hello = b"\x00\x04MQTT\x04\x02\x00\x3c" + bytes([0, len(name)]) + name
+    with socket.socket() as probe:
+        probe.settimeout(2)
+        try:
+            probe.connect(("127.0.0.1", port))
+            probe.sendall(bytes([0x10, len(hello)]) + hello)
+            return probe.recv(4) == b"\x20\x02\x00\x00"
+        except OSError:
+            return False
+
+
 class Process:
     """One server process (taskset becomes it, so the id is the server's own)."""
 

@@ -38,9 +38,9 @@ def latency(name, title, servers, **more):
                     devices=1, columns=["latency_p50_us", "latency_p999_us", "messages_per_s"], **more)
 
 
-def idle(name, title, tls):
-    return Scenario(name, title, ["ref", "nave-os"] + ["mosquitto", "nats", "rabbitmq"],
-                    ["--mode", "idle", "--connections", "5000", "--subscribe", "yes", "--duration", "2"],
+def idle(name, title, tls=False, subscribe="auto"):
+    return Scenario(name, title, ["ref", "nave-os", "mosquitto", "nats", "rabbitmq"],
+                    ["--mode", "idle", "--connections", "5000", "--subscribe", subscribe, "--duration", "2"],
                     metric="rss_per_connection_bytes", unit="bytes", lower_is_better=True, tls=tls, fresh=True,
                     timed=False, devices=5000, columns=["opened_per_s", "rss_before_bytes"])
 
@@ -76,8 +76,10 @@ SCENARIOS = [
             ["ref", "nave-os", "mosquitto", "nats", "rabbitmq"]),
     latency("lat-1x1-commit", "one connection, window 1: p99; hub with `durability: commit`, beside the disk itself",
             ["nave-commit", "nats-stored"], disk_probe=True),
-    idle("idle-plain", "5,000 idle connections, subscribed: resident bytes each", False),
-    idle("idle-tls", "the same over TLS 1.3", True),
+    idle("idle-plain", "5,000 idle connections, resident bytes each; the hub's have four subscriptions, the others' none"),
+    idle("idle-tls", "the same over TLS 1.3", tls=True),
+    idle("idle-plain-subscribed", "5,000 idle connections, four subscriptions each at every server", subscribe="yes"),
+    idle("idle-tls-subscribed", "the same over TLS 1.3", tls=True, subscribe="yes"),
     storm("storm-tls13", "64 clients connect, TLS 1.3 full handshake (ECDSA P-256), CONNACK, leave"),
     storm("storm-tls13-resumed", "the same with resumed sessions", "--resume"),
     storm("storm-tls12-resumed", "TLS 1.2, resumed sessions", "--resume", "--tls-version", "1.2"),

@@ -8,7 +8,7 @@ import signal
 import subprocess
 
 from . import hub
-from .process import Failure, Process, accepts, free_port, wait_for
+from .process import Failure, Process, accepts, free_port, greets, wait_for
 
 
 def make_certificates(folder):
@@ -63,6 +63,10 @@ class Server:
     def wait_port(self, *ports):
         for port in ports:
             wait_for(lambda p=port: accepts(p), self.name, self.process.popen, log=self.process.log)
+
+    def wait_mqtt(self):
+        """Until an MQTT client is let in: some listen long before."""
+        wait_for(lambda: greets(self.port), self.name, self.process.popen, log=self.process.log)
 
     def pid(self):
         return self.process.pid
@@ -160,7 +164,7 @@ class Nats(Server):
 
 
 class NatsStored(Nats):
-    stores = "every message in a JetStream file stream before PUBACK; page cache only, synced every two minutes"
+    stores = "every message in a JetStream file stream before PUBACK; page cache only, synced once a minute"
     keeper = True
 
     @staticmethod
@@ -218,14 +222,15 @@ class Rabbit(Server):
         env = dict(os.environ, HOME=self.folder, ERL_EPMD_PORT=str(epmd_port), RABBITMQ_NODENAME="bench@localhost",
                    RABBITMQ_DIST_PORT=str(free_port()), RABBITMQ_CONFIG_FILE=at("rabbitmq.conf"),
                    RABBITMQ_ENABLED_PLUGINS_FILE=at("enabled_plugins"), RABBITMQ_MNESIA_BASE=at("mnesia"),
-                   RABBITMQ_LOG_BASE=at("log"), RABBITMQ_PID_FILE=at("pid"), RABBITMQ_CONF_ENV_FILE=at("none"))
+                   RABBITMQ_LOG_BASE=at("log"), RABBITMQ_PID_FILE=at("pid"), RABBITMQ_CONF_ENV_FILE=at("none"),
+                   RUNNING_UNDER_SYSTEMD="yes")  # the script then becomes the server: the id is the server's own
         self.run([self.program], env)
-        self.wait_port(self.port, self.tls_port)
+        self.wait_port(self.tls_port)
+        self.wait_mqtt()
 
     def stop(self):
         if self.process:
-            # The shell's own way out asks rabbitmqctl, which takes longer than all the rest; the data is thrown away.
-            self.process.signal(signal.SIGKILL)
+            self.process.signal(signal.SIGKILL)  # its data is thrown away, and an orderly stop takes seconds
         super().stop()
         if self.epmd:
             self.epmd.stop()
@@ -233,7 +238,7 @@ class Rabbit(Server):
 
 
 class RabbitQueue(Rabbit):
-    stores = "one durable queue takes every message; it is written, with a periodic sync, before PUBACK"
+    stores = "every message in one durable queue, written and synced in groups before PUBACK"
     queue = True
 
 
