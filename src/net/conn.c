@@ -255,6 +255,9 @@ void nv_conn_end(nv_conn *conn, const char *why)
         return;
     }
     const char *cause = conn->why ? conn->why : why;
+    if (conn->state == NV_CONN_HANDSHAKE && conn->bottom) {
+        conn->bottom->ops->abandoned(conn->bottom, cause);
+    }
     conn->origin->ended(conn->origin, conn, cause);
     conn->origin = NULL;
     set_state(conn, NV_CONN_GONE);
@@ -340,7 +343,7 @@ static const char *keep_rest(nv_conn *conn, bool in_rest, nv_span bytes, size_t 
 static const char *feed(nv_conn *conn, bool in_rest, nv_span bytes)
 {
     nv_session *session = conn->session;
-    size_t taken = 0;
+    size_t taken = session->closing ? bytes.len : 0; /* too late: drop */
     if (session->reading && !session->closing) {
         taken = session->ops->input(session, bytes, conn->loop->now_us);
         assert(taken <= bytes.len);

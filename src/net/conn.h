@@ -37,6 +37,8 @@ typedef struct nv_layer_ops {
     const char *(*output)(nv_layer *layer);
     /** Everything was sent: write the layer's goodbye below. Once. */
     void (*goodbye)(nv_layer *layer);
+    /** The socket goes away during the handshake. */
+    void (*abandoned)(nv_layer *layer, const char *why);
     void (*free)(nv_layer *layer);
 } nv_layer_ops;
 

@@ -1,14 +1,414 @@
+/*
+ * TLS as a layer. OpenSSL reads from the span that was just received and writes to the buffer below, through one BIO
+ * per connection that copies nothing of its own; what it decrypts goes to the loop's second buffer and from there to
+ * the session. Between turns OpenSSL holds no buffers (SSL_MODE_RELEASE_BUFFERS) and neither do we.
+ */
+#include "base/alloc.h"
+#include "base/diag.h"
+#include "base/metrics.h"
+#include "net/dial.h"
+#include "net/net_impl.h"
 #include "net/tls_impl.h"
+
+#include <assert.h>
+#include <openssl/bio.h>
+#include <openssl/err.h>
+#include <openssl/evp.h>
+#include <openssl/x509.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <time.h>
+
+#define RECORD_SIZE ((size_t)16 * 1024)
+/* Failed handshakes said per second and loop; a scan must not fill the log. */
+#define LINES_PER_SECOND 10
+
+typedef struct tls_layer {
+    nv_layer layer;
+    SSL *ssl;
+    nv_span in; /* received, not yet read by OpenSSL; lives for one call of input() */
+    bool established;
+    bool failed;
+} tls_layer;
+
+static tls_layer *tls_of(nv_layer *layer)
+{
+    return nv_container_of(layer, tls_layer, layer);
+}
+
+/* ---- the BIO ---- */
+
+static int bio_read(BIO *bio, char *out, size_t len, size_t *taken)
+{
+    tls_layer *tls = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    nv_span some = nv_span_first(tls->in, len);
+    if (some.len == 0) {
+        BIO_set_retry_read(bio);
+        return 0;
+    }
+    memcpy(out, some.ptr, some.len);
+    tls->in = nv_span_skip(tls->in, some.len);
+    *taken = some.len;
+    return 1;
+}
+
+static int bio_write(BIO *bio, const char *bytes, size_t len, size_t *written)
+{
+    tls_layer *tls = BIO_get_data(bio);
+    BIO_clear_retry_flags(bio);
+    if (nv_buf_append(nv_layer_below(&tls->layer), nv_span_of(bytes, len)) != NV_OK) {
+        return 0; /* output() keeps within the bound, so this is a peer that makes us talk and does not listen */
+    }
+    *written = len;
+    return 1;
+}
+
+static long bio_ctrl(BIO *bio, int command, long number, void *ptr)
+{
+    (void)bio;
+    (void)number;
+    (void)ptr;
+    return command == BIO_CTRL_FLUSH;
+}
+
+static int bio_create(BIO *bio)
+{
+    BIO_set_init(bio, 1);
+    return 1;
+}
+
+static BIO_METHOD *bio_method;
+static pthread_once_t bio_once = PTHREAD_ONCE_INIT;
+
+static void make_bio_method(void)
+{
+    bio_method = BIO_meth_new(BIO_get_new_index() | BIO_TYPE_SOURCE_SINK, "nv_conn");
+    if (!bio_method) {
+        abort();
+    }
+    (void)BIO_meth_set_read_ex(bio_method, bio_read);
+    (void)BIO_meth_set_write_ex(bio_method, bio_write);
+    (void)BIO_meth_set_ctrl(bio_method, bio_ctrl);
+    (void)BIO_meth_set_create(bio_method, bio_create);
+}
+
+/* ---- failure, in words ---- */
+
+static bool is_client(const tls_layer *tls)
+{
+    return tls->layer.conn->origin->tls_client != NULL;
+}
+
+static bool may_say(nv_loop *loop)
+{
+    int64_t second = loop->now_us / NV_US_PER_S;
+    if (second != loop->tls_log_second) {
+        loop->tls_log_second = second;
+        loop->tls_log_count = 0;
+    }
+    return loop->tls_log_count++ < LINES_PER_SECOND;
+}
+
+static void say_failed(nv_conn *conn, const char *text)
+{
+    nv_metric_add(NV_M_TLS_FAILED, 1);
+    if (may_say(conn->loop)) {
+        nv_subject subject = nv_conn_subject(conn);
+        nv_diag(NV_LEVEL_WARN, "tls", &subject, "%s", text);
+    }
+}
+
+static void explain_client(tls_layer *tls, unsigned long error, const char *cause, char *out, size_t size)
+{
+    nv_origin *origin = tls->layer.conn->origin;
+    long verified = SSL_get_verify_result(tls->ssl);
+    const char *ca_file = nv_tls_client_ca_file(origin->tls_client);
+    if (verified != X509_V_OK) {
+        (void)snprintf(out, size, "the certificate of %s is not accepted: %s (CA file %s)", nv_dial_server_name(origin),
+                       X509_verify_cert_error_string(verified), ca_file ? ca_file : "of the system");
+        return;
+    }
+    const char *reason = error ? ERR_reason_error_string(error) : NULL;
+    (void)snprintf(out, size, "TLS handshake failed: %s", reason ? reason : cause);
+}
+
+static void say_handshake_failed(tls_layer *tls, unsigned long error, const char *cause)
+{
+    nv_conn *conn = tls->layer.conn;
+    char text[NV_NET_WHY_SIZE];
+    if (is_client(tls)) {
+        explain_client(tls, error, cause, text, sizeof(text));
+        nv_dial_explain(conn->origin, text);
+        return;
+    }
+    nv_tls_explain(error, cause, nv_tls_server_ca_file(conn->origin->tls_server), text, sizeof(text));
+    say_failed(conn, text);
+}
+
+static const char *fail(tls_layer *tls)
+{
+    unsigned long error = ERR_peek_error();
+    bool handshake = !tls->established;
+    tls->failed = true;
+    nv_buf_deinit(&tls->layer.out);
+    if (handshake) {
+        say_handshake_failed(tls, error, "TLS handshake failed");
+    } else {
+        const char *reason = ERR_reason_error_string(error);
+        nv_subject subject = nv_conn_subject(tls->layer.conn);
+        nv_diag(NV_LEVEL_INFO, "tls", &subject, "the encrypted connection broke: %s",
+                reason ? reason : "no reason given");
+    }
+    ERR_clear_error();
+    return handshake ? "TLS handshake failed" : "TLS failed";
+}
+
+/* ---- the peer's certificate ---- */
+
+static int64_t time_us(const ASN1_TIME *time)
+{
+    struct tm tm;
+    return ASN1_TIME_to_tm(time, &tm) == 1 ? (int64_t)timegm(&tm) * NV_US_PER_S : 0;
+}
+
+/* @return the UTF-8 text of the last common name, to be freed by OPENSSL_free(), or NULL */
+static uint8_t *common_name(X509 *certificate, size_t *len)
+{
+    X509_NAME *subject = X509_get_subject_name(certificate);
+    int at = -1;
+    for (int next = 0; (next = X509_NAME_get_index_by_NID(subject, NID_commonName, at)) >= 0;) {
+        at = next;
+    }
+    uint8_t *text = NULL;
+    int n = at < 0 ? -1 : ASN1_STRING_to_UTF8(&text, X509_NAME_ENTRY_get_data(X509_NAME_get_entry(subject, at)));
+    *len = n < 0 ? 0 : (size_t)n;
+    return n < 0 ? NULL : text;
+}
+
+static const char *fill_peer(nv_conn *conn, X509 *certificate)
+{
+    nv_peer *peer = &conn->peer;
+    int der_len = i2d_X509(certificate, NULL);
+    if (der_len <= 0) {
+        return "the peer's certificate cannot be read";
+    }
+    size_t cn_len = 0;
+    uint8_t *cn = common_name(certificate, &cn_len);
+    uint8_t *memory = nv_malloc((size_t)der_len + cn_len); /* bounded by the length of the chain we accept */
+    uint8_t *end = memory;
+    (void)i2d_X509(certificate, &end);
+    if (cn_len) {
+        memcpy(memory + der_len, cn, cn_len);
+    }
+    OPENSSL_free(cn);
+    conn->certificate = memory;
+    peer->certificate_der = nv_span_of(memory, (size_t)der_len);
+    peer->certificate_cn = nv_span_of(memory + der_len, cn_len);
+    peer->certificate_not_before_us = time_us(X509_get0_notBefore(certificate));
+    peer->certificate_not_after_us = time_us(X509_get0_notAfter(certificate));
+    peer->has_certificate =
+        EVP_Digest(memory, (size_t)der_len, peer->certificate_sha1, NULL, EVP_sha1(), NULL) == 1 &&
+        EVP_Digest(memory, (size_t)der_len, peer->certificate_sha256, NULL, EVP_sha256(), NULL) == 1;
+    return peer->has_certificate ? NULL : "the peer's certificate cannot be hashed";
+}
+
+/* ---- handshake and bytes ---- */
+
+static const char *finish_handshake(tls_layer *tls)
+{
+    nv_conn *conn = tls->layer.conn;
+    tls->established = true;
+    if (!is_client(tls)) {
+        nv_metric_add(NV_M_TLS_HANDSHAKES, 1);
+        nv_metric_add(NV_M_TLS_RESUMED, SSL_session_reused(tls->ssl) ? 1 : 0);
+        X509 *certificate = SSL_get0_peer_certificate(tls->ssl); /* of the session, so on a resumed one too */
+        const char *why = certificate ? fill_peer(conn, certificate) : NULL;
+        if (why) {
+            return why;
+        }
+    }
+    const unsigned char *alpn = NULL;
+    unsigned alpn_len = 0;
+    SSL_get0_alpn_selected(tls->ssl, &alpn, &alpn_len);
+    return nv_conn_ready(conn, nv_span_of(alpn, alpn_len));
+}
+
+static const char *handshake(tls_layer *tls)
+{
+    ERR_clear_error();
+    int rc = SSL_do_handshake(tls->ssl);
+    nv_conn_wake(tls->layer.conn);
+    if (rc == 1) {
+        return finish_handshake(tls);
+    }
+    return SSL_get_error(tls->ssl, rc) == SSL_ERROR_WANT_READ ? NULL : fail(tls);
+}
+
+/* Fill the window as far as what was received allows. @return false when there is no more */
+static bool decrypt(tls_layer *tls, const nv_window *window, size_t *len, const char **why)
+{
+    while (*len < window->room) {
+        size_t some = 0;
+        if (SSL_read_ex(tls->ssl, window->at + *len, window->room - *len, &some) == 1) {
+            *len += some;
+            continue;
+        }
+        int error = SSL_get_error(tls->ssl, 0);
+        if (error == SSL_ERROR_ZERO_RETURN) {
+            tls->layer.conn->eof = true; /* the peer's close_notify */
+        } else if (error != SSL_ERROR_WANT_READ) {
+            *why = fail(tls);
+        }
+        return false;
+    }
+    return true;
+}
+
+static const char *tls_input(nv_layer *layer, nv_span bytes)
+{
+    tls_layer *tls = tls_of(layer);
+    nv_conn *conn = layer->conn;
+    tls->in = bytes;
+    const char *why = tls->established ? NULL : handshake(tls);
+    if (why || !tls->established) {
+        return why;
+    }
+    ERR_clear_error();
+    for (bool more = true; more && !why;) {
+        nv_window window = nv_conn_window(conn, conn->loop->plain_buf);
+        if (window.room == 0) {
+            return "out of memory for its input";
+        }
+        size_t len = 0;
+        more = decrypt(tls, &window, &len, &why);
+        if (len > 0) {
+            const char *refused = nv_conn_input(conn, &window, len);
+            why = why ? why : refused;
+        }
+    }
+    if (nv_buf_len(nv_layer_below(layer)) > 0) {
+        nv_conn_wake(conn); /* OpenSSL had something to say: a key update, an alert */
+    }
+    return why;
+}
+
+static const char *tls_output(nv_layer *layer)
+{
+    tls_layer *tls = tls_of(layer);
+    if (tls->failed) {
+        nv_buf_clear(&layer->out);
+    }
+    for (size_t room = nv_conn_room(layer->conn); room > 0 && nv_buf_len(&layer->out) > 0;
+         room = nv_conn_room(layer->conn)) {
+        /* Whole records, so that the last one does not shrink to the last byte of room. */
+        room = (room + RECORD_SIZE - 1) / RECORD_SIZE * RECORD_SIZE;
+        nv_span bytes = nv_span_first(nv_buf_span(&layer->out), room);
+        size_t taken = 0;
+        ERR_clear_error();
+        if (SSL_write_ex(tls->ssl, bytes.ptr, bytes.len, &taken) != 1) {
+            return SSL_get_error(tls->ssl, 0) == SSL_ERROR_WANT_READ ? NULL : fail(tls);
+        }
+        nv_buf_consume(&layer->out, taken);
+    }
+    return NULL;
+}
+
+static void tls_goodbye(nv_layer *layer)
+{
+    tls_layer *tls = tls_of(layer);
+    if (tls->established && !tls->failed) {
+        (void)SSL_shutdown(tls->ssl);
+        ERR_clear_error();
+    }
+}
+
+static void tls_abandoned(nv_layer *layer, const char *why)
+{
+    tls_layer *tls = tls_of(layer);
+    if (!tls->established && !tls->failed) {
+        tls->failed = true;
+        say_handshake_failed(tls, 0, why);
+    }
+}
+
+static void tls_free(nv_layer *layer)
+{
+    tls_layer *tls = tls_of(layer);
+    if (tls->established && !tls->failed) {
+        /* A connection that ended without a goodbye is no reason to forget the session. */
+        SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
+    }
+    SSL_free(tls->ssl);
+    free(tls);
+}
+
+static const nv_layer_ops tls_ops = {tls_input, tls_output, tls_goodbye, tls_abandoned, tls_free};
+
+static const char *push(nv_conn *conn, SSL *ssl)
+{
+    (void)pthread_once(&bio_once, make_bio_method);
+    BIO *bio = ssl ? BIO_new(bio_method) : NULL;
+    if (!bio) {
+        SSL_free(ssl);
+        return "out of memory for TLS";
+    }
+    tls_layer *tls = nv_calloc(1, sizeof(*tls));
+    tls->layer.ops = &tls_ops;
+    tls->ssl = ssl;
+    BIO_set_data(bio, tls);
+    SSL_set_bio(ssl, bio, bio);
+    (void)SSL_set_app_data(ssl, tls);
+    nv_conn_push_layer(conn, &tls->layer);
+    return NULL;
+}
+
+nv_span nv_tls_layer_choose_alpn(SSL *ssl, nv_span offered)
+{
+    tls_layer *tls = SSL_get_app_data(ssl);
+    nv_origin *origin = tls->layer.conn->origin;
+    return origin->choose_alpn(origin, offered);
+}
+
+/* What an accepted connection begins with, when it is not a handshake. NULL: it may be one */
+static const char *plain_text_kind(nv_span bytes)
+{
+    uint8_t first = bytes.ptr[0];
+    if (first == 0x16 || (first & 0x80)) { /* a handshake record, or a ClientHello in SSL 2 clothes */
+        return NULL;
+    }
+    if (first == 0x10) {
+        return "MQTT";
+    }
+    if (nv_span_starts_with(bytes, nv_span_str("AMQP"))) {
+        return "AMQP";
+    }
+    return first >= 'A' && first <= 'Z' ? "HTTP" : "bytes";
+}
 
 const char *nv_tls_layer_server(nv_conn *conn, nv_span first_bytes)
 {
-    (void)conn;
-    (void)first_bytes;
-    return "not yet";
+    const char *kind = plain_text_kind(first_bytes);
+    if (kind) {
+        char text[NV_NET_WHY_SIZE];
+        (void)snprintf(text, sizeof(text), "plain %s on a TLS port: the client must use TLS", kind);
+        say_failed(conn, text);
+        return "no TLS on a TLS port";
+    }
+    SSL *ssl = nv_tls_server_ssl(conn->origin->tls_server);
+    if (ssl) {
+        SSL_set_accept_state(ssl);
+    }
+    return push(conn, ssl);
 }
 
 const char *nv_tls_layer_client(nv_conn *conn)
 {
-    (void)conn;
-    return "not yet";
+    nv_origin *origin = conn->origin;
+    SSL *ssl = nv_tls_client_ssl(origin->tls_client, nv_dial_server_name(origin), nv_dial_alpn(origin));
+    if (ssl) {
+        SSL_set_connect_state(ssl);
+    }
+    const char *why = push(conn, ssl);
+    return why ? why : handshake(tls_of(conn->bottom));
 }
