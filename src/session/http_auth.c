@@ -14,11 +14,16 @@ static void log_refusal(const nv_http_exchange *x, nv_refusal refusal, const cha
             detail[0] ? ")" : "", info->cure);
 }
 
+static void refuse_unlogged(nv_http_exchange *x)
+{
+    nv_http_refuse(x, x->route->flags & NV_HTTP_OURS ? NV_HTTP_E2 : NV_HTTP_E1, NV_HUB_ERROR_IotHubUnauthorizedAccess,
+                   NULL);
+}
+
 static void refuse(nv_http_exchange *x, nv_refusal refusal, const char *detail)
 {
     log_refusal(x, refusal, detail);
-    nv_http_refuse(x, x->route->flags & NV_HTTP_OURS ? NV_HTTP_E2 : NV_HTTP_E1, NV_HUB_ERROR_IotHubUnauthorizedAccess,
-                   NULL);
+    refuse_unlogged(x);
 }
 
 /** The device's own credential opens its modules if it is an edge device (http-hub.md section 2.2). */
@@ -34,7 +39,7 @@ static void device_done(nv_auth_request *request)
         nv_identity_unref(request->identity);
         request->identity = NULL;
     } else if (request->status == NV_E_UNAUTHORIZED) {
-        refuse(x, request->refusal, request->detail);
+        refuse_unlogged(x); /* nv_auth_device has said why */
     } else {
         nv_http_refuse(x, NV_HTTP_E1, NV_HUB_ERROR_ServiceUnavailable, NULL);
     }
@@ -46,6 +51,7 @@ static nv_http_verdict ask_device(nv_http_exchange *x, nv_span token)
     x->auth.device_id = x->device_id;
     x->auth.module_id = NV_SPAN_EMPTY;
     x->auth.token = token;
+    x->auth.protocol = "http";
     x->auth.done = device_done;
     nv_auth_device(x->loop, &x->auth);
     return NV_HTTP_PENDING;
