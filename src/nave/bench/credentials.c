@@ -33,7 +33,8 @@ static nv_err signer_init(signer *s, const nv_bench_mqtt_options *o)
         nv_connstr_kind kind;
         const char *why = "";
         if (nv_connstr_parse(s->host, &parts, &kind, &why) != NV_OK || kind != NV_CONNSTR_SERVICE) {
-            fprintf(stderr, "nave bench: --hub is not a connection string of a policy %s\n", why);
+            fprintf(stderr, "nave bench: --hub takes a host name or the connection string of a policy: %s\n",
+                    *why ? why : "this one is not a policy's");
             return NV_E_INVALID;
         }
         s->host = parts.host_name;

@@ -55,7 +55,8 @@ void nv_link_add_tls(nv_link *link, SSL_CTX *ctx, const char *host, SSL_SESSION 
     unsigned char address[sizeof(struct in6_addr)];
     if (host && inet_pton(AF_INET, host, address) != 1 && inet_pton(AF_INET6, host, address) != 1) {
         SSL_set1_host(link->ssl, host);
-        SSL_set_tlsext_host_name(link->ssl, host);
+        /* What SSL_set_tlsext_host_name() does, without its cast from const. */
+        SSL_ctrl(link->ssl, SSL_CTRL_SET_TLSEXT_HOSTNAME, TLSEXT_NAMETYPE_host_name, (void *)(uintptr_t)host);
     } else if (host) {
         X509_VERIFY_PARAM_set1_ip_asc(SSL_get0_param(link->ssl), host);
     }

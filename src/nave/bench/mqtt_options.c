@@ -2,8 +2,6 @@
 
 #include "nave/bench/options.h"
 
-#include <string.h>
-
 #define AT(member) offsetof(nv_bench_mqtt_options, member)
 
 static const nv_bench_opt table[] = {
@@ -36,7 +34,7 @@ static const nv_bench_opt table[] = {
     {"-o", NV_BENCH_OPT_CHOICE, AT(json), 0, 0, "table|json", "output"},
 };
 
-static void print_usage(FILE *to)
+void nv_bench_mqtt_usage(FILE *to)
 {
     fprintf(to, "usage: nave bench mqtt (--anonymous | --hub NAME --key BASE64 [--policy NAME]) [options]\n");
     nv_bench_opts_print(table, NV_COUNT_OF(table), to);
@@ -76,10 +74,6 @@ bool nv_bench_mqtt_options_parse(nv_bench_mqtt_options *out, int argc, char **ar
                                    .warmup_s = 1,
                                    .setup_s = 60,
                                    .prefix = "bench"};
-    if (argc > 2 && (strcmp(argv[2], "--help") == 0 || strcmp(argv[2], "-h") == 0)) {
-        print_usage(stderr);
-        return false;
-    }
     if (!nv_bench_opts_parse(table, NV_COUNT_OF(table), out, argc, argv, 2) || !check(out)) {
         fprintf(stderr, "see: nave bench mqtt --help\n");
         return false;

@@ -37,7 +37,8 @@ typedef struct nv_bench_mqtt_options {
     unsigned json; /* 0 table, 1 json */
 } nv_bench_mqtt_options;
 
-/** @return false after one sentence on stderr; the usage text too when it was asked for */
+void nv_bench_mqtt_usage(FILE *to);
+/** @return false after one sentence on stderr */
 bool nv_bench_mqtt_options_parse(nv_bench_mqtt_options *out, int argc, char **argv);
 /** Every parameter of the run, as figures. Keys are left out. */
 void nv_bench_mqtt_options_report(const nv_bench_mqtt_options *o, nv_report *report);

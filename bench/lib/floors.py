@@ -1,0 +1,54 @@
+"""What must hold, as ratios within one run; absolute numbers belong to one machine only."""
+
+
+def median(results, scenario, server, key="median"):
+    row = results.get(scenario, {}).get(server)
+    return row.get(key) if row else None
+
+
+def rate_floors(results):
+    for scenario, server, floor in (("os-50x16", "nave-os", 7), ("commit-50x16", "nave-commit", 5),
+                                    ("commit-500x64", "nave-commit", 7), ("tls-os-50x16", "nave-os", 6)):
+        ratio = median(results, scenario, server, "ratio")
+        yield "%s: rate against mosquitto" % scenario, ">= %.1f x" % floor, ratio, "x", lambda v, f=floor: v >= f
+    for scenario in ("storm-tls13", "storm-tls13-resumed", "storm-tls12-resumed"):
+        ratio = median(results, scenario, "nave-os", "ratio")
+        yield "%s: connects per server core second against mosquitto" % scenario, ">= 1.0 x", ratio, "x", \
+            lambda v: v >= 1.0
+
+
+def disk_p99(disks):
+    """The p99 of one small commit, from `nave bench disk` in the same run; None when there was none."""
+    found = sorted(v for probe in disks.get("lat-1x1-commit", []) for k, v in probe.items()
+                   if "p99" in k and "p999" not in k and isinstance(v, (int, float)))
+    return found[len(found) // 2] if found else None
+
+
+def latency_floors(results, disks):
+    ours, theirs = median(results, "lat-1x1-os", "nave-os"), median(results, "lat-1x1-os", "mosquitto")
+    yield "lat-1x1-os: p99 against mosquitto", "<= 1.0 x", ours / theirs if ours and theirs else None, "x", \
+        lambda v: v <= 1.0
+    ours, disk = median(results, "lat-1x1-commit", "nave-commit"), disk_p99(disks)
+    yield "lat-1x1-commit: p99 against the disk's own", "<= 1.2 x", ours / disk if ours and disk else None, "x", \
+        lambda v: v <= 1.2
+
+
+def size_floors(results, rest):
+    yield "idle-plain: resident bytes per connection", "<= 2048", median(results, "idle-plain", "nave-os"), "B", \
+        lambda v: v <= 2048
+    yield "idle-tls: against mosquitto", "<= 1.0 x", median(results, "idle-tls", "nave-os", "ratio"), "x", \
+        lambda v: v <= 1.0
+    yield "start to ready", "< 100 ms", rest["start_ms"] if rest else None, "ms", lambda v: v < 100
+    yield "resident at rest", "< 15 MB", rest["rss_bytes"] / 1e6 if rest else None, "MB", lambda v: v < 15
+
+
+def table(results, disks, rest):
+    """Markdown lines; nothing when the hub was not measured."""
+    rows = [r for r in [*rate_floors(results), *latency_floors(results, disks), *size_floors(results, rest)]
+            if r[2] is not None]
+    if not rows:
+        return []
+    lines = ["### Floors", "", "| what | floor | measured | |", "|---|---|---|---|"]
+    for what, floor, value, unit, holds in rows:
+        lines.append("| %s | %s | %.2f %s | %s |" % (what, floor, value, unit, "holds" if holds(value) else "**misses**"))
+    return lines + [""]

@@ -1,0 +1,98 @@
+"""What is measured: one row per scenario."""
+from dataclasses import dataclass, field
+from typing import List
+
+PEERS = ["mosquitto", "nats", "nats-stored", "rabbitmq", "rabbitmq-queue"]
+GROWTH_CONNECTIONS = {1: 64, 50: 16, 500: 16, 5000: 4}  # connections: window
+GROWTH_SIZES = [64, 256, 1024, 16384]
+
+
+@dataclass
+class Scenario:
+    name: str
+    title: str
+    servers: List[str]
+    args: List[str]
+    metric: str = "messages_per_s"
+    unit: str = "msgs/s"
+    lower_is_better: bool = False
+    tls: bool = False
+    fresh: bool = False   # a new process for each measurement: its memory is what is measured
+    timed: bool = True    # takes --duration and --warmup
+    devices: int = 0
+    rounds: int = 0       # 0: as asked
+    disk_probe: bool = False
+    columns: List[str] = field(default_factory=list)
+
+
+def publish(connections, window, size=256):
+    return ["--mode", "publish", "--connections", str(connections), "--window", str(window), "--size", str(size)]
+
+
+RATE = ["latency_p50_us", "latency_p99_us", "server_cpu_s_per_million"]
+STORM = ["connects_per_s", "latency_p99_us", "resumed"]
+
+
+def latency(name, title, servers, **more):
+    return Scenario(name, title, servers, publish(1, 1), metric="latency_p99_us", unit="us", lower_is_better=True,
+                    devices=1, columns=["latency_p50_us", "latency_p999_us", "messages_per_s"], **more)
+
+
+def idle(name, title, tls=False, subscribe="auto"):
+    return Scenario(name, title, ["ref", "nave-os", "mosquitto", "nats", "rabbitmq"],
+                    ["--mode", "idle", "--connections", "5000", "--subscribe", subscribe, "--duration", "2"],
+                    metric="rss_per_connection_bytes", unit="bytes", lower_is_better=True, tls=tls, fresh=True,
+                    timed=False, devices=5000, columns=["opened_per_s", "rss_before_bytes"])
+
+
+def storm(name, title, *args):
+    return Scenario(name, title, ["ref", "nave-os", "mosquitto", "nats", "rabbitmq"],
+                    ["--mode", "storm", "--connections", "64", "--devices", "1000"] + list(args),
+                    metric="per_server_core_second", unit="connects per server core second", tls=True, devices=1000,
+                    columns=STORM)
+
+
+def growth():
+    for connections, window in GROWTH_CONNECTIONS.items():
+        for size in GROWTH_SIZES:
+            yield Scenario("growth-%dx%d" % (connections, size),
+                           "%d connections, window %d, %d B" % (connections, window, size),
+                           ["ref", "nave-os", "nave-commit", "mosquitto"], publish(connections, window, size),
+                           devices=connections, rounds=1, columns=RATE)
+
+
+SCENARIOS = [
+    Scenario("os-50x16", "QoS 1, 256 B, 50 connections, window 16; hub with `durability: os`",
+             ["ref", "nave-os"] + PEERS, publish(50, 16), devices=50, columns=RATE),
+    Scenario("commit-50x16", "the same; hub with `durability: commit`",
+             ["nave-commit", "mosquitto", "nats-stored", "rabbitmq-queue"], publish(50, 16), devices=50, columns=RATE),
+    Scenario("commit-500x64", "500 connections, window 64; hub with `durability: commit`",
+             ["ref", "nave-commit", "mosquitto", "nats-stored"], publish(500, 64), devices=500, columns=RATE),
+    Scenario("tls-os-50x16", "TLS 1.3, 50 connections, window 16; hub with `durability: os`",
+             ["ref", "nave-os", "mosquitto", "nats", "rabbitmq"], publish(50, 16), tls=True, devices=50, columns=RATE),
+    Scenario("tls-commit-50x16", "the same; hub with `durability: commit`",
+             ["nave-commit", "mosquitto", "nats-stored"], publish(50, 16), tls=True, devices=50, columns=RATE),
+    latency("lat-1x1-os", "one connection, window 1: p99; hub with `durability: os`",
+            ["ref", "nave-os", "mosquitto", "nats", "rabbitmq"]),
+    latency("lat-1x1-commit", "one connection, window 1: p99; hub with `durability: commit`, beside the disk itself",
+            ["nave-commit", "nats-stored"], disk_probe=True),
+    idle("idle-plain", "5,000 idle connections, resident bytes each; the hub's have four subscriptions, the others' none"),
+    idle("idle-tls", "the same over TLS 1.3", tls=True),
+    idle("idle-plain-subscribed", "5,000 idle connections, four subscriptions each at every server", subscribe="yes"),
+    idle("idle-tls-subscribed", "the same over TLS 1.3", tls=True, subscribe="yes"),
+    storm("storm-tls13", "64 clients connect, TLS 1.3 full handshake (ECDSA P-256), CONNACK, leave"),
+    storm("storm-tls13-resumed", "the same with resumed sessions", "--resume"),
+    storm("storm-tls12-resumed", "TLS 1.2, resumed sessions", "--resume", "--tls-version", "1.2"),
+] + list(growth())
+
+SMOKE = [
+    Scenario("smoke-plain", "plain", ["ref", "nave-os", "nave-commit"], publish(20, 16), devices=20),
+    Scenario("smoke-tls", "TLS", ["ref", "nave-commit"], publish(20, 16), tls=True, devices=20),
+    Scenario("smoke-open-loop", "open loop", ["ref", "nave-commit"], publish(20, 64) + ["--rate", "2000"], devices=20),
+    Scenario("smoke-storm", "connects", ["ref", "nave-os"],
+             ["--mode", "storm", "--connections", "8", "--devices", "20", "--resume"], metric="connects_per_s",
+             unit="connects/s", tls=True, devices=20),
+    Scenario("smoke-idle", "idle", ["ref", "nave-os"],
+             ["--mode", "idle", "--connections", "200", "--subscribe", "yes", "--duration", "0.2"],
+             metric="rss_per_connection_bytes", unit="bytes", timed=False, devices=200, fresh=True),
+]

@@ -1,0 +1,348 @@
+/* The generator against servers that misbehave: what went wrong must be counted under its own name, and only that. */
+#include "base/alloc.h"
+#include "base/attrs.h"
+#include "codec/mqtt.h"
+#include "nave/bench/bench.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <arpa/inet.h>
+#include <cmocka.h>
+#include <netinet/in.h>
+#include <netinet/tcp.h>
+#include <pthread.h>
+#include <signal.h>
+#include <string.h>
+#include <sys/socket.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+typedef enum behaviour {
+    ACK_EACH,
+    ACK_BYTE_BY_BYTE,
+    ACK_PAIRS_REVERSED,
+    ACK_TWICE,
+    ACK_OTHER_ID,
+    ACK_AFTER_A_PUBLISH, /* of its own, which the generator has to pass over */
+    ACK_NEVER,
+    REFUSE,
+    CLOSE_EARLY,
+    CLOSE_LATER,
+    TALK_NONSENSE,
+} behaviour;
+
+typedef struct scripted {
+    behaviour how;
+    int listener;
+    unsigned port;
+    pthread_t thread;
+} scripted;
+
+static void put(int fd, const uint8_t *bytes, size_t len, size_t step)
+{
+    for (size_t at = 0; at < len; at += step) {
+        size_t n = len - at < step ? len - at : step;
+        if (send(fd, bytes + at, n, MSG_NOSIGNAL) < 0) {
+            return;
+        }
+    }
+}
+
+static void put_ack(int fd, uint16_t id, size_t step)
+{
+    uint8_t ack[NV_MQTT_ACK_SIZE];
+    (void)nv_mqtt_put_puback(ack, id);
+    put(fd, ack, sizeof(ack), step);
+}
+
+/* @return false when the connection is to be closed */
+static bool on_publish(behaviour how, int fd, uint16_t id, uint16_t *held)
+{
+    static const uint8_t own[200] = {NV_MQTT_PUBLISH << 4, 0xc5, 0x01, 0, 1, 't'};
+    switch (how) {
+    case ACK_PAIRS_REVERSED:
+        if (*held) {
+            put_ack(fd, id, 4);
+            put_ack(fd, *held, 4);
+        }
+        *held = *held ? 0 : id;
+        return true;
+    case ACK_TWICE:
+        put_ack(fd, id, 4);
+        put_ack(fd, id, 4);
+        return true;
+    case ACK_OTHER_ID:
+        put_ack(fd, (uint16_t)(id + 1000), 4);
+        return true;
+    case ACK_AFTER_A_PUBLISH:
+        put(fd, own, sizeof(own), 77);
+        put_ack(fd, id, 4);
+        return true;
+    case ACK_NEVER:
+        return true;
+    case CLOSE_LATER:
+        put_ack(fd, id, 4);
+        return id < 100;
+    case TALK_NONSENSE:
+        put(fd, (const uint8_t *)"HTTP/1.1 200 OK\r\n", 17, 17);
+        return true;
+    case ACK_EACH:
+    case ACK_BYTE_BY_BYTE:
+    case REFUSE:
+    case CLOSE_EARLY:
+        put_ack(fd, id, how == ACK_BYTE_BY_BYTE ? 1 : 4);
+        return true;
+    }
+    return false;
+}
+
+/* @return false when the connection is to be closed */
+static bool on_packet(behaviour how, int fd, const nv_mqtt_packet *packet, uint16_t *held)
+{
+    uint8_t connack[] = {NV_MQTT_CONNACK << 4, 2, 0, how == REFUSE ? 5 : 0};
+    uint8_t pingresp[] = {NV_MQTT_PINGRESP << 4, 0};
+    if (packet->type == NV_MQTT_PUBLISH) {
+        return packet->u.publish.qos == 0 || on_publish(how, fd, packet->u.publish.packet_id, held);
+    }
+    if (packet->type == NV_MQTT_PINGREQ) {
+        put(fd, pingresp, sizeof(pingresp), 2);
+        return true;
+    }
+    if (packet->type != NV_MQTT_CONNECT || how == CLOSE_EARLY) {
+        return false;
+    }
+    put(fd, connack, sizeof(connack), how == ACK_BYTE_BY_BYTE ? 1 : 4);
+    return how != REFUSE;
+}
+
+static void serve(behaviour how, int fd)
+{
+    uint8_t in[8192];
+    size_t len = 0;
+    uint16_t held = 0;
+    for (bool open = true; open;) {
+        ssize_t got = recv(fd, in + len, sizeof(in) - len, 0);
+        if (got <= 0) {
+            return;
+        }
+        len += (size_t)got;
+        nv_mqtt_packet packet;
+        const char *why = NULL;
+        size_t at = 0;
+        size_t used = 0;
+        while (open && nv_mqtt_decode(nv_span_of(in + at, len - at), sizeof(in), &packet, &used, &why) == NV_OK) {
+            open = on_packet(how, fd, &packet, &held);
+            at += used;
+        }
+        memmove(in, in + at, len - at);
+        len -= at;
+    }
+}
+
+static void *scripted_main(void *arg)
+{
+    scripted *s = arg;
+    for (int fd; (fd = accept(s->listener, NULL, NULL)) >= 0; close(fd)) {
+        int on = 1;
+        (void)setsockopt(fd, IPPROTO_TCP, TCP_NODELAY, &on, sizeof(on));
+        serve(s->how, fd);
+    }
+    return NULL;
+}
+
+static void scripted_start(scripted *s, behaviour how)
+{
+    struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
+    socklen_t len = sizeof(at);
+    s->how = how;
+    s->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(s->listener, (struct sockaddr *)&at, len), 0);
+    assert_int_equal(listen(s->listener, 16), 0);
+    assert_int_equal(getsockname(s->listener, (struct sockaddr *)&at, &len), 0);
+    s->port = ntohs(at.sin_port);
+    assert_int_equal(pthread_create(&s->thread, NULL, scripted_main, s), 0);
+}
+
+static void scripted_stop(scripted *s)
+{
+    (void)shutdown(s->listener, SHUT_RDWR);
+    (void)pthread_join(s->thread, NULL);
+    close(s->listener);
+}
+
+/* Run `bench mqtt ARGS -o json` with its figures in @p out. @return its exit code */
+static int run_mqtt(unsigned port, const char *args, char *out, size_t size)
+{
+    char line[512];
+    char *argv[40] = {"bench"};
+    int argc = 1;
+    (void)snprintf(line, sizeof(line), "mqtt --anonymous --port %u --warmup 0 --duration 0.1 --setup 1 -o json %s",
+                   port, args);
+    char *save = NULL;
+    for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
+        argv[argc++] = word;
+    }
+    FILE *file = tmpfile();
+    assert_non_null(file);
+    fflush(stdout);
+    int kept = dup(STDOUT_FILENO);
+    (void)dup2(fileno(file), STDOUT_FILENO);
+    int code = nv_bench_main(argc, argv);
+    fflush(stdout);
+    (void)dup2(kept, STDOUT_FILENO);
+    close(kept);
+    rewind(file);
+    out[fread(out, 1, size - 1, file)] = '\0';
+    fclose(file);
+    return code;
+}
+
+/* The integer figure @p name, -1 when absent. */
+static long long figure(const char *json, const char *name)
+{
+    char key[64];
+    (void)snprintf(key, sizeof(key), "\"%s\": ", name);
+    const char *at = strstr(json, key);
+    return at ? strtoll(at + strlen(key), NULL, 10) : -1;
+}
+
+static void every_fault_has_its_name(void **state)
+{
+    (void)state;
+    static const struct {
+        behaviour how;
+        const char *args;
+        const char *failure; /* NULL = none */
+    } rows[] = {
+        {ACK_EACH, "--window 8", NULL},
+        {ACK_EACH, "--window 3 --size 3000", NULL},
+        {ACK_EACH, "--qos 0 --window 8", NULL},
+        {ACK_EACH, "--rate 500 --window 64", NULL},
+        {ACK_BYTE_BY_BYTE, "--window 8", NULL},
+        {ACK_AFTER_A_PUBLISH, "--window 8", NULL},
+        {ACK_TWICE, "--window 8", "puback_not_expected"},
+        {ACK_OTHER_ID, "--window 8", "puback_not_expected"},
+        {ACK_NEVER, "--window 8", "never_acknowledged"},
+        {REFUSE, "", "connack_5"},
+        {CLOSE_EARLY, "", "closed_before_connack"},
+        {CLOSE_LATER, "--window 8", "closed_by_server"},
+        {TALK_NONSENSE, "--window 8", "protocol_error"},
+        {REFUSE, "--mode storm", "connack_5"},
+        {ACK_EACH, "--mode storm", NULL},
+        {ACK_EACH, "--mode idle", NULL},
+        {REFUSE, "--mode idle", "connack_5"},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        scripted s;
+        char json[4096];
+        char args[256];
+        (void)snprintf(args, sizeof(args), "--connections 1 %s", rows[i].args);
+        scripted_start(&s, rows[i].how);
+        int code = run_mqtt(s.port, args, json, sizeof(json));
+        scripted_stop(&s);
+        if (code != (rows[i].failure ? 1 : 0) || (rows[i].failure && figure(json, rows[i].failure) <= 0) ||
+            figure(json, "failures_total") != (rows[i].failure ? figure(json, rows[i].failure) : 0)) {
+            fail_msg("row %zu (%s): exit code %d, %s", i, rows[i].args, code, json);
+        }
+    }
+}
+
+static void acknowledgements_in_another_order_are_counted_not_refused(void **state)
+{
+    (void)state;
+    scripted s;
+    char json[4096];
+    scripted_start(&s, ACK_PAIRS_REVERSED);
+    int code = run_mqtt(s.port, "--connections 1 --window 8 --setup 1", json, sizeof(json));
+    scripted_stop(&s);
+    /* An odd number sent leaves the last one held back for ever; anything else is a fault. */
+    assert_true(figure(json, "pubacks_out_of_order") > 10);
+    assert_true(figure(json, "failures_total") <= 1);
+    assert_int_equal(code, figure(json, "failures_total") ? 1 : 0);
+}
+
+static void an_open_loop_sends_what_was_asked(void **state)
+{
+    (void)state;
+    scripted s;
+    char json[4096];
+    scripted_start(&s, ACK_EACH);
+    assert_int_equal(run_mqtt(s.port, "--connections 1 --rate 1000 --window 64 --duration 0.5", json, sizeof(json)), 0);
+    scripted_stop(&s);
+    assert_in_range(figure(json, "messages"), 300, 510); /* a busy machine may acknowledge the last ones late */
+}
+
+static void nobody_listening_is_a_failure_of_tcp(void **state)
+{
+    (void)state;
+    scripted s;
+    char json[4096];
+    scripted_start(&s, ACK_EACH);
+    scripted_stop(&s);
+    assert_int_equal(run_mqtt(s.port, "--connections 3", json, sizeof(json)), 1);
+    assert_int_equal(figure(json, "tcp"), 3);
+    assert_int_equal(figure(json, "failures_total"), 3);
+}
+
+static void the_sink_serves_many_connections(void **state)
+{
+    (void)state;
+    int pipes[2];
+    char line[64] = "";
+    char json[4096];
+    assert_int_equal(pipe(pipes), 0);
+    pid_t child = fork();
+    if (child == 0) {
+        char *argv[] = {"bench", "sink"};
+        (void)dup2(pipes[1], STDOUT_FILENO);
+        close(pipes[0]);
+        _exit(nv_bench_main(2, argv));
+    }
+    close(pipes[1]);
+    FILE *from = fdopen(pipes[0], "r");
+    assert_non_null(fgets(line, sizeof(line), from));
+    unsigned port = (unsigned)strtoul(line + strlen("listening "), NULL, 10);
+    assert_int_equal(run_mqtt(port, "--connections 100 --window 16", json, sizeof(json)), 0);
+    assert_true(figure(json, "messages") > 1000);
+    assert_int_equal(run_mqtt(port, "--connections 4 --window 8 --size 200000", json, sizeof(json)), 0);
+    assert_true(figure(json, "messages") > 10);
+    assert_int_equal(run_mqtt(port, "--connections 20 --mode idle --subscribe yes", json, sizeof(json)), 0);
+    assert_int_equal(figure(json, "open"), 20);
+    int status = 0;
+    (void)kill(child, SIGTERM);
+    assert_int_equal(waitpid(child, &status, 0), child);
+    assert_true(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+    fclose(from);
+}
+
+static void bad_usage_is_code_2(void **state)
+{
+    (void)state;
+    static const char *const rows[] = {"--window 0",         "--window x",   "--size -1",    "--mode fly",
+                                       "--nothing",          "--window",     "--hub h",      "--rate 5 --qos 0",
+                                       "--resume",           "--port 65536", "--duration 0", "--duration nan",
+                                       "--connections 19001"};
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        char json[4096];
+        if (run_mqtt(1, rows[i], json, sizeof(json)) != 2) {
+            fail_msg("%s", rows[i]);
+        }
+    }
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(every_fault_has_its_name),
+        cmocka_unit_test(acknowledgements_in_another_order_are_counted_not_refused),
+        cmocka_unit_test(an_open_loop_sends_what_was_asked),
+        cmocka_unit_test(nobody_listening_is_a_failure_of_tcp),
+        cmocka_unit_test(the_sink_serves_many_connections),
+        cmocka_unit_test(bad_usage_is_code_2),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
