@@ -113,8 +113,8 @@ static void loaded(nv_state_op *op)
 /* The well-known keys of --dev-known-keys: the same on every machine, so that a test can write them down. */
 static void known_key(const char *policy, const char *which, uint8_t out[KEY_BYTES])
 {
-    char text[64];
-    int len = snprintf(text, sizeof(text), "nave known %s key of %s ", which, policy);
+    char text[128];
+    int len = snprintf(text, sizeof(text), "%s %s known to all, never for production ", policy, which);
     for (size_t i = 0; i < KEY_BYTES; i++) {
         out[i] = (uint8_t)text[i % (size_t)len];
     }
