@@ -410,6 +410,9 @@ static nv_err open_databases(nv_state *state, const nv_state_config *config, nv_
               ? nv_db_migrate(&state->writer.db, state->path, nv_span_str(fresh_id), nv_wall_us(config->clock), why)
               : err;
     err = err == NV_OK ? load_start(state, why) : err;
+    if (err == NV_OK && config->checkpoint_pages) {
+        nv_db_set_checkpoint(&state->writer.db, config->checkpoint_pages);
+    }
     return err == NV_OK ? nv_db_open(&state->reader.db, state->path, config->vfs, false, why) : err;
 }
 

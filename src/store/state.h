@@ -27,8 +27,9 @@ typedef struct nv_state_config {
     const char *dir; /* created when absent; the store is dir/state.db, mode 0600; borrowed during open only */
     const char *vfs; /* NULL: the system's files. Tests: the name of an SQLite VFS, which then owns all paths */
     const nv_clock *clock;
-    nv_rng *rng;        /* used during open only */
-    uint32_t queue_max; /* waiting operations per direction before NV_E_AGAIN; 0 = 65,536 */
+    nv_rng *rng;               /* used during open only */
+    uint32_t queue_max;        /* waiting operations per direction before NV_E_AGAIN; 0 = 65,536 */
+    uint32_t checkpoint_pages; /* of the write-ahead log, after which it is folded into the file; 0 = 1,000 */
 } nv_state_config;
 
 /**

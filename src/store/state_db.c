@@ -167,6 +167,11 @@ void nv_db_close(nv_db *db)
     *db = (nv_db){0};
 }
 
+void nv_db_set_checkpoint(nv_db *db, uint32_t pages)
+{
+    (void)sqlite3_wal_autocheckpoint(db->handle, (int)(pages < INT32_MAX ? pages : INT32_MAX));
+}
+
 /* ---- schema ---- */
 
 static nv_err apply(nv_db *db, int64_t version, int64_t now_us)

@@ -87,6 +87,8 @@ typedef struct nv_totals {
 /** Open one connection to the file and set it up. @p why gets a sentence on failure. */
 NV_NODISCARD nv_err nv_db_open(nv_db *db, const char *path, const char *vfs, bool writer, nv_buf *why);
 void nv_db_close(nv_db *db);
+/** Fold the write-ahead log into the file whenever a commit leaves it with at least @p pages. */
+void nv_db_set_checkpoint(nv_db *db, uint32_t pages);
 /** Create or migrate the schema. Writer's connection only. @p created_id goes into a store that is created now. */
 NV_NODISCARD nv_err nv_db_migrate(nv_db *db, const char *path, nv_span created_id, int64_t now_us, nv_buf *why);
 
