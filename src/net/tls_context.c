@@ -206,6 +206,9 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
     bool good = EVP_CipherInit_ex2(cipher, server->ticket_cipher, key.cipher, iv, encrypt, NULL) == 1 &&
                 EVP_MAC_CTX_set_params(mac, params) == 1;
     nv_wipe(&key, sizeof(key));
+    if (good && !encrypt && SSL_version(ssl) == TLS1_3_VERSION) {
+        found = 2; /* clients use a TLS 1.3 ticket once: each connection brings the next (RFC 8446 appendix C.4) */
+    }
     return good ? found : -1;
 }
 

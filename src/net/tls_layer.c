@@ -257,6 +257,7 @@ static bool decrypt(tls_layer *tls, const nv_window *window, size_t *len, const 
         int error = SSL_get_error(tls->ssl, 0);
         if (error == SSL_ERROR_ZERO_RETURN) {
             tls->layer.conn->eof = true; /* the peer's close_notify */
+            nv_conn_wake(tls->layer.conn);
         } else if (error != SSL_ERROR_WANT_READ) {
             *why = fail(tls);
         }
