@@ -1,0 +1,461 @@
+#include "nave/client.h"
+
+#include "base/alloc.h"
+#include "codec/base64.h"
+#include "codec/connstr.h"
+#include "codec/json.h"
+#include "codec/percent.h"
+#include "codec/sas.h"
+#include "nave/data_dir.h"
+
+#include <curl/curl.h>
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <strings.h>
+#include <time.h>
+
+#define API_VERSION     "2021-04-12"
+#define ANSWER_MAX      (64u << 20)
+#define TOKEN_LIFE_S    600
+#define STREAM_LINE_MAX (4u << 20)
+
+/* ---- which hub --------------------------------------------------------------------------------------------- */
+
+static int refuse(const char *fmt, ...) NV_PRINTF(1, 2);
+static int refuse(const char *fmt, ...)
+{
+    va_list args;
+    va_start(args, fmt);
+    fputs("nave: ", stderr);
+    (void)vfprintf(stderr, fmt, args);
+    fputc('\n', stderr);
+    va_end(args);
+    return NV_EXIT_REFUSED;
+}
+
+static int take_string(nv_client *client, const char *text)
+{
+    nv_connstr parts;
+    nv_connstr_kind kind;
+    const char *why = "";
+    if (nv_connstr_parse(nv_span_str(text), &parts, &kind, &why) != NV_OK || kind != NV_CONNSTR_SERVICE) {
+        (void)refuse("the service connection string is not right: %s",
+                     why[0] ? why : "it needs HostName, SharedAccessKeyName and SharedAccessKey");
+        return NV_EXIT_USAGE;
+    }
+    nv_span host = parts.host_name;
+    size_t colon = nv_span_find(host, ':');
+    uint64_t port = 443;
+    if (colon < host.len && (!nv_span_to_u64(nv_span_skip(host, colon + 1), &port) || port == 0 || port > 65535)) {
+        (void)refuse("the service connection string is not right: \"%.*s\" is no host and port", NV_SPAN_ARG(host));
+        return NV_EXIT_USAGE;
+    }
+    if (nv_base64_decode(parts.shared_access_key, client->key, sizeof(client->key), &client->key_len) != NV_OK) {
+        (void)refuse("the service connection string is not right: its key is not base64 of at most 64 bytes");
+        return NV_EXIT_USAGE;
+    }
+    client->host = nv_span_dup(nv_span_first(host, colon));
+    client->port = (uint16_t)port;
+    client->policy = nv_span_dup(parts.shared_access_key_name);
+    client->service_string = nv_strdup(text);
+    return NV_EXIT_OK;
+}
+
+static int take_local(nv_client *client, const char *wanted)
+{
+    client->data_dir = nv_data_dir_choose(wanted);
+    if (!client->data_dir) {
+        (void)refuse("no data folder: give one by --data, or a hub by --hub");
+        return NV_EXIT_USAGE;
+    }
+    nv_buf why;
+    nv_buf_init(&why, 4096);
+    nv_err err = nv_hub_file_read(client->data_dir, &client->local, &why);
+    if (err != NV_OK) {
+        (void)refuse("%.*s", NV_SPAN_ARG(nv_buf_span(&why)));
+    }
+    nv_buf_deinit(&why);
+    if (err != NV_OK) {
+        return NV_EXIT_REFUSED;
+    }
+    int code = take_string(client, nv_json_text(client->local, "serviceConnectionString"));
+    const char *ca = nv_json_text(client->local, "caFile");
+    const char *address = nv_json_text(client->local, "connectTo");
+    client->ca_file = ca[0] ? nv_strdup(ca) : NULL;
+    client->connect_to = address[0] ? nv_strdup(address) : NULL;
+    return code;
+}
+
+static int take_hub(nv_client *client, const nv_args *args)
+{
+    const char *hub = nv_args_get(args, "hub");
+    const char *data = nv_args_get(args, "data");
+    const char *variable = getenv("NAVE_CONNECTION_STRING");
+    if (hub) {
+        return take_string(client, hub);
+    }
+    if (!data && variable && variable[0]) {
+        return take_string(client, variable);
+    }
+    return take_local(client, data);
+}
+
+int nv_client_open(nv_client *client, const nv_args *args)
+{
+    memset(client, 0, sizeof(*client));
+    const char *output = nv_args_get(args, "output");
+    if (output && strcmp(output, "json") != 0 && strcmp(output, "table") != 0) {
+        (void)refuse("-o is json or table, not \"%s\"", output);
+        return NV_EXIT_USAGE;
+    }
+    client->json = output && strcmp(output, "json") == 0;
+    int code = take_hub(client, args);
+    const char *ca = nv_args_get(args, "ca");
+    if (ca) {
+        free(client->ca_file);
+        client->ca_file = nv_strdup(ca);
+    }
+    if (code != NV_EXIT_OK) {
+        nv_client_close(client);
+    }
+    return code;
+}
+
+void nv_client_close(nv_client *client)
+{
+    if (client->_curl) {
+        curl_easy_cleanup(client->_curl);
+    }
+    free(client->data_dir);
+    json_object_put(client->local);
+    free(client->host);
+    free(client->connect_to);
+    free(client->ca_file);
+    free(client->policy);
+    if (client->service_string) {
+        nv_wipe(client->service_string, strlen(client->service_string));
+        free(client->service_string);
+    }
+    nv_wipe(client->key, sizeof(client->key));
+    memset(client, 0, sizeof(*client));
+}
+
+/* ---- words ------------------------------------------------------------------------------------------------- */
+
+char *nv_make_token(const char *resource, const char *policy, nv_span key, int64_t ttl_s)
+{
+    uint8_t text[4096];
+    nv_writer w = nv_writer_of(text, sizeof(text));
+    nv_sas_write(&w, nv_span_str(resource), (int64_t)time(NULL) + ttl_s, nv_span_str(policy ? policy : ""), key);
+    char *token = w.err == NV_OK ? nv_span_dup(nv_writer_span(&w)) : NULL;
+    nv_wipe(text, sizeof(text));
+    return token;
+}
+
+char *nv_client_token(const nv_client *client, const char *resource, int64_t ttl_s)
+{
+    return nv_make_token(resource, client->policy, nv_span_of(client->key, client->key_len), ttl_s);
+}
+
+char *nv_path_segment(const char *id)
+{
+    uint8_t text[3 * 1024 + 1];
+    nv_writer w = nv_writer_of(text, sizeof(text));
+    nv_percent_encode(nv_span_first(nv_span_str(id), 1024), &w);
+    return nv_span_dup(nv_writer_span(&w));
+}
+
+char *nv_device_string(const char *host, const char *device, const char *module, const char *key)
+{
+    nv_connstr parts = {
+        .host_name = nv_span_str(host),
+        .device_id = nv_span_str(device),
+        .module_id = nv_span_str(module ? module : ""),
+        .shared_access_key = nv_span_str(key ? key : ""),
+        .x509 = key ? NV_SPAN_EMPTY : nv_span_str("true"),
+    };
+    uint8_t text[2048];
+    nv_writer w = nv_writer_of(text, sizeof(text));
+    nv_connstr_write(&parts, &w);
+    char *string = nv_span_dup(nv_writer_span(&w));
+    nv_wipe(text, sizeof(text));
+    return string;
+}
+
+void nv_print_json(struct json_object *object)
+{
+    puts(json_object_to_json_string_ext(object, JSON_C_TO_STRING_PRETTY | JSON_C_TO_STRING_SPACED |
+                                                    JSON_C_TO_STRING_NOSLASHESCAPE));
+}
+
+const char *nv_json_text(struct json_object *object, const char *name)
+{
+    struct json_object *member = object ? nv_json_member(object, name) : NULL;
+    return member ? json_object_get_string(member) : "";
+}
+
+/* ---- requests ---------------------------------------------------------------------------------------------- */
+
+typedef struct receive {
+    nv_buf body;
+    int64_t date_unix_s;
+} receive;
+
+static size_t take_body(char *bytes, size_t size, size_t count, void *arg)
+{
+    receive *r = arg;
+    return nv_buf_append(&r->body, nv_span_of(bytes, size * count)) == NV_OK ? size * count : 0;
+}
+
+static size_t take_header(char *bytes, size_t size, size_t count, void *arg)
+{
+    receive *r = arg;
+    size_t len = size * count;
+    if (len > 6 && strncasecmp(bytes, "date:", 5) == 0) {
+        char *text = nv_span_dup(nv_span_of(bytes + 5, len - 5));
+        time_t date = curl_getdate(text, NULL);
+        r->date_unix_s = date > 0 ? (int64_t)date : 0;
+        free(text);
+    }
+    return len;
+}
+
+static struct curl_slist *add_header(struct curl_slist *list, const char *name, const char *value)
+{
+    size_t size = strlen(name) + strlen(value) + 3;
+    char *line = nv_malloc(size);
+    (void)snprintf(line, size, "%s: %s", name, value);
+    struct curl_slist *longer = curl_slist_append(list, line);
+    nv_wipe(line, size);
+    free(line);
+    return longer ? longer : list;
+}
+
+static CURL *handle_of(nv_client *client)
+{
+    if (!client->_curl) {
+        (void)curl_global_init(CURL_GLOBAL_DEFAULT);
+        client->_curl = curl_easy_init();
+        if (!client->_curl) {
+            abort(); /* out of memory at the start of a command */
+        }
+    }
+    curl_easy_reset(client->_curl);
+    return client->_curl;
+}
+
+typedef struct exchange {
+    CURL *curl;
+    struct curl_slist *headers;
+    struct curl_slist *dial;
+    char error[CURL_ERROR_SIZE];
+} exchange;
+
+static void set_target(exchange *x, const nv_client *client, const char *path)
+{
+    char url[8192];
+    (void)snprintf(url, sizeof(url), "https://%s:%u%s%sapi-version=" API_VERSION, client->host, client->port, path,
+                   strchr(path, '?') ? "&" : "?");
+    curl_easy_setopt(x->curl, CURLOPT_URL, url);
+    curl_easy_setopt(x->curl, CURLOPT_PATH_AS_IS, 1L);
+    if (client->connect_to) {
+        char dial[512];
+        (void)snprintf(dial, sizeof(dial), "%s:%u:%s:%u", client->host, client->port, client->connect_to, client->port);
+        x->dial = curl_slist_append(NULL, dial);
+        curl_easy_setopt(x->curl, CURLOPT_CONNECT_TO, x->dial);
+    }
+}
+
+static void exchange_init(exchange *x, nv_client *client, const char *method, const char *path, const char *body,
+                          const char *if_match)
+{
+    memset(x, 0, sizeof(*x));
+    x->curl = handle_of(client);
+    set_target(x, client, path);
+    char *token = nv_client_token(client, client->host, TOKEN_LIFE_S);
+    x->headers = add_header(x->headers, "Authorization", token ? token : "");
+    free(token);
+    x->headers = add_header(x->headers, "Expect", "");
+    if (if_match) {
+        x->headers = add_header(x->headers, "If-Match", if_match);
+    }
+    if (body) {
+        x->headers = add_header(x->headers, "Content-Type", "application/json; charset=utf-8");
+        curl_easy_setopt(x->curl, CURLOPT_COPYPOSTFIELDS, body);
+    }
+    curl_easy_setopt(x->curl, CURLOPT_CUSTOMREQUEST, method);
+    curl_easy_setopt(x->curl, CURLOPT_HTTPHEADER, x->headers);
+    curl_easy_setopt(x->curl, CURLOPT_ERRORBUFFER, x->error);
+    curl_easy_setopt(x->curl, CURLOPT_NOPROXY, "*");
+    curl_easy_setopt(x->curl, CURLOPT_NOSIGNAL, 1L);
+    curl_easy_setopt(x->curl, CURLOPT_CONNECTTIMEOUT, 10L);
+    curl_easy_setopt(x->curl, CURLOPT_USERAGENT, "nave/" NV_VERSION);
+    if (client->ca_file) {
+        curl_easy_setopt(x->curl, CURLOPT_CAINFO, client->ca_file);
+    }
+}
+
+static void exchange_deinit(exchange *x)
+{
+    curl_slist_free_all(x->headers);
+    curl_slist_free_all(x->dial);
+}
+
+static int unreachable(const nv_client *client, const exchange *x, CURLcode code)
+{
+    const char *cure = "";
+    if (code == CURLE_PEER_FAILED_VERIFICATION || code == CURLE_SSL_CACERT_BADFILE) {
+        cure = "; give the hub's trusted root by --ca FILE";
+    } else if (client->local && (code == CURLE_COULDNT_CONNECT || code == CURLE_COULDNT_RESOLVE_HOST)) {
+        cure = "; start it by `nave up`";
+    }
+    return refuse("the hub at %s:%u cannot be reached: %s%s", client->host, client->port,
+                  x->error[0] ? x->error : curl_easy_strerror(code), cure);
+}
+
+int nv_client_request(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
+                      nv_answer *answer)
+{
+    memset(answer, 0, sizeof(*answer));
+    receive r = {.date_unix_s = 0};
+    nv_buf_init(&r.body, ANSWER_MAX);
+    exchange x;
+    exchange_init(&x, client, method, path, body, if_match);
+    curl_easy_setopt(x.curl, CURLOPT_TIMEOUT, 60L);
+    curl_easy_setopt(x.curl, CURLOPT_WRITEFUNCTION, take_body);
+    curl_easy_setopt(x.curl, CURLOPT_WRITEDATA, &r);
+    curl_easy_setopt(x.curl, CURLOPT_HEADERFUNCTION, take_header);
+    curl_easy_setopt(x.curl, CURLOPT_HEADERDATA, &r);
+    CURLcode result = curl_easy_perform(x.curl);
+    int code = NV_EXIT_OK;
+    if (result != CURLE_OK) {
+        code = unreachable(client, &x, result);
+    } else {
+        curl_easy_getinfo(x.curl, CURLINFO_RESPONSE_CODE, &answer->status);
+        answer->date_unix_s = r.date_unix_s;
+        if (nv_buf_len(&r.body) > 0 &&
+            nv_json_parse(nv_buf_span(&r.body), NV_JSON_MAX_DEPTH, UINT32_MAX, &answer->body) != NV_OK) {
+            code = refuse("%s:%u answered %ld with something that is not JSON; is it a hub?", client->host,
+                          client->port, answer->status);
+        }
+    }
+    exchange_deinit(&x);
+    nv_buf_deinit(&r.body);
+    return code;
+}
+
+/* "ErrorCode:Name;text" becomes "text (Name)"; anything else stands as it is. */
+static void complain(long status, const char *message)
+{
+    const char *name = strncmp(message, "ErrorCode:", 10) == 0 ? message + 10 : NULL;
+    const char *text = name ? strchr(name, ';') : NULL;
+    if (text && text[1]) {
+        (void)refuse("%s (%.*s)", text + 1, (int)(text - name), name);
+    } else if (message[0]) {
+        (void)refuse("%s", message);
+    } else {
+        (void)refuse("the hub answered %ld", status);
+    }
+}
+
+void nv_answer_complain(const nv_answer *answer)
+{
+    complain(answer->status, nv_json_text(answer->body, "Message"));
+}
+
+int nv_client_do(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
+                 nv_answer *answer)
+{
+    int code = nv_client_request(client, method, path, body, if_match, answer);
+    if (code == NV_EXIT_OK && answer->status >= 400) {
+        nv_answer_complain(answer);
+        code = NV_EXIT_REFUSED;
+    }
+    return code;
+}
+
+void nv_answer_deinit(nv_answer *answer)
+{
+    json_object_put(answer->body);
+    memset(answer, 0, sizeof(*answer));
+}
+
+/* ---- streams ----------------------------------------------------------------------------------------------- */
+
+typedef struct stream {
+    CURL *curl;
+    nv_buf pending;
+    bool (*line)(void *arg, nv_span line);
+    void *arg;
+    bool stopped;
+    bool failed; /* a line without end, or memory is out */
+} stream;
+
+static size_t take_lines(char *bytes, size_t size, size_t count, void *arg)
+{
+    stream *s = arg;
+    long status = 0;
+    curl_easy_getinfo(s->curl, CURLINFO_RESPONSE_CODE, &status);
+    if (nv_buf_append(&s->pending, nv_span_of(bytes, size * count)) != NV_OK) {
+        s->failed = true;
+        return 0;
+    }
+    while (status < 400) {
+        nv_span all = nv_buf_span(&s->pending);
+        size_t len = nv_span_find(all, '\n');
+        if (len == all.len) {
+            break;
+        }
+        bool more = len == 0 || s->line(s->arg, nv_span_first(all, len));
+        nv_buf_consume(&s->pending, len + 1);
+        if (!more) {
+            s->stopped = true;
+            return 0;
+        }
+    }
+    return size * count;
+}
+
+static nv_stream_end refused(stream *s, long status)
+{
+    struct json_object *body = NULL;
+    if (nv_json_parse(nv_buf_span(&s->pending), NV_JSON_MAX_DEPTH, 10000, &body) != NV_OK) {
+        body = NULL;
+    }
+    complain(status, nv_json_text(body, "Message"));
+    json_object_put(body);
+    return NV_STREAM_REFUSED;
+}
+
+nv_stream_end nv_client_stream(nv_client *client, const char *path, bool (*line)(void *arg, nv_span line), void *arg)
+{
+    exchange x;
+    exchange_init(&x, client, "GET", path, NULL, NULL);
+    stream s = {.curl = x.curl, .line = line, .arg = arg};
+    nv_buf_init(&s.pending, STREAM_LINE_MAX);
+    curl_easy_setopt(x.curl, CURLOPT_TCP_KEEPALIVE, 1L);
+    curl_easy_setopt(x.curl, CURLOPT_WRITEFUNCTION, take_lines);
+    curl_easy_setopt(x.curl, CURLOPT_WRITEDATA, &s);
+    CURLcode result = curl_easy_perform(x.curl);
+    long status = 0;
+    curl_easy_getinfo(x.curl, CURLINFO_RESPONSE_CODE, &status);
+    nv_stream_end end = NV_STREAM_ENDED;
+    if (s.stopped) {
+        end = NV_STREAM_STOPPED;
+    } else if (s.failed) {
+        (void)refuse("%s:%u sent a line longer than 4 MiB; is it a hub?", client->host, client->port);
+        end = NV_STREAM_REFUSED;
+    } else if (status >= 400) {
+        end = refused(&s, status);
+    } else if (result == CURLE_PEER_FAILED_VERIFICATION || result == CURLE_SSL_CACERT_BADFILE) {
+        (void)unreachable(client, &x, result);
+        end = NV_STREAM_REFUSED;
+    } else if (status == 0) {
+        end = NV_STREAM_NOBODY;
+    }
+    exchange_deinit(&x);
+    nv_buf_deinit(&s.pending);
+    return end;
+}

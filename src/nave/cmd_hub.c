@@ -1,0 +1,233 @@
+/** `nave hub show` and `nave doctor`. */
+#include "base/alloc.h"
+#include "codec/json.h"
+#include "nave/client.h"
+#include "nave/commands.h"
+
+#include <json-c/json.h>
+#include <stdarg.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+static void set_text(struct json_object *object, const char *name, const char *text)
+{
+    json_object_object_add(object, name, text && text[0] ? json_object_new_string(text) : NULL);
+}
+
+/* ---- hub show ------------------------------------------------------------------------------------------------ */
+
+static void print_hub(struct json_object *hub)
+{
+    printf("host name       %s\n", nv_json_text(hub, "hostName"));
+    printf("trusted root    %s\n", nv_json_text(hub, "caFile"));
+    printf("service string  %s\n", nv_json_text(hub, "serviceConnectionString"));
+    struct json_object *endpoints = nv_json_member(hub, "endpoints");
+    if (endpoints) {
+        json_object_object_foreach(endpoints, name, url)
+        {
+            printf("%-15s %s\n", name, json_object_get_string(url));
+        }
+    }
+    struct json_object *policies = nv_json_member(hub, "policies");
+    if (policies) {
+        json_object_object_foreach(policies, policy, value)
+        {
+            printf("policy          %s (%s)\n", policy, nv_json_text(value, "rights"));
+        }
+    }
+}
+
+/* Of a hub elsewhere we know what the string says and what the hub tells. */
+static int remote_hub(nv_client *client, struct json_object **out)
+{
+    nv_answer answer = {0};
+    int code = nv_client_do(client, "GET", "/nave/v1/hub", NULL, NULL, &answer);
+    if (code == NV_EXIT_OK) {
+        struct json_object *hub = json_object_is_type(answer.body, json_type_object) ? json_object_get(answer.body)
+                                                                                     : json_object_new_object();
+        set_text(hub, "hostName", client->host);
+        set_text(hub, "serviceConnectionString", client->service_string);
+        set_text(hub, "caFile", client->ca_file);
+        *out = hub;
+    }
+    nv_answer_deinit(&answer);
+    return code;
+}
+
+static struct json_object *local_hub(const nv_client *client)
+{
+    static const char *const shown[] = {"hostName", "hostNames", "serviceConnectionString",
+                                        "caFile",   "endpoints", "policies"};
+    struct json_object *hub = json_object_new_object();
+    for (size_t i = 0; i < NV_COUNT_OF(shown); i++) {
+        json_object_object_add(hub, shown[i], json_object_get(nv_json_member(client->local, shown[i])));
+    }
+    set_text(hub, "dataFolder", client->data_dir);
+    return hub;
+}
+
+int nv_cmd_hub_show(const nv_args *args)
+{
+    nv_client client = {0};
+    struct json_object *hub = NULL;
+    int code = nv_client_open(&client, args);
+    if (code == NV_EXIT_OK && client.local) {
+        hub = local_hub(&client);
+    } else if (code == NV_EXIT_OK) {
+        code = remote_hub(&client, &hub);
+    }
+    if (code == NV_EXIT_OK) {
+        if (client.json) {
+            nv_print_json(hub);
+        } else {
+            print_hub(hub);
+        }
+    }
+    json_object_put(hub);
+    nv_client_close(&client);
+    return code;
+}
+
+/* ---- doctor -------------------------------------------------------------------------------------------------- */
+
+typedef struct findings {
+    struct json_object *checks; /* array of {check, ok, text} */
+    bool bad;
+} findings;
+
+static void find(findings *f, const char *check, bool ok, const char *fmt, ...) NV_PRINTF(4, 5);
+static void find(findings *f, const char *check, bool ok, const char *fmt, ...)
+{
+    char text[512];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    struct json_object *row = json_object_new_object();
+    set_text(row, "check", check);
+    json_object_object_add(row, "ok", json_object_new_boolean(ok));
+    set_text(row, "text", text);
+    json_object_array_add(f->checks, row);
+    f->bad = f->bad || !ok;
+}
+
+static void check_clock(findings *f, const nv_answer *answer)
+{
+    if (answer->date_unix_s == 0) {
+        return;
+    }
+    long long apart = (long long)time(NULL) - answer->date_unix_s;
+    bool ok = apart > -60 && apart < 60;
+    find(f, "clock", ok,
+         ok ? "this machine and the hub agree within a minute (%+lld s)"
+            : "this machine's clock and the hub's are %+lld s apart: tokens made here fail; set the clock",
+         apart);
+}
+
+static void check_identity(findings *f, const char *id, const nv_answer *answer)
+{
+    if (answer->status == 404) {
+        find(f, "registered", false, "no device \"%s\" is registered (ids are case-sensitive); nave device add %s", id,
+             id);
+        return;
+    }
+    struct json_object *auth = nv_json_member(answer->body, "authentication");
+    const char *type = nv_json_text(auth, "type");
+    bool enabled = strcmp(nv_json_text(answer->body, "status"), "disabled") != 0;
+    find(f, "registered", true, "the device is registered");
+    find(f, "enabled", enabled,
+         enabled ? "it may connect%s%s%s%s" : "it is disabled (%s); nave device set %s --status enabled%s%s",
+         enabled ? "" : nv_json_text(answer->body, "statusReason"), enabled ? "" : id, "", "");
+    struct json_object *prints = nv_json_member(auth, "x509Thumbprint");
+    bool usable = strcmp(type, "selfSigned") != 0 || nv_json_text(prints, "primaryThumbprint")[0] ||
+                  nv_json_text(prints, "secondaryThumbprint")[0];
+    find(f, "credential", usable,
+         usable ? "it authenticates by %s"
+                : "it authenticates by %s, but no thumbprint is registered; nave device set "
+                  "ID --thumbprint SHA256",
+         strcmp(type, "sas") == 0 ? "key (SAS token)" : type);
+    find(f, "connection", true, "it is %s now, last active %s", nv_json_text(answer->body, "connectionState"),
+         strncmp(nv_json_text(answer->body, "lastActivityTime"), "0001-", 5) == 0
+             ? "never"
+             : nv_json_text(answer->body, "lastActivityTime"));
+}
+
+static struct json_object *refusals_of(struct json_object *body)
+{
+    struct json_object *list = json_object_is_type(body, json_type_array) ? body
+                               : body                                     ? nv_json_member(body, "refusals")
+                                                                          : NULL;
+    return json_object_is_type(list, json_type_array) ? list : NULL;
+}
+
+static void print_refusals(struct json_object *list)
+{
+    size_t count = list ? json_object_array_length(list) : 0;
+    puts(count ? "\nLast refusals, newest first:" : "\nNo refusals since the hub started.");
+    for (size_t i = 0; i < count; i++) {
+        struct json_object *row = json_object_array_get_idx(list, i);
+        const char *detail = nv_json_text(row, "detail");
+        printf("  %s  %s from %s, %s times: %s\n    cause: %s%s%s\n    cure:  %s\n", nv_json_text(row, "time"),
+               nv_json_text(row, "protocol"), nv_json_text(row, "address"), nv_json_text(row, "count"),
+               nv_json_text(row, "reason"), nv_json_text(row, "cause"), detail[0] ? ": " : "", detail,
+               nv_json_text(row, "cure"));
+    }
+}
+
+static void print_findings(const findings *f, struct json_object *refusals)
+{
+    for (size_t i = 0; i < json_object_array_length(f->checks); i++) {
+        struct json_object *row = json_object_array_get_idx(f->checks, i);
+        bool ok = json_object_get_boolean(nv_json_member(row, "ok"));
+        printf("%s  %s\n", ok ? "ok " : "BAD", nv_json_text(row, "text"));
+    }
+    print_refusals(refusals);
+}
+
+static int examine(nv_client *client, const char *id)
+{
+    char *segment = nv_path_segment(id);
+    char path[4096];
+    nv_answer device = {0};
+    nv_answer refusals = {0};
+    findings f = {json_object_new_array(), false};
+    (void)snprintf(path, sizeof(path), "/devices/%s", segment);
+    int code = nv_client_request(client, "GET", path, NULL, NULL, &device);
+    if (code == NV_EXIT_OK && device.status >= 400 && device.status != 404) {
+        nv_answer_complain(&device);
+        code = NV_EXIT_REFUSED;
+    }
+    if (code == NV_EXIT_OK) {
+        check_clock(&f, &device);
+        check_identity(&f, id, &device);
+        (void)snprintf(path, sizeof(path), "/nave/v1/devices/%s/refusals", segment);
+        code = nv_client_do(client, "GET", path, NULL, NULL, &refusals);
+    }
+    if (code == NV_EXIT_OK && client->json) {
+        struct json_object *out = json_object_new_object();
+        set_text(out, "deviceId", id);
+        json_object_object_add(out, "checks", json_object_get(f.checks));
+        json_object_object_add(out, "refusals", json_object_get(refusals_of(refusals.body)));
+        nv_print_json(out);
+        json_object_put(out);
+    } else if (code == NV_EXIT_OK) {
+        print_findings(&f, refusals_of(refusals.body));
+    }
+    json_object_put(f.checks);
+    free(segment);
+    nv_answer_deinit(&device);
+    nv_answer_deinit(&refusals);
+    return code == NV_EXIT_OK && f.bad ? NV_EXIT_REFUSED : code;
+}
+
+int nv_cmd_doctor(const nv_args *args)
+{
+    nv_client client = {0};
+    int code = nv_client_open(&client, args);
+    if (code == NV_EXIT_OK) {
+        code = examine(&client, args->operands[0]);
+    }
+    nv_client_close(&client);
+    return code;
+}

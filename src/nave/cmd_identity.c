@@ -1,0 +1,419 @@
+/** `nave device ...` and `nave module ...`: identities over the public REST API (http-hub.md sections 5 and 6). */
+#include "base/alloc.h"
+#include "base/rng.h"
+#include "codec/base64.h"
+#include "codec/json.h"
+#include "nave/client.h"
+#include "nave/commands.h"
+#include "nave/table.h"
+
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+
+static int usage(const char *text)
+{
+    fprintf(stderr, "nave: %s\n", text);
+    return NV_EXIT_USAGE;
+}
+
+static char *path_of(const char *device, const char *module)
+{
+    char *d = nv_path_segment(device);
+    char *m = nv_path_segment(module ? module : "");
+    size_t size = strlen(d) + strlen(m) + 32;
+    char *path = nv_malloc(size);
+    (void)snprintf(path, size, module ? "/devices/%s/modules/%s" : "/devices/%s", d, m);
+    free(d);
+    free(m);
+    return path;
+}
+
+static void set_text(struct json_object *object, const char *name, const char *text)
+{
+    json_object_object_add(object, name, text ? json_object_new_string(text) : NULL);
+}
+
+/* The member of that name, made when absent or null. Borrowed. */
+static struct json_object *object_in(struct json_object *parent, const char *name)
+{
+    struct json_object *member = NULL;
+    if (!json_object_object_get_ex(parent, name, &member) || !json_object_is_type(member, json_type_object)) {
+        member = json_object_new_object();
+        json_object_object_add(parent, name, member);
+    }
+    return member;
+}
+
+/* ---- flags to JSON ------------------------------------------------------------------------------------------ */
+
+static void add_random_key(struct json_object *keys, const char *name)
+{
+    uint8_t key[32];
+    uint8_t text[NV_BASE64_LEN(sizeof(key))];
+    nv_writer w = nv_writer_of(text, sizeof(text));
+    nv_rng_fill(nv_rng_system(), key, sizeof(key));
+    nv_base64_encode(nv_span_of(key, sizeof(key)), &w);
+    json_object_object_add(keys, name, json_object_new_string_len((const char *)text, (int)sizeof(text)));
+    nv_wipe(key, sizeof(key));
+    nv_wipe(text, sizeof(text));
+}
+
+/* --key and --thumbprint: once for the primary, twice for both. */
+static void apply_keys(struct json_object *auth, const nv_args *args)
+{
+    size_t at = 0;
+    const char *primary = nv_args_next(args, "key", &at);
+    const char *secondary = nv_args_next(args, "key", &at);
+    if (primary) {
+        struct json_object *keys = object_in(auth, "symmetricKey");
+        set_text(keys, "primaryKey", primary);
+        if (secondary) {
+            set_text(keys, "secondaryKey", secondary);
+        } else if (!nv_json_text(keys, "secondaryKey")[0]) {
+            add_random_key(keys, "secondaryKey"); /* the service wants both or neither */
+        }
+    }
+}
+
+static void apply_thumbprints(struct json_object *auth, const nv_args *args)
+{
+    size_t at = 0;
+    const char *primary = nv_args_next(args, "thumbprint", &at);
+    const char *secondary = nv_args_next(args, "thumbprint", &at);
+    if (primary) {
+        struct json_object *prints = object_in(auth, "x509Thumbprint");
+        set_text(prints, "primaryThumbprint", primary);
+        set_text(prints, "secondaryThumbprint", secondary);
+    }
+}
+
+static const char *auth_type(const nv_args *args)
+{
+    const char *auth = nv_args_get(args, "auth");
+    if (!auth) {
+        return nv_args_has(args, "thumbprint") ? "selfSigned" : nv_args_has(args, "key") ? "sas" : NULL;
+    }
+    return strcmp(auth, "sas") == 0    ? "sas"
+           : strcmp(auth, "x509") == 0 ? "selfSigned"
+           : strcmp(auth, "ca") == 0   ? "certificateAuthority"
+                                       : "";
+}
+
+static int apply_auth(struct json_object *identity, const nv_args *args)
+{
+    const char *type = auth_type(args);
+    if (!type) {
+        return NV_EXIT_OK;
+    }
+    if (!*type) {
+        return usage("--auth is sas, x509 or ca");
+    }
+    struct json_object *auth = object_in(identity, "authentication");
+    if (strcmp(type, nv_json_text(auth, "type")) != 0) {
+        json_object_object_del(auth, "symmetricKey"); /* of the other kind */
+        json_object_object_del(auth, "x509Thumbprint");
+    }
+    set_text(auth, "type", type);
+    apply_keys(auth, args);
+    apply_thumbprints(auth, args);
+    return NV_EXIT_OK;
+}
+
+static int apply_flags(struct json_object *identity, const nv_args *args)
+{
+    const char *status = nv_args_get(args, "status");
+    const char *edge = nv_args_get(args, "edge");
+    if (status && strcmp(status, "enabled") != 0 && strcmp(status, "disabled") != 0) {
+        return usage("--status is enabled or disabled");
+    }
+    if (edge && *edge && strcmp(edge, "true") != 0 && strcmp(edge, "false") != 0) {
+        return usage("--edge is true or false");
+    }
+    if (status) {
+        set_text(identity, "status", status);
+    }
+    if (nv_args_get(args, "reason")) {
+        set_text(identity, "statusReason", nv_args_get(args, "reason"));
+    }
+    if (edge) {
+        json_object_object_add(object_in(identity, "capabilities"), "iotEdge",
+                               json_object_new_boolean(strcmp(edge, "false") != 0));
+    }
+    return apply_auth(identity, args);
+}
+
+/* ---- answers ------------------------------------------------------------------------------------------------ */
+
+static struct json_object *keys_of(struct json_object *identity)
+{
+    struct json_object *auth = nv_json_member(identity, "authentication");
+    return auth ? nv_json_member(auth, "symmetricKey") : NULL;
+}
+
+static const char *type_of(struct json_object *identity)
+{
+    struct json_object *auth = nv_json_member(identity, "authentication");
+    return auth ? nv_json_text(auth, "type") : "";
+}
+
+static char *string_of(const nv_client *client, struct json_object *identity)
+{
+    const char *module = nv_json_text(identity, "moduleId");
+    const char *key = nv_json_text(keys_of(identity), "primaryKey");
+    bool sas = strcmp(type_of(identity), "sas") == 0;
+    if (sas && !key[0]) {
+        return NULL;
+    }
+    return nv_device_string(client->host, nv_json_text(identity, "deviceId"), module[0] ? module : NULL,
+                            sas ? key : NULL);
+}
+
+/* What `add` says: the connection string, and in JSON what it is made of. */
+static void print_added(const nv_client *client, struct json_object *identity)
+{
+    char *string = string_of(client, identity);
+    if (!client->json) {
+        puts(string ? string : "");
+        free(string);
+        return;
+    }
+    struct json_object *out = json_object_new_object();
+    struct json_object *keys = keys_of(identity);
+    const char *primary = nv_json_text(keys, "primaryKey");
+    const char *secondary = nv_json_text(keys, "secondaryKey");
+    set_text(out, "deviceId", nv_json_text(identity, "deviceId"));
+    if (nv_json_text(identity, "moduleId")[0]) {
+        set_text(out, "moduleId", nv_json_text(identity, "moduleId"));
+    }
+    set_text(out, "hostName", client->host);
+    set_text(out, "authType", type_of(identity));
+    set_text(out, "primaryKey", primary[0] ? primary : NULL);
+    set_text(out, "secondaryKey", secondary[0] ? secondary : NULL);
+    set_text(out, "connectionString", string);
+    nv_print_json(out);
+    json_object_put(out);
+    free(string);
+}
+
+static void print_members(struct json_object *object, const char *prefix)
+{
+    json_object_object_foreach(object, name, value)
+    {
+        char full[256];
+        (void)snprintf(full, sizeof(full), "%s%s%s", prefix, prefix[0] ? "." : "", name);
+        if (json_object_is_type(value, json_type_object)) {
+            print_members(value, full);
+        } else if (value) {
+            printf("%-44s %s\n", full, json_object_get_string(value));
+        }
+    }
+}
+
+static void print_identity(const nv_client *client, struct json_object *identity)
+{
+    char *string = string_of(client, identity);
+    if (string) {
+        set_text(identity, "connectionString", string);
+    }
+    free(string);
+    if (client->json) {
+        nv_print_json(identity);
+    } else {
+        print_members(identity, "");
+    }
+}
+
+static void print_list(const nv_client *client, struct json_object *list, bool modules)
+{
+    static const char *const headings[] = {"DEVICE", "STATUS", "STATE", "AUTH", "LAST ACTIVITY"};
+    static const char *const module_headings[] = {"MODULE", "MANAGED BY", "STATE", "AUTH", "LAST ACTIVITY"};
+    if (client->json) {
+        nv_print_json(list);
+        return;
+    }
+    nv_table table;
+    nv_table_init(&table, modules ? module_headings : headings, 5);
+    size_t count = json_object_is_type(list, json_type_array) ? json_object_array_length(list) : 0;
+    for (size_t i = 0; i < count; i++) {
+        struct json_object *identity = json_object_array_get_idx(list, i);
+        const char *activity = nv_json_text(identity, "lastActivityTime");
+        nv_table_add(&table, nv_json_text(identity, modules ? "moduleId" : "deviceId"));
+        nv_table_add(&table, nv_json_text(identity, modules ? "managedBy" : "status"));
+        nv_table_add(&table, nv_json_text(identity, "connectionState"));
+        nv_table_add(&table, type_of(identity));
+        nv_table_add(&table, strncmp(activity, "0001-", 5) == 0 ? "never" : activity);
+    }
+    nv_table_finish(&table, stdout);
+}
+
+/* ---- the commands -------------------------------------------------------------------------------------------- */
+
+static int add_identity(const nv_args *args, const char *device, const char *module)
+{
+    struct json_object *identity = json_object_new_object();
+    set_text(identity, "deviceId", device);
+    if (module) {
+        set_text(identity, "moduleId", module);
+    }
+    nv_client client = {0};
+    nv_answer answer = {0};
+    char *path = path_of(device, module);
+    int code = apply_flags(identity, args);
+    if (code == NV_EXIT_OK) {
+        code = nv_client_open(&client, args);
+    }
+    if (code == NV_EXIT_OK) {
+        code = nv_client_do(&client, "PUT", path, json_object_to_json_string(identity), NULL, &answer);
+    }
+    if (code == NV_EXIT_OK) {
+        print_added(&client, answer.body);
+    }
+    free(path);
+    nv_answer_deinit(&answer);
+    nv_client_close(&client);
+    json_object_put(identity);
+    return code;
+}
+
+static int show(const nv_args *args, const char *path, void (*print)(const nv_client *client, struct json_object *body))
+{
+    nv_client client = {0};
+    nv_answer answer = {0};
+    int code = nv_client_open(&client, args);
+    if (code == NV_EXIT_OK) {
+        code = nv_client_do(&client, "GET", path, NULL, NULL, &answer);
+    }
+    if (code == NV_EXIT_OK) {
+        print(&client, answer.body);
+    }
+    nv_answer_deinit(&answer);
+    nv_client_close(&client);
+    return code;
+}
+
+static int remove_identity(const nv_args *args, const char *device, const char *module)
+{
+    nv_client client = {0};
+    nv_answer answer = {0};
+    char *path = path_of(device, module);
+    int code = nv_client_open(&client, args);
+    if (code == NV_EXIT_OK) {
+        code = nv_client_do(&client, "DELETE", path, NULL, "*", &answer);
+    }
+    if (code == NV_EXIT_OK) {
+        fprintf(stderr, "%s%s%s is removed\n", device, module ? "/" : "", module ? module : "");
+    }
+    free(path);
+    nv_answer_deinit(&answer);
+    nv_client_close(&client);
+    return code;
+}
+
+static int show_identity(const nv_args *args, const char *device, const char *module)
+{
+    char *path = path_of(device, module);
+    int code = show(args, path, print_identity);
+    free(path);
+    return code;
+}
+
+int nv_cmd_device_add(const nv_args *args)
+{
+    return add_identity(args, args->operands[0], NULL);
+}
+
+int nv_cmd_module_add(const nv_args *args)
+{
+    return add_identity(args, args->operands[0], args->operands[1]);
+}
+
+int nv_cmd_device_show(const nv_args *args)
+{
+    return show_identity(args, args->operands[0], NULL);
+}
+
+int nv_cmd_module_show(const nv_args *args)
+{
+    return show_identity(args, args->operands[0], args->operands[1]);
+}
+
+int nv_cmd_device_rm(const nv_args *args)
+{
+    return remove_identity(args, args->operands[0], NULL);
+}
+
+int nv_cmd_module_rm(const nv_args *args)
+{
+    return remove_identity(args, args->operands[0], args->operands[1]);
+}
+
+static void print_devices(const nv_client *client, struct json_object *body)
+{
+    print_list(client, body, false);
+    if (json_object_is_type(body, json_type_array) && json_object_array_length(body) >= 1000) {
+        fputs("nave: the hub lists 1,000 devices at most; there may be more\n", stderr);
+    }
+}
+
+static void print_modules(const nv_client *client, struct json_object *body)
+{
+    print_list(client, body, true);
+}
+
+int nv_cmd_device_list(const nv_args *args)
+{
+    return show(args, "/devices?top=1000", print_devices);
+}
+
+int nv_cmd_module_list(const nv_args *args)
+{
+    char *device = nv_path_segment(args->operands[0]);
+    size_t size = strlen(device) + 32;
+    char *path = nv_malloc(size);
+    (void)snprintf(path, size, "/devices/%s/modules", device);
+    int code = show(args, path, print_modules);
+    free(path);
+    free(device);
+    return code;
+}
+
+/* Read, change, write back under the etag that was read: another's change in between is refused, not lost. */
+static int change(nv_client *client, const nv_args *args, const char *path)
+{
+    nv_answer before = {0};
+    nv_answer after = {0};
+    int code = nv_client_do(client, "GET", path, NULL, NULL, &before);
+    if (code == NV_EXIT_OK) {
+        code = apply_flags(before.body, args);
+    }
+    if (code == NV_EXIT_OK) {
+        char etag[128];
+        (void)snprintf(etag, sizeof(etag), "\"%s\"", nv_json_text(before.body, "etag"));
+        code = nv_client_do(client, "PUT", path, json_object_to_json_string(before.body), etag, &after);
+    }
+    if (code == NV_EXIT_OK) {
+        print_identity(client, after.body);
+    }
+    nv_answer_deinit(&before);
+    nv_answer_deinit(&after);
+    return code;
+}
+
+int nv_cmd_device_set(const nv_args *args)
+{
+    bool any =
+        nv_args_has(args, "status") || nv_args_has(args, "reason") || nv_args_has(args, "edge") || auth_type(args);
+    if (!any) {
+        return usage("nothing to change: give --status, --reason, --auth, --key, --thumbprint or --edge");
+    }
+    nv_client client = {0};
+    char *path = path_of(args->operands[0], NULL);
+    int code = nv_client_open(&client, args);
+    if (code == NV_EXIT_OK) {
+        code = change(&client, args, path);
+    }
+    free(path);
+    nv_client_close(&client);
+    return code;
+}

@@ -1,0 +1,260 @@
+/**
+ * `nave monitor`: follows GET /nave/v1/events. When the connection ends it comes back and goes on behind the last
+ * sequence seen of each partition. The stream is in commit order, so what was not seen was committed after the last
+ * line; asking again from a little before that line's time and skipping known sequences misses and repeats nothing,
+ * unless the hub's clock is set back by more than REPLAY_S meanwhile.
+ */
+#include "base/alloc.h"
+#include "base/clock.h"
+#include "codec/json.h"
+#include "nave/client.h"
+#include "nave/commands.h"
+
+#include <inttypes.h>
+#include <json-c/json.h>
+#include <stdlib.h>
+#include <string.h>
+#include <time.h>
+
+#define PARTITIONS 32
+#define REPLAY_S   10
+
+typedef struct monitor {
+    const nv_args *args;
+    bool json;
+    const char *from;
+    uint64_t left; /* messages to show, UINT64_MAX = no end */
+    /* where we are */
+    bool seen[PARTITIONS];
+    uint64_t sequence[PARTITIONS];
+    char last_time[40]; /* of the last line, or "" */
+    char start[40];     /* when the first connection was made, by the hub's clock, minus the second it is rounded to */
+    bool resumed;
+} monitor;
+
+static int usage(const char *text)
+{
+    fprintf(stderr, "nave: %s\n", text);
+    return NV_EXIT_USAGE;
+}
+
+/* "2024-05-01T10:20:30" plus or minus seconds, as UTC text. @return false when it is no time */
+static bool shift_time(const char *text, int seconds, char out[40])
+{
+    struct tm tm = {0};
+    if (!strptime(text, "%Y-%m-%dT%H:%M:%S", &tm)) {
+        return false;
+    }
+    time_t moved = timegm(&tm) + seconds;
+    (void)gmtime_r(&moved, &tm);
+    return strftime(out, 40, "%Y-%m-%dT%H:%M:%SZ", &tm) > 0;
+}
+
+/* ---- one line ------------------------------------------------------------------------------------------------ */
+
+/* Text of a stranger on a terminal: no control characters. */
+static void print_plain(const char *text, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        unsigned char c = (unsigned char)text[i];
+        putchar(c < 0x20 || c == 0x7f ? '?' : c);
+    }
+}
+
+static void print_properties(struct json_object *properties)
+{
+    if (!json_object_is_type(properties, json_type_object)) {
+        return;
+    }
+    json_object_object_foreach(properties, name, value)
+    {
+        putchar(' ');
+        print_plain(name, strlen(name));
+        putchar('=');
+        const char *text = value ? json_object_get_string(value) : "";
+        print_plain(text, strlen(text));
+    }
+}
+
+static void print_message(struct json_object *event)
+{
+    const char *module = nv_json_text(event, "moduleId");
+    const char *base64 = nv_json_text(event, "bodyBase64");
+    struct json_object *body = nv_json_member(event, "body");
+    printf("%.23s  %s%s%s  ", nv_json_text(event, "enqueuedTime"), nv_json_text(event, "deviceId"),
+           module[0] ? "/" : "", module);
+    if (body) {
+        const char *text = json_object_is_type(body, json_type_string)
+                               ? json_object_get_string(body)
+                               : json_object_to_json_string_ext(body, JSON_C_TO_STRING_NOSLASHESCAPE);
+        print_plain(text, strlen(text));
+    } else if (base64[0]) {
+        printf("base64:%s", base64);
+    }
+    print_properties(nv_json_member(event, "properties"));
+    putchar('\n');
+}
+
+/* @return true when the message was shown before */
+static bool is_known(monitor *m, struct json_object *event)
+{
+    uint64_t partition = json_object_get_uint64(nv_json_member(event, "partition"));
+    uint64_t sequence = json_object_get_uint64(nv_json_member(event, "sequence"));
+    const char *time = nv_json_text(event, "enqueuedTime");
+    if (partition >= PARTITIONS) {
+        return false;
+    }
+    if (m->seen[partition] ? sequence <= m->sequence[partition]
+                           : m->resumed && m->start[0] && strncmp(time, m->start, 19) < 0) {
+        return true;
+    }
+    m->seen[partition] = true;
+    m->sequence[partition] = sequence;
+    (void)snprintf(m->last_time, sizeof(m->last_time), "%s", time);
+    return false;
+}
+
+static bool take_line(void *arg, nv_span line)
+{
+    monitor *m = arg;
+    struct json_object *event = NULL;
+    if (nv_json_parse(line, NV_JSON_MAX_DEPTH, UINT32_MAX, &event) != NV_OK ||
+        !json_object_is_type(event, json_type_object)) {
+        fputs("nave: the hub sent a line that is no event; it is left out\n", stderr);
+        json_object_put(event);
+        return true;
+    }
+    if (!nv_json_member(event, "sequence") || is_known(m, event)) {
+        json_object_put(event); /* a line of another kind, such as a keep-alive, or one shown before */
+        return true;
+    }
+    if (m->json) {
+        printf("%.*s\n", NV_SPAN_ARG(line));
+    } else {
+        print_message(event);
+    }
+    json_object_put(event);
+    if (m->left != UINT64_MAX) {
+        m->left--;
+    }
+    return fflush(stdout) == 0 && m->left > 0;
+}
+
+/* ---- connections --------------------------------------------------------------------------------------------- */
+
+static void add_parameter(nv_buf *path, const char *name, const char *value)
+{
+    char *encoded = nv_path_segment(value);
+    nv_err ignored = nv_buf_printf(path, "&%s=%s", name, encoded);
+    (void)ignored;
+    free(encoded);
+}
+
+static void add_position(const monitor *m, nv_buf *path)
+{
+    const char *partition = nv_args_get(m->args, "partition");
+    char text[40];
+    if (!m->resumed) {
+        add_parameter(path, "from", m->from);
+    } else if (partition && m->seen[strtoul(partition, NULL, 10)]) {
+        (void)snprintf(text, sizeof(text), "%" PRIu64, m->sequence[strtoul(partition, NULL, 10)] + 1);
+        add_parameter(path, "from", text);
+    } else if (m->last_time[0] && shift_time(m->last_time, -REPLAY_S, text)) {
+        add_parameter(path, "from", text);
+    } else {
+        /* Nothing was shown yet: as at first, but "now" was when we began. */
+        add_parameter(path, "from", strcmp(m->from, "now") == 0 && m->start[0] ? m->start : m->from);
+    }
+}
+
+static nv_stream_end follow(monitor *m, nv_client *client)
+{
+    nv_buf path;
+    nv_buf_init(&path, 4096);
+    nv_err ignored = nv_buf_append_str(&path, "/nave/v1/events?follow=true");
+    if (nv_args_get(m->args, "device")) {
+        add_parameter(&path, "device", nv_args_get(m->args, "device"));
+    }
+    if (nv_args_get(m->args, "partition")) {
+        add_parameter(&path, "partition", nv_args_get(m->args, "partition"));
+    }
+    add_position(m, &path);
+    ignored = nv_buf_append(&path, nv_span_of("", 1));
+    (void)ignored;
+    nv_stream_end end = nv_client_stream(client, (const char *)path.data + path.start, take_line, m);
+    nv_buf_deinit(&path);
+    return end;
+}
+
+/* The first contact says in one sentence what is wrong; later ones are patient. */
+static int first_contact(monitor *m, nv_client *client)
+{
+    nv_answer answer = {0};
+    int code = nv_client_do(client, "GET", "/nave/v1/hub", NULL, NULL, &answer);
+    if (code == NV_EXIT_OK && answer.date_unix_s > 0 && strcmp(m->from, "now") == 0) {
+        time_t date = (time_t)answer.date_unix_s;
+        struct tm tm;
+        (void)gmtime_r(&date, &tm);
+        (void)strftime(m->start, sizeof(m->start), "%Y-%m-%dT%H:%M:%SZ", &tm);
+    }
+    nv_answer_deinit(&answer);
+    return code;
+}
+
+static void pause_ms(long ms)
+{
+    struct timespec pause = {ms / 1000, ms % 1000 * 1000000};
+    (void)nanosleep(&pause, NULL);
+}
+
+static int run(monitor *m, nv_client *client)
+{
+    int code = first_contact(m, client);
+    long wait_ms = 250;
+    bool said = false;
+    while (code == NV_EXIT_OK) {
+        nv_stream_end end = follow(m, client);
+        if (end == NV_STREAM_STOPPED) {
+            return NV_EXIT_OK;
+        }
+        if (end == NV_STREAM_REFUSED) {
+            return NV_EXIT_REFUSED;
+        }
+        if (!said || end == NV_STREAM_ENDED) {
+            fputs("nave: the connection to the hub ended; trying again\n", stderr);
+        }
+        said = true;
+        wait_ms = end == NV_STREAM_ENDED ? 250 : wait_ms < 4000 ? 2 * wait_ms : 4000;
+        m->resumed = true;
+        pause_ms(wait_ms);
+        nv_client_close(client); /* the hub may have come back on another port */
+        code = nv_client_open(client, m->args);
+    }
+    return code;
+}
+
+int nv_cmd_monitor(const nv_args *args)
+{
+    monitor m = {.args = args, .from = nv_args_get(args, "from"), .left = UINT64_MAX};
+    const char *partition = nv_args_get(args, "partition");
+    const char *count = nv_args_get(args, "count");
+    uint64_t number = 0;
+    m.from = m.from ? m.from : "now";
+    if (partition && (!nv_span_to_u64(nv_span_str(partition), &number) || number >= PARTITIONS)) {
+        return usage("--partition is a number from 0 to 31");
+    }
+    if (count && (!nv_span_to_u64(nv_span_str(count), &m.left) || m.left == 0 || m.left == UINT64_MAX)) {
+        return usage("--count is a number of messages, at least 1");
+    }
+    if (nv_span_to_u64(nv_span_str(m.from), &number) && !partition) {
+        return usage("--from SEQUENCE needs --partition: sequences count per partition");
+    }
+    nv_client client = {0};
+    int code = nv_client_open(&client, args);
+    m.json = client.json;
+    if (code == NV_EXIT_OK) {
+        code = run(&m, &client);
+    }
+    nv_client_close(&client);
+    return code;
+}
