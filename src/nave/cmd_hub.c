@@ -134,19 +134,21 @@ static void check_identity(findings *f, const char *id, const nv_answer *answer)
     }
     struct json_object *auth = nv_json_member(answer->body, "authentication");
     const char *type = nv_json_text(auth, "type");
-    bool enabled = strcmp(nv_json_text(answer->body, "status"), "disabled") != 0;
     find(f, "registered", true, "the device is registered");
-    find(f, "enabled", enabled,
-         enabled ? "it may connect%s%s%s%s" : "it is disabled (%s); nave device set %s --status enabled%s%s",
-         enabled ? "" : nv_json_text(answer->body, "statusReason"), enabled ? "" : id, "", "");
+    if (strcmp(nv_json_text(answer->body, "status"), "disabled") == 0) {
+        find(f, "enabled", false, "it is disabled (%s); nave device set %s --status enabled",
+             nv_json_text(answer->body, "statusReason"), id);
+    } else {
+        find(f, "enabled", true, "it may connect");
+    }
     struct json_object *prints = nv_json_member(auth, "x509Thumbprint");
     bool usable = strcmp(type, "selfSigned") != 0 || nv_json_text(prints, "primaryThumbprint")[0] ||
                   nv_json_text(prints, "secondaryThumbprint")[0];
-    find(f, "credential", usable,
-         usable ? "it authenticates by %s"
-                : "it authenticates by %s, but no thumbprint is registered; nave device set "
-                  "ID --thumbprint SHA256",
-         strcmp(type, "sas") == 0 ? "key (SAS token)" : type);
+    if (usable) {
+        find(f, "credential", true, "it authenticates by %s", strcmp(type, "sas") == 0 ? "key (SAS token)" : type);
+    } else {
+        find(f, "credential", false, "no certificate is registered; nave device set %s --thumbprint SHA256", id);
+    }
     find(f, "connection", true, "it is %s now, last active %s", nv_json_text(answer->body, "connectionState"),
          strncmp(nv_json_text(answer->body, "lastActivityTime"), "0001-", 5) == 0
              ? "never"

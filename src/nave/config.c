@@ -379,6 +379,24 @@ static nv_err apply_override(nv_config *config, const nv_override *override, nv_
     return set_from_text(config, option, override->value, "command line", why);
 }
 
+static nv_err add_host_names(nv_config *config, const nv_config_source *source, nv_buf *why)
+{
+    if (source->host_name_count == 0) {
+        return NV_OK;
+    }
+    nv_text_list *list = &config->net_host_names;
+    size_t count = source->host_name_count + list->count;
+    const char **names = nv_calloc(count, sizeof(*names));
+    memcpy(names, source->host_names, source->host_name_count * sizeof(*names));
+    for (size_t i = 0; i < list->count; i++) {
+        names[source->host_name_count + i] = list->items[i];
+    }
+    const nv_option *option = nv_option_find(nv_span_str("net"), nv_span_str("host_names"));
+    nv_err err = nv_config_set(config, option, names, count, "--hostname", why);
+    free(names);
+    return err;
+}
+
 static nv_err check_together(const nv_config *config, nv_buf *why)
 {
     if ((config->tls_certificate_file[0] == 0) != (config->tls_key_file[0] == 0)) {
@@ -412,6 +430,9 @@ nv_err nv_config_load(nv_config **out, const nv_config_source *source, nv_buf *w
     }
     for (size_t i = 0; err == NV_OK && i < source->override_count; i++) {
         err = apply_override(config, &source->overrides[i], why);
+    }
+    if (err == NV_OK) {
+        err = add_host_names(config, source, why);
     }
     if (err == NV_OK) {
         err = check_together(config, why);

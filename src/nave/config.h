@@ -67,6 +67,8 @@ typedef struct nv_config_source {
     char *const *environment; /* "NAME=value", NULL-terminated; NULL: none */
     const nv_override *overrides;
     size_t override_count;
+    const char *const *host_names; /* put in front of net.host_names */
+    size_t host_name_count;
 } nv_config_source;
 
 #define NV_CONFIG_MAX_BYTES (1u << 20)

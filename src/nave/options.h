@@ -42,9 +42,12 @@
       "Taken when an ordinary user may not listen on https.port. 0: refuse to start then")                             \
     X(admin, port, INT, -1, 65535, "9600", "port", false, "", "/healthz, /readyz and /metrics. 0: off; -1: any free")  \
     X(admin, bind, LIST, 1, 16, "localhost", "addresses", false, "", "Addresses of the admin listener")                \
-    X(tls, certificate_file, TEXT, 0, 4096, "", "path", true, "",                                                      \
-      "PEM chain of the server, leaf first. Empty: one signed by the hub's own CA, renewed by itself")                 \
-    X(tls, key_file, TEXT, 0, 4096, "", "path", true, "", "PEM private key of certificate_file")                       \
+    X(tls, certificate_file, TEXT, 0, 4096, "", "path", false, "",                                                     \
+      "PEM chain of the server, leaf first; read again on SIGHUP. Empty: one by the hub's own CA, renewed by itself")  \
+    X(tls, key_file, TEXT, 0, 4096, "", "path", false, "", "PEM private key of certificate_file, read with it")        \
+    X(tls, min_version, CHOICE, 0, 0, "1.2", "", false, "1.2|1.3", "Oldest version of TLS that is spoken")             \
+    X(tls, ciphers, TEXT, 0, 4096, "", "list", false, "",                                                              \
+      "Cipher suites of TLS 1.2 in OpenSSL's words, for old modems. Empty: ECDHE with AEAD only")                      \
     X(log, durability, CHOICE, 0, 0, "commit", "", false, "commit|os",                                                 \
       "When telemetry counts as stored: `commit` after a sync to the disk, `os` once the operating system has it")     \
     X(log, partitions, INT, 1, 32, "4", "partitions", false, "", "Counts when the log is created; fixed from then on") \
