@@ -172,7 +172,7 @@ static void print_refusals(struct json_object *list)
         const char *detail = nv_json_text(row, "detail");
         printf("  %s  %s from %s, %s times: %s\n    cause: %s%s%s\n    cure:  %s\n", nv_json_text(row, "time"),
                nv_json_text(row, "protocol"), nv_json_text(row, "address"), nv_json_text(row, "count"),
-               nv_json_text(row, "reason"), nv_json_text(row, "cause"), detail[0] ? ": " : "", detail,
+               nv_json_text(row, "refusal"), nv_json_text(row, "cause"), detail[0] ? ": " : "", detail,
                nv_json_text(row, "cure"));
     }
 }

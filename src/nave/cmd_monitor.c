@@ -2,7 +2,7 @@
  * `nave monitor`: follows GET /nave/v1/events. When the connection ends it comes back and goes on behind the last
  * sequence seen of each partition. The stream is in commit order, so what was not seen was committed after the last
  * line; asking again from a little before that line's time and skipping known sequences misses and repeats nothing,
- * unless the hub's clock is set back by more than REPLAY_S meanwhile.
+ * unless the hub's clock was set back by more than REPLAY_S meanwhile.
  */
 #include "base/alloc.h"
 #include "base/clock.h"
@@ -28,7 +28,7 @@ typedef struct monitor {
     bool seen[PARTITIONS];
     uint64_t sequence[PARTITIONS];
     char last_time[40]; /* of the last line, or "" */
-    char start[40];     /* when the first connection was made, by the hub's clock, minus the second it is rounded to */
+    char start[40];     /* never ask for what is older: "" = no bound */
     bool resumed;
 } monitor;
 
@@ -104,8 +104,7 @@ static bool is_known(monitor *m, struct json_object *event)
     if (partition >= PARTITIONS) {
         return false;
     }
-    if (m->seen[partition] ? sequence <= m->sequence[partition]
-                           : m->resumed && m->start[0] && strncmp(time, m->start, 19) < 0) {
+    if (m->seen[partition] && sequence <= m->sequence[partition]) {
         return true;
     }
     m->seen[partition] = true;
@@ -153,17 +152,16 @@ static void add_parameter(nv_buf *path, const char *name, const char *value)
 static void add_position(const monitor *m, nv_buf *path)
 {
     const char *partition = nv_args_get(m->args, "partition");
+    unsigned long number = partition ? strtoul(partition, NULL, 10) : 0;
     char text[40];
-    if (!m->resumed) {
-        add_parameter(path, "from", m->from);
-    } else if (partition && m->seen[strtoul(partition, NULL, 10)]) {
-        (void)snprintf(text, sizeof(text), "%" PRIu64, m->sequence[strtoul(partition, NULL, 10)] + 1);
+    if (m->resumed && partition && m->seen[number]) {
+        (void)snprintf(text, sizeof(text), "%" PRIu64, m->sequence[number] + 1);
         add_parameter(path, "from", text);
-    } else if (m->last_time[0] && shift_time(m->last_time, -REPLAY_S, text)) {
-        add_parameter(path, "from", text);
+    } else if (m->resumed && m->last_time[0] && shift_time(m->last_time, -REPLAY_S, text)) {
+        bool too_early = m->start[0] && strncmp(text, m->start, 19) < 0;
+        add_parameter(path, "from", too_early ? m->start : text);
     } else {
-        /* Nothing was shown yet: as at first, but "now" was when we began. */
-        add_parameter(path, "from", strcmp(m->from, "now") == 0 && m->start[0] ? m->start : m->from);
+        add_parameter(path, "from", m->resumed && m->start[0] ? m->start : m->from);
     }
 }
 
@@ -186,16 +184,32 @@ static nv_stream_end follow(monitor *m, nv_client *client)
     return end;
 }
 
+/* "now" is where each partition ends at the first contact; a later connection must not go behind it. */
+static void remember_now(monitor *m, const nv_answer *answer)
+{
+    struct json_object *partitions = nv_json_member(answer->body, "partitions");
+    size_t count = json_object_is_type(partitions, json_type_array) ? json_object_array_length(partitions) : 0;
+    for (size_t i = 0; i < count && i < PARTITIONS; i++) {
+        uint64_t next =
+            json_object_get_uint64(nv_json_member(json_object_array_get_idx(partitions, i), "nextSequence"));
+        m->seen[i] = next > 0;
+        m->sequence[i] = next > 0 ? next - 1 : 0;
+    }
+    time_t date = (time_t)answer->date_unix_s - REPLAY_S;
+    struct tm tm;
+    (void)gmtime_r(&date, &tm);
+    (void)strftime(m->start, sizeof(m->start), "%Y-%m-%dT%H:%M:%SZ", &tm);
+}
+
 /* The first contact says in one sentence what is wrong; later ones are patient. */
 static int first_contact(monitor *m, nv_client *client)
 {
     nv_answer answer = {0};
     int code = nv_client_do(client, "GET", "/nave/v1/hub", NULL, NULL, &answer);
-    if (code == NV_EXIT_OK && answer.date_unix_s > 0 && strcmp(m->from, "now") == 0) {
-        time_t date = (time_t)answer.date_unix_s;
-        struct tm tm;
-        (void)gmtime_r(&date, &tm);
-        (void)strftime(m->start, sizeof(m->start), "%Y-%m-%dT%H:%M:%SZ", &tm);
+    if (code == NV_EXIT_OK && strcmp(m->from, "now") == 0) {
+        remember_now(m, &answer);
+    } else if (code == NV_EXIT_OK && strchr(m->from, '-')) {
+        (void)snprintf(m->start, sizeof(m->start), "%s", m->from);
     }
     nv_answer_deinit(&answer);
     return code;

@@ -306,7 +306,6 @@ static void stop_loops(nv_up *up)
 
 static int run(nv_up *up)
 {
-    nv_http_set_ready(true);
     (void)nv_net_wait(up->net);
     return NV_EXIT_OK;
 }

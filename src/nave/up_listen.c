@@ -56,7 +56,8 @@ static const struct {
 /* One listener per address, all on the same port. @p wanted: -1 any free one */
 static nv_err listen_on(nv_up *up, nv_port kind, const nv_text_list *addresses, int64_t wanted, char *why)
 {
-    static char *everywhere[] = {(char[]){"*"}};
+    char star[] = "*";
+    char *everywhere[] = {star};
     nv_text_list all = {everywhere, 1};
     addresses = addresses->count ? addresses : &all;
     uint16_t port = wanted < 0 ? 0 : (uint16_t)wanted;
