@@ -289,17 +289,20 @@ static bool parse_time(nv_span text, int64_t *wall_us)
         return false;
     }
     int64_t fraction = 0;
+    bool round_up = false;
     if (*rest == '.') {
         int64_t unit = NV_US_PER_S;
         for (rest++; *rest >= '0' && *rest <= '9'; rest++) {
+            bool finer = unit <= 1; /* than a microsecond: "at or after" rounds up */
             unit /= 10;
-            fraction += (*rest - '0') * unit;
+            fraction += finer ? 0 : (*rest - '0') * unit;
+            round_up = round_up || (finer && *rest != '0');
         }
     }
     if (*rest == 'Z' || *rest == 'z') {
         rest++;
     }
-    *wall_us = (int64_t)timegm(&tm) * NV_US_PER_S + fraction;
+    *wall_us = (int64_t)timegm(&tm) * NV_US_PER_S + fraction + (round_up ? 1 : 0);
     return *rest == '\0';
 }
 
