@@ -1,6 +1,7 @@
 # The state store.
 nv_library(nv_state SOURCES state.c state_db.c state_txn.c DEPS nv_base PkgConfig::SQLITE)
 nv_test(state_test SOURCES state_test.c DEPS nv_state)
+nv_test(state_fault_test SOURCES state_fault_test.c DEPS nv_state nv_fault_vfs nv_fault_disk)
 if(BUILD_TESTING)
     add_executable(state_crash_test state_crash_test.c)
     target_link_libraries(state_crash_test PRIVATE nv_state nv_fault_vfs nv_fault_disk)

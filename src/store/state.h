@@ -57,7 +57,11 @@ struct nv_state_op {
     nv_err (*run)(nv_state_op *op, nv_txn *txn);
     void (*done)(nv_state_op *op);
     /* out */
-    nv_err status; /* what run returned, or why the commit failed. After NV_OK a write is durable */
+    /**
+     * What run returned, or why the commit failed. After NV_OK a write is durable. After a failed commit it is not
+     * there; only a loss of power before the next good commit may still bring it.
+     */
+    nv_err status;
     /* private */
     nv_task _task;
     nv_state_op *_next;
