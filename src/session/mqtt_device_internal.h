@@ -132,7 +132,7 @@ uint8_t *mqtt_reserve(mqtt_device *m, size_t len);
 
 /* ---- mqtt_device_connect.c ---- */
 
-/** @return bytes taken from a first packet that has arrived whole: all of it */
+/** A whole CONNECT; @p bytes begins with it. */
 void mqtt_on_connect(mqtt_device *m, const nv_mqtt_packet *packet, nv_span bytes);
 void mqtt_connecting_free(mqtt_connecting *connecting);
 /** Answer CONNECT with a refusal and close. */
