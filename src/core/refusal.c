@@ -54,8 +54,8 @@ nv_refusals *nv_refusals_new(int64_t identities, int64_t per_identity, uint64_t 
 
 static void forget_oldest(nv_refusals *refusals)
 {
-    nv_list *node = nv_list_pop_front(&refusals->by_age);
-    suspect *oldest = nv_container_of(node, suspect, by_age);
+    suspect *oldest = nv_container_of(refusals->by_age.next, suspect, by_age);
+    nv_list_remove(&oldest->by_age);
     nv_map_remove(&refusals->by_key, nv_span_of(oldest->key, oldest->key_len));
     free(oldest->entries);
     free(oldest);
@@ -98,15 +98,16 @@ static suspect *suspect_of(nv_refusals *refusals, const char *key, size_t len)
     return found;
 }
 
+/* Only when count is not 0. */
 static nv_refusal_entry *newest(const nv_refusals *refusals, const suspect *who)
 {
-    return who->count ? &who->entries[(who->first + who->count - 1) % refusals->per_identity] : NULL;
+    return &who->entries[(who->first + who->count - 1) % refusals->per_identity];
 }
 
 /* A device that retries every second must not push out what happened before. */
 static bool repeats(const nv_refusal_entry *last, const nv_refusal_entry *entry)
 {
-    return last && last->refusal == entry->refusal && strcmp(last->protocol, entry->protocol) == 0;
+    return last->refusal == entry->refusal && strcmp(last->protocol, entry->protocol) == 0;
 }
 
 static nv_refusal_entry *next_slot(const nv_refusals *refusals, suspect *who)
@@ -132,9 +133,10 @@ void nv_refusals_note(nv_refusals *refusals, nv_span device_id, nv_span module_i
     size_t len = key_of(device_id, module_id, key);
     pthread_mutex_lock(&refusals->lock);
     suspect *who = suspect_of(refusals, key, len);
-    nv_refusal_entry *slot = newest(refusals, who);
     uint32_t count = 1;
-    if (repeats(slot, entry)) {
+    nv_refusal_entry *slot;
+    if (who->count > 0 && repeats(newest(refusals, who), entry)) {
+        slot = newest(refusals, who);
         count = slot->count == UINT32_MAX ? UINT32_MAX : slot->count + 1;
     } else {
         slot = next_slot(refusals, who);

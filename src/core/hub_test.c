@@ -1,0 +1,336 @@
+/* Names of the hub, refusals, policies' tokens, presence: the parts of the core that need no session. */
+#include "base/alloc.h"
+#include "base/diag.h"
+#include "codec/sas.h"
+#include "support/fake_core.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+static void test_aliases(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *host;
+        bool is;
+    } rows[] = {
+        {FAKE_HUB_NAME, true},
+        {"HUB.EXAMPLE.NET", true},
+        {FAKE_HUB_NAME ":8883", true},
+        {FAKE_ALIAS, true},
+        {FAKE_ALIAS ":1", true},
+        {"", false},
+        {":8883", false},
+        {"hub", false},
+        {"hub.example.net.", false},
+        {"xhub.example.net", false},
+        {"[::1]", false},
+        {"::1", false},
+        {"[", false},
+        {"hub.example.net:1:2", false},
+    };
+    fake_core core;
+    fake_core_init(&core, 1, &nv_limits_open);
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        if (nv_hub_is_alias(core.hub, nv_span_str(rows[i].host)) != rows[i].is) {
+            fail_msg("\"%s\"", rows[i].host);
+        }
+    }
+    fake_core_deinit(&core);
+}
+
+static void test_shards_cover_the_loops(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 2, &nv_limits_open);
+    size_t on_loop[2] = {0};
+    for (int i = 0; i < 1000; i++) {
+        char id[16];
+        (void)snprintf(id, sizeof(id), "d%d", i);
+        nv_hub_loop *loop = nv_hub_shard_loop(core.hub, nv_span_str(id));
+        assert_ptr_equal(loop, nv_hub_shard_loop(core.hub, nv_span_str(id)));
+        on_loop[loop->index]++;
+    }
+    assert_true(on_loop[0] > 400 && on_loop[1] > 400);
+    fake_core_deinit(&core);
+}
+
+/* ---- refusals ------------------------------------------------------------------------------------------------- */
+
+static void note(nv_refusals *refusals, const char *device, nv_refusal why, int64_t wall_us)
+{
+    nv_refusal_entry entry = {.wall_us = wall_us, .refusal = why, .protocol = "mqtt"};
+    (void)snprintf(entry.detail, sizeof(entry.detail), "at %lld", (long long)wall_us);
+    nv_refusals_note(refusals, nv_span_str(device), NV_SPAN_EMPTY, &entry);
+}
+
+static size_t list(nv_refusals *refusals, const char *device, nv_refusal_entry *out, size_t max)
+{
+    return nv_refusals_list(refusals, nv_span_str(device), NV_SPAN_EMPTY, out, max);
+}
+
+static void test_refusals_of_one(void **state)
+{
+    (void)state;
+    nv_refusals *refusals = nv_refusals_new(4, 3, 1);
+    nv_refusal_entry out[8];
+    assert_int_equal(list(refusals, "d", out, 8), 0);
+    note(refusals, "d", NV_REFUSAL_TOKEN_EXPIRED, 1);
+    note(refusals, "d", NV_REFUSAL_TOKEN_EXPIRED, 2);
+    assert_int_equal(list(refusals, "d", out, 8), 1);
+    assert_int_equal(out[0].count, 2);
+    assert_int_equal(out[0].wall_us, 2);
+    assert_string_equal(out[0].detail, "at 2");
+    note(refusals, "d", NV_REFUSAL_DISABLED, 3);
+    note(refusals, "d", NV_REFUSAL_TOKEN_EXPIRED, 4);
+    note(refusals, "d", NV_REFUSAL_DISABLED, 5);
+    note(refusals, "d", NV_REFUSAL_TOKEN_EXPIRED, 6);
+    assert_int_equal(list(refusals, "d", out, 8), 3); /* the oldest two are gone */
+    assert_int_equal(out[0].wall_us, 6);
+    assert_int_equal(out[1].wall_us, 5);
+    assert_int_equal(out[2].wall_us, 4);
+    assert_int_equal(list(refusals, "d", out, 2), 2);
+    assert_int_equal(out[1].wall_us, 5);
+    nv_refusals_free(refusals);
+}
+
+static void test_refusals_of_many(void **state)
+{
+    (void)state;
+    nv_refusals *refusals = nv_refusals_new(4, 3, 1);
+    nv_refusal_entry out[8];
+    static const char *const ids[] = {"a", "b", "c", "d"};
+    for (size_t i = 0; i < 4; i++) {
+        note(refusals, ids[i], NV_REFUSAL_DISABLED, (int64_t)i);
+    }
+    note(refusals, "a", NV_REFUSAL_DISABLED, 9); /* b is the oldest now */
+    note(refusals, "e", NV_REFUSAL_DISABLED, 10);
+    assert_int_equal(list(refusals, "b", out, 8), 0);
+    assert_int_equal(list(refusals, "a", out, 8), 1);
+    char huge[1000];
+    memset(huge, 'x', sizeof(huge));
+    nv_refusal_entry entry = {.refusal = NV_REFUSAL_UNKNOWN_DEVICE};
+    nv_refusals_note(refusals, nv_span_of(huge, sizeof(huge)), nv_span_of(huge, sizeof(huge)), &entry);
+    assert_int_equal(nv_refusals_list(refusals, nv_span_of(huge, sizeof(huge)), nv_span_of(huge, 500), out, 8), 1);
+    nv_refusals_free(refusals);
+    nv_refusals_free(NULL);
+}
+
+static void test_every_refusal_explains_itself(void **state)
+{
+    (void)state;
+    for (int i = NV_REFUSAL_NONE + 1; i < NV_REFUSAL_COUNT; i++) {
+        const nv_refusal_info *info = nv_refusal_info_of((nv_refusal)i);
+        assert_true(strlen(info->name) > 0 && strlen(info->cause) > 0 && strlen(info->cure) > 0);
+    }
+}
+
+/* ---- service tokens ------------------------------------------------------------------------------------------- */
+
+static size_t service_token(char *out, size_t size, const char *resource, const char *policy, const nv_key *key,
+                            int64_t ttl_s)
+{
+    nv_writer w = nv_writer_of(out, size);
+    nv_sas_write(&w, nv_span_str(resource), FAKE_NOW_US / NV_US_PER_S + ttl_s, nv_span_str(policy),
+                 nv_span_of(key->bytes, key->len));
+    assert_int_equal(w.err, NV_OK);
+    return nv_writer_len(&w);
+}
+
+static void test_service_tokens(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *resource;
+        const char *policy;
+        bool wrong_key;
+        int64_t ttl_s;
+        const char *path;
+        uint32_t rights;
+        nv_refusal why;
+    } rows[] = {
+        {FAKE_HUB_NAME, "iothubowner", false, 60, "/devices/d1", NV_RIGHT_REGISTRY_READ, NV_REFUSAL_NONE},
+        {FAKE_HUB_NAME, "iothubowner", false, 60, "", NV_RIGHT_REGISTRY_WRITE, NV_REFUSAL_NONE},
+        {FAKE_ALIAS, "service", false, 60, "", NV_RIGHT_SERVICE_CONNECT, NV_REFUSAL_NONE},
+        {FAKE_HUB_NAME, "service", false, 60, "", NV_RIGHT_REGISTRY_READ, NV_REFUSAL_POLICY_RIGHT},
+        {FAKE_HUB_NAME, "nobody", false, 60, "", NV_RIGHT_SERVICE_CONNECT, NV_REFUSAL_POLICY_UNKNOWN},
+        {FAKE_HUB_NAME, "", false, 60, "", NV_RIGHT_SERVICE_CONNECT, NV_REFUSAL_POLICY_RIGHT},
+        {FAKE_HUB_NAME, "service", true, 60, "", NV_RIGHT_SERVICE_CONNECT, NV_REFUSAL_TOKEN_SIGNATURE},
+        {FAKE_HUB_NAME, "service", false, -60, "", NV_RIGHT_SERVICE_CONNECT, NV_REFUSAL_TOKEN_EXPIRED},
+        {"elsewhere", "service", false, 60, "", NV_RIGHT_SERVICE_CONNECT, NV_REFUSAL_HOST},
+        {FAKE_HUB_NAME "/devices/d2", "iothubowner", false, 60, "/devices/d1", NV_RIGHT_REGISTRY_READ,
+         NV_REFUSAL_TOKEN_AUDIENCE},
+    };
+    fake_core core;
+    fake_core_init(&core, 1, &nv_limits_open);
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        char token[600];
+        char detail[NV_REFUSAL_DETAIL];
+        nv_refusal why = NV_REFUSAL_COUNT;
+        size_t len = service_token(token, sizeof(token), rows[i].resource, rows[i].policy,
+                                   rows[i].wrong_key ? &fake_device_key : &fake_policy_key, rows[i].ttl_s);
+        nv_err err =
+            nv_auth_service(core.hub, nv_span_of(token, len), nv_span_str(rows[i].path), rows[i].rights, &why, detail);
+        if (why != rows[i].why || err != (why == NV_REFUSAL_NONE ? NV_OK : NV_E_UNAUTHORIZED)) {
+            fail_msg("row %zu: %s (%s)", i, nv_refusal_info_of(why)->name, detail);
+        }
+        assert_int_equal(nv_auth_token_is_policy(nv_span_of(token, len)), strlen(rows[i].policy) > 0);
+    }
+    nv_refusal why = NV_REFUSAL_NONE;
+    char detail[NV_REFUSAL_DETAIL];
+    assert_int_equal(nv_auth_service(core.hub, NV_SPAN_EMPTY, NV_SPAN_EMPTY, 0, &why, detail), NV_E_UNAUTHORIZED);
+    assert_int_equal(why, NV_REFUSAL_NO_CREDENTIAL);
+    assert_false(nv_auth_token_is_policy(nv_span_str("x")));
+    fake_core_deinit(&core);
+}
+
+/* ---- presence -------------------------------------------------------------------------------------------------- */
+
+typedef struct holder {
+    nv_claim claim;
+    int granted;
+    int evicted;
+    int done;
+} holder;
+
+static void on_granted(nv_claim *claim)
+{
+    nv_container_of(claim, holder, claim)->granted++;
+}
+
+static void on_evict(nv_claim *claim, nv_refusal why)
+{
+    (void)why;
+    nv_container_of(claim, holder, claim)->evicted++;
+}
+
+static void on_done(nv_claim *claim)
+{
+    nv_container_of(claim, holder, claim)->done++;
+}
+
+static bool presence_told;
+
+static void on_presence(nv_presence_request *request)
+{
+    (void)request;
+    presence_told = true;
+}
+
+static nv_presence presence_of(fake_core *core, const char *device)
+{
+    nv_presence_request request = {.device_id = nv_span_str(device), .done = on_presence};
+    presence_told = false;
+    nv_presence_get(&core->hub->loops[0], &request);
+    assert_false(presence_told);
+    fake_core_run(core);
+    assert_true(presence_told);
+    return request.presence;
+}
+
+static void hold(fake_core *core, holder *h, nv_identity *identity, size_t loop)
+{
+    *h = (holder){.claim = {.identity = identity, .granted = on_granted, .evict = on_evict}};
+    nv_claim_ask(&core->hub->loops[loop], &h->claim);
+}
+
+static void test_presence(void **state)
+{
+    (void)state;
+    for (size_t loop = 0; loop < 2; loop++) {
+        fake_core core;
+        fake_core_init(&core, 2, &nv_limits_open);
+        nv_identity *d = nv_identity_ref(fake_register(&core, "d", "", NULL));
+        assert_false(presence_of(&core, "d").connected);
+        holder h;
+        hold(&core, &h, d, loop);
+        fake_core_run(&core);
+        assert_int_equal(h.granted, 1);
+        nv_presence p = presence_of(&core, "d");
+        assert_true(p.connected && p.connection_updated_us == FAKE_NOW_US && p.last_activity_us == FAKE_NOW_US);
+        nv_manual_clock_advance(&core.clock, 5 * NV_US_PER_S);
+        nv_claim_touch(&h.claim, nv_mono_us(&core.clock.clock));
+        nv_manual_clock_advance(&core.clock, 2 * NV_US_PER_S);
+        p = presence_of(&core, "d");
+        assert_int_equal(p.last_activity_us, FAKE_NOW_US + 5 * NV_US_PER_S);
+        assert_int_equal(p.connection_updated_us, FAKE_NOW_US);
+        assert_int_equal(nv_devices_connected(core.hub), 1);
+        nv_claim_release(&h.claim, on_done);
+        fake_core_run(&core);
+        assert_int_equal(h.done, 1);
+        assert_int_equal(fake_state_seen(&core), 1);
+        assert_int_equal(nv_devices_connected(core.hub), 0);
+        nv_identity_unref(d);
+        fake_core_deinit(&core);
+    }
+}
+
+/* Three claims in a row: only the newest is granted, the others are told once, whatever their phase. */
+static void test_newest_claim_wins(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 2, &nv_limits_open);
+    nv_identity *d = nv_identity_ref(fake_register(&core, "d", "", NULL));
+    fake_core_run(&core);
+    holder h[3];
+    for (size_t i = 0; i < 3; i++) {
+        hold(&core, &h[i], d, i % 2);
+    }
+    fake_core_run(&core);
+    assert_int_equal(h[0].granted + h[1].granted + h[2].granted, 0); /* the first is opening, but was overtaken */
+    assert_int_equal(h[0].evicted + h[1].evicted, 2);
+    nv_claim_release(&h[0].claim, on_done);
+    nv_claim_release(&h[1].claim, on_done);
+    fake_core_run(&core);
+    assert_int_equal(h[0].done + h[1].done, 2);
+    assert_int_equal(h[2].granted, 1);
+    assert_int_equal(h[2].evicted, 0);
+    nv_claim_release(&h[2].claim, on_done);
+    fake_core_run(&core);
+    assert_int_equal(h[2].done, 1);
+    nv_identity_unref(d);
+    fake_core_deinit(&core);
+}
+
+/* Released before the grant: granted() never fires. */
+static void test_release_before_grant(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 2, &nv_limits_open);
+    nv_identity *d = nv_identity_ref(fake_register(&core, "d", "", NULL));
+    for (size_t loop = 0; loop < 2; loop++) {
+        holder h;
+        hold(&core, &h, d, loop);
+        nv_claim_release(&h.claim, on_done);
+        fake_core_run(&core);
+        assert_int_equal(h.granted, 0);
+        assert_int_equal(h.done, 1);
+        assert_int_equal(nv_devices_connected(core.hub), 0);
+    }
+    nv_identity_unref(d);
+    fake_core_deinit(&core);
+}
+
+int main(void)
+{
+    nv_diag_setup(NV_LEVEL_ERROR, false, 2);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_aliases),
+        cmocka_unit_test(test_shards_cover_the_loops),
+        cmocka_unit_test(test_refusals_of_one),
+        cmocka_unit_test(test_refusals_of_many),
+        cmocka_unit_test(test_every_refusal_explains_itself),
+        cmocka_unit_test(test_service_tokens),
+        cmocka_unit_test(test_presence),
+        cmocka_unit_test(test_newest_claim_wins),
+        cmocka_unit_test(test_release_before_grant),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
