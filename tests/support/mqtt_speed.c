@@ -18,7 +18,7 @@
 static void connect_all(fake_core *core, mqtt_pair *pairs, size_t count)
 {
     for (size_t i = 0; i < count; i++) {
-        char id[32];
+        char id[40];
         (void)snprintf(id, sizeof(id), "device-%04zu", i);
         fake_register(core, id, "", NULL);
         mqtt_pair_open(&pairs[i], &core->hub->loops[0], i + 1);
@@ -72,7 +72,7 @@ int main(int argc, char **argv)
     connect_all(&core, pairs, count);
     static uint8_t body[BODY];
     for (size_t i = 0; i < count; i++) {
-        char topic[64];
+        char topic[128];
         (void)snprintf(topic, sizeof(topic), "devices/device-%04zu/messages/events/$.ct=application%%2Fjson", i);
         nv_buf_init(&input[i], 65536);
         for (uint16_t id = 1; id <= WINDOW; id++) {
