@@ -143,7 +143,9 @@ static void check_record(check *c, const nv_record *record)
     c->next_counter[owner_index] = counter + 1;
     model_batch *batch = find_batch(owner_index, counter);
     assert_non_null(batch);
-    batch->seen++;
+    if (batch) {
+        batch->seen++;
+    }
 }
 
 static void on_chunk(void *arg, nv_err status, nv_log_chunk *chunk)

@@ -109,7 +109,8 @@ static bool needs_footer(const nv_log *log, const nv_segment *segment)
 
 static bool needs_packing(const nv_log *log, const nv_segment *segment)
 {
-    if (!segment->sealed || !segment->has_footer || segment->packed || segment->header.number == log->tip.segment) {
+    (void)log;
+    if (!segment->sealed || !segment->has_footer || segment->packed) {
         return false;
     }
     uint64_t waste = segment->padding + (segment->file_bytes - segment->end.position);

@@ -67,7 +67,9 @@ static size_t cut_segments_locked(nv_log *log, const nv_log_point *point, nv_seg
     if (log->segment_count) {
         nv_segment *last = log->segments[log->segment_count - 1];
         last->sealed = true;
-        last->end = last->header.number == point->segment ? *point : last->end;
+        if (last->end.next_commit > point->next_commit) {
+            last->end = *point;
+        }
         while (last->index_count && last->index[last->index_count - 1].commit >= point->next_commit) {
             last->index_count--;
         }
