@@ -1,0 +1,341 @@
+#include "net/loop.h"
+
+#include "base/alloc.h"
+#include "base/rng.h"
+#include "net/net_test_util.h"
+#include "net/signal.h"
+
+#include <signal.h>
+#include <stdlib.h>
+#include <unistd.h>
+
+static void start(nv_net **net, unsigned loops, const nv_clock *clock)
+{
+    char why[NV_NET_WHY_SIZE];
+    nv_net_config config = {.loops = loops, .clock = clock, .limits = nv_net_limits_default()};
+    assert_int_equal(nv_net_new(&config, net, why), NV_OK);
+    assert_int_equal(nv_net_loops(*net), loops);
+}
+
+static void run(nv_net *net)
+{
+    char why[NV_NET_WHY_SIZE];
+    assert_int_equal(nv_net_start(net, why), NV_OK);
+}
+
+/* ---- tasks ---- */
+
+typedef struct ball {
+    nv_task task;
+    nv_net *net;
+    int left;
+    _Atomic int *done;
+} ball;
+
+static void hit(nv_task *task)
+{
+    ball *b = nv_container_of(task, ball, task);
+    unsigned here = nv_loop_index(nv_loop_current());
+    if (b->left-- == 0) {
+        atomic_fetch_add(b->done, 1);
+        return;
+    }
+    nv_post(nv_loop_exec(nv_net_loop(b->net, 1 - here)), &b->task);
+}
+
+/* Balls between two loops that otherwise sleep: a lost wake-up would stop one for good. */
+static void test_ping_pong(void **state)
+{
+    (void)state;
+    nv_net *net = NULL;
+    start(&net, 2, NULL);
+    run(net);
+    for (int balls = 1; balls <= 64; balls *= 8) {
+        _Atomic int done = 0;
+        ball *all = nv_calloc((size_t)balls, sizeof(*all));
+        for (int i = 0; i < balls; i++) {
+            all[i] = (ball){{.run = hit}, net, 20000 / balls + i, &done};
+            nv_post(nv_loop_exec(nv_net_loop(net, (unsigned)i % 2)), &all[i].task);
+        }
+        await_count(&done, balls);
+        free(all);
+    }
+    nv_net_free(net);
+}
+
+#define PER_POSTER 20000
+#define POSTERS    3
+
+typedef struct numbered {
+    nv_task task;
+    int poster;
+    int number;
+} numbered;
+
+static struct {
+    nv_net *net;
+    numbered tasks[POSTERS][PER_POSTER];
+    int next[POSTERS]; /* the loop's */
+    _Atomic int wrong;
+    _Atomic int done;
+} many;
+
+static void take_number(nv_task *task)
+{
+    numbered *n = nv_container_of(task, numbered, task);
+    if (many.next[n->poster]++ != n->number || !nv_exec_is_current(nv_loop_exec(nv_net_loop(many.net, 0)))) {
+        atomic_fetch_add(&many.wrong, 1);
+    }
+    atomic_fetch_add(&many.done, 1);
+}
+
+static void *post_numbers(void *arg)
+{
+    numbered *tasks = arg;
+    for (int i = 0; i < PER_POSTER; i++) {
+        nv_post(nv_loop_exec(nv_net_loop(many.net, 0)), &tasks[i].task);
+    }
+    return NULL;
+}
+
+static void test_order_per_poster(void **state)
+{
+    (void)state;
+    start(&many.net, 1, NULL);
+    run(many.net);
+    pthread_t threads[POSTERS];
+    for (int p = 0; p < POSTERS; p++) {
+        for (int i = 0; i < PER_POSTER; i++) {
+            many.tasks[p][i] = (numbered){{.run = take_number}, p, i};
+        }
+        assert_int_equal(pthread_create(&threads[p], NULL, post_numbers, many.tasks[p]), 0);
+    }
+    for (int p = 0; p < POSTERS; p++) {
+        (void)pthread_join(threads[p], NULL);
+    }
+    await_count(&many.done, POSTERS * PER_POSTER);
+    assert_int_equal(atomic_load(&many.wrong), 0);
+    nv_net_free(many.net);
+}
+
+/* What is posted from the loop itself runs without any other event, however long the chain; hooks run between. */
+typedef struct chain {
+    nv_task task;
+    nv_turn_hook hook;
+    nv_loop *loop;
+    int left;
+    int hooks;
+    int hooks_at_end;
+    _Atomic int done;
+} chain;
+
+static void next_link(nv_task *task)
+{
+    chain *c = nv_container_of(task, chain, task);
+    if (c->left-- == 0) {
+        c->hooks_at_end = c->hooks;
+        nv_loop_remove_turn_hook(&c->hook);
+        atomic_store(&c->done, 1);
+        return;
+    }
+    nv_post(nv_loop_exec(c->loop), &c->task);
+}
+
+static void count_hook(nv_turn_hook *hook, int64_t now_us)
+{
+    (void)now_us;
+    nv_container_of(hook, chain, hook)->hooks++;
+}
+
+static void test_own_posts(void **state)
+{
+    (void)state;
+    nv_net *net = NULL;
+    start(&net, 1, NULL);
+    chain c = {.task.run = next_link, .hook.run = count_hook, .loop = nv_net_loop(net, 0), .left = 1000};
+    nv_loop_add_turn_hook(c.loop, &c.hook);
+    run(net);
+    nv_post(nv_loop_exec(c.loop), &c.task);
+    await_count(&c.done, 1);
+    assert_true(c.hooks_at_end >= 1000); /* after every round, so no task's work waits for the end of the chain */
+    nv_net_free(net);
+}
+
+/* ---- timers ---- */
+
+#define TIMERS 500
+
+static struct {
+    nv_task task;
+    nv_loop *loop;
+    nv_seeded_rng rng;
+    nv_timer timers[TIMERS];
+    int64_t due[TIMERS]; /* as it should be; INT64_MAX: not set */
+    int64_t last;
+    int fired;
+    _Atomic int wrong;
+    _Atomic int done;
+} heap;
+
+static void on_timer(nv_timer *timer, int64_t now_us)
+{
+    size_t i = (size_t)(timer - heap.timers);
+    bool right = heap.due[i] <= now_us && heap.due[i] >= heap.last && timer->due_us == INT64_MAX;
+    atomic_fetch_add(&heap.wrong, right ? 0 : 1);
+    heap.last = heap.due[i];
+    heap.due[i] = INT64_MAX;
+    heap.fired++;
+}
+
+static void shuffle(nv_task *task)
+{
+    (void)task;
+    int64_t now_us = nv_loop_now_us(heap.loop);
+    for (int i = 0; i < 5000; i++) {
+        size_t at = nv_rng_u64(&heap.rng.rng) % TIMERS;
+        if (nv_rng_u64(&heap.rng.rng) % 4 == 0) {
+            nv_timer_clear(heap.loop, &heap.timers[at]);
+            heap.due[at] = INT64_MAX;
+        } else {
+            heap.due[at] = now_us + 1 + (int64_t)(nv_rng_u64(&heap.rng.rng) % 1000);
+            nv_timer_set(heap.loop, &heap.timers[at], heap.due[at]);
+        }
+    }
+    heap.last = 0;
+    atomic_fetch_add(&heap.done, 1);
+}
+
+static void look(nv_task *task)
+{
+    (void)task;
+    atomic_fetch_add(&heap.done, 1);
+}
+
+static void count_due(nv_task *task)
+{
+    (void)task;
+    int64_t now_us = nv_loop_now_us(heap.loop);
+    for (size_t i = 0; i < TIMERS; i++) {
+        atomic_fetch_add(&heap.wrong, heap.due[i] <= now_us ? 1 : 0);
+    }
+    atomic_fetch_add(&heap.done, 1);
+}
+
+static void do_on_heap(void (*what)(nv_task *task))
+{
+    int before = atomic_load(&heap.done);
+    heap.task.run = what;
+    nv_post(nv_loop_exec(heap.loop), &heap.task);
+    await_count(&heap.done, before + 1);
+}
+
+/* Random setting, moving and clearing against a plain array: fired in order, none early, none forgotten. */
+static void test_timers(void **state)
+{
+    (void)state;
+    nv_manual_clock clock;
+    nv_manual_clock_init(&clock, 0);
+    nv_net *net = NULL;
+    start(&net, 1, &clock.clock);
+    heap.loop = nv_net_loop(net, 0);
+    nv_seeded_rng_init(&heap.rng, 4711);
+    for (size_t i = 0; i < TIMERS; i++) {
+        nv_timer_init(&heap.timers[i], on_timer);
+        heap.due[i] = INT64_MAX;
+    }
+    run(net);
+    for (int round = 0; round < 20; round++) {
+        do_on_heap(shuffle);
+        for (int step = 0; step < 4; step++) {
+            nv_manual_clock_advance(&clock, 300);
+            nv_loop_poke(heap.loop);
+            do_on_heap(look); /* tasks come before timers: after this turn they have fired */
+            do_on_heap(count_due);
+        }
+    }
+    assert_int_equal(atomic_load(&heap.wrong), 0);
+    assert_true(heap.fired > 1000);
+    nv_net_free(net);
+}
+
+typedef struct alarm_clock {
+    nv_task task;
+    nv_timer timer;
+    nv_loop *loop;
+    int rings;
+    _Atomic int done;
+} alarm_clock;
+
+static void ring(nv_timer *timer, int64_t now_us)
+{
+    alarm_clock *a = nv_container_of(timer, alarm_clock, timer);
+    if (++a->rings == 3) {
+        atomic_store(&a->done, 1);
+        return;
+    }
+    nv_timer_set(a->loop, timer, now_us + 2 * NV_US_PER_MS);
+}
+
+static void set_first(nv_task *task)
+{
+    alarm_clock *a = nv_container_of(task, alarm_clock, task);
+    nv_timer_set(a->loop, &a->timer, nv_loop_now_us(a->loop) - 1); /* in the past: at once */
+}
+
+static void test_real_time(void **state)
+{
+    (void)state;
+    nv_net *net = NULL;
+    start(&net, 1, NULL);
+    run(net);
+    alarm_clock a = {.task.run = set_first, .loop = nv_net_loop(net, 0)};
+    nv_timer_init(&a.timer, ring);
+    int64_t before_us = nv_mono_us(nv_clock_system());
+    nv_post(nv_loop_exec(a.loop), &a.task);
+    await_count(&a.done, 1);
+    assert_true(nv_mono_us(nv_clock_system()) - before_us >= 4 * NV_US_PER_MS);
+    nv_net_free(net);
+}
+
+/* ---- signals ---- */
+
+static _Atomic int stops;
+static _Atomic int reloads;
+
+static void on_stop(void *arg, int number)
+{
+    (void)arg;
+    atomic_fetch_add(&stops, number);
+}
+
+static void on_reload(void *arg)
+{
+    (void)arg;
+    atomic_fetch_add(&reloads, 1);
+}
+
+static void test_signals(void **state)
+{
+    (void)state;
+    hub h;
+    hub_init(&h);
+    hub_start(&h, 1, NULL, NULL);
+    nv_signal_config config = {.stop = on_stop, .reload = on_reload};
+    nv_signals_start(nv_net_loop(h.net, 0), &config);
+    hub_settle(&h);
+    assert_int_equal(kill(getpid(), SIGHUP), 0);
+    await_count(&reloads, 1);
+    assert_int_equal(kill(getpid(), SIGTERM), 0);
+    await_count(&stops, SIGTERM);
+    assert_int_equal(kill(getpid(), SIGPIPE), 0); /* ignored */
+    hub_stop(&h);
+}
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_ping_pong), cmocka_unit_test(test_order_per_poster), cmocka_unit_test(test_own_posts),
+        cmocka_unit_test(test_timers),    cmocka_unit_test(test_real_time),        cmocka_unit_test(test_signals),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
