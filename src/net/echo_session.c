@@ -2,7 +2,6 @@
 
 #include "base/alloc.h"
 
-#include <stdio.h>
 #include <stdlib.h>
 
 typedef struct echo {
@@ -118,7 +117,7 @@ static void lost(nv_session *session, const char *why, int64_t now_us)
 {
     (void)now_us;
     echo *e = echo_of(session);
-    (void)snprintf(e->config->why, sizeof(e->config->why), "%s", why);
+    atomic_store(&e->config->why, why);
     session->done = !e->hold;
     atomic_fetch_add(&e->config->counts.lost, 1);
 }

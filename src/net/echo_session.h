@@ -31,7 +31,7 @@ typedef struct echo_config {
     void (*peer_seen)(void *arg, const nv_peer *peer);
     void *arg;
     _Atomic(nv_session *) last; /* made last: for echo_release() by a task on its loop */
-    char why[128];              /* of the last lost() */
+    _Atomic(const char *) why;  /* of the last lost() */
 } echo_config;
 
 /** An nv_accept_fn; @p arg is an echo_config. */
