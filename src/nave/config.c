@@ -238,7 +238,7 @@ static nv_err set_from_text(nv_config *config, const nv_option *option, const ch
     if (option->type != NV_OPTION_LIST) {
         return nv_config_set(config, option, &text, 1, where, why);
     }
-    char *items[64];
+    char *items[64] = {NULL};
     size_t count = 0;
     nv_span rest = nv_span_str(text);
     while (rest.len > 0 && count < NV_COUNT_OF(items)) {
@@ -246,7 +246,7 @@ static nv_err set_from_text(nv_config *config, const nv_option *option, const ch
         items[count++] = nv_span_dup(nv_span_first(rest, len));
         rest = nv_span_skip(rest, len + 1);
     }
-    const char *values[NV_COUNT_OF(items)];
+    const char *values[NV_COUNT_OF(items)] = {NULL};
     memcpy(values, items, count * sizeof(items[0]));
     nv_err err = nv_config_set(config, option, values, count, where, why);
     for (size_t i = 0; i < count; i++) {

@@ -79,7 +79,7 @@ static void http_date(int64_t wall_us, char out[30])
     if (!gmtime_r(&seconds, &tm)) {
         tm = (struct tm){.tm_mday = 1, .tm_year = 70, .tm_wday = 4};
     }
-    (void)snprintf(out, 30, "%s, %02u %s %04u %02u:%02u:%02u GMT", days[tm.tm_wday], (unsigned)tm.tm_mday % 100,
+    (void)snprintf(out, 30, "%.3s, %02u %.3s %04u %02u:%02u:%02u GMT", days[tm.tm_wday], (unsigned)tm.tm_mday % 100,
                    months[tm.tm_mon], (unsigned)(tm.tm_year + 1900) % 10000, (unsigned)tm.tm_hour % 100,
                    (unsigned)tm.tm_min % 100, (unsigned)tm.tm_sec % 100);
 }
