@@ -443,6 +443,46 @@ def two_signals():
 
 
 @case
+def https_fallback():
+    """Port 443 without the right to it: another port and a warning, and a start that is refused when told so."""
+    script = ('ip link set lo up; exec setpriv --bounding-set=-all --inh-caps=-all "$@"')
+    bare = ["unshare", "-rn", "sh", "-c", script, "sh"]
+    with tempfile.TemporaryDirectory() as folder:
+        refused = subprocess.run([*bare, NAVE, "up", "--data", folder, "--set", "https.fallback_port=0"], timeout=60,
+                                 stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert refused.returncode == 1, refused
+        one_sentence(refused.stderr.decode(), "443")
+        process = subprocess.Popen([*bare, NAVE, "up", "--data", folder], stdout=subprocess.PIPE,
+                                   stderr=subprocess.PIPE)
+        line = b""
+        while b"Nave is ready" not in line:
+            line = process.stdout.readline()
+            assert line, process.stderr.read().decode()
+        process.terminate()
+        err = process.communicate(timeout=30)[1].decode()
+        assert b"https://localhost:8443" in line and "setcap" in err and "443" in err, err
+
+
+@case
+def stops_under_watch():
+    """Somebody watching and somebody idle do not hold up the end."""
+    with Hub() as hub:
+        hub.cli("device", "add", "d1")
+        publish(hub, "d1", "one")
+        watcher = subprocess.Popen([NAVE, "monitor", "--data", hub.data, "--from", "beginning", "-o", "json"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert watcher.stdout.readline()
+        with socket.create_connection(("127.0.0.1", port_of(hub, "https"))):
+            started = time.monotonic()
+            assert hub.stop() == 0
+            took = time.monotonic() - started
+        watcher.terminate()
+        watcher.communicate(timeout=30)
+        assert took < 9, "the stop took %.1f s" % took
+        print("stopped in %.1f s" % took)
+
+
+@case
 def start_is_fast():
     with Hub() as hub:
         assert hub.stop() == 0
