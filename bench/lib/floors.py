@@ -1,4 +1,5 @@
 """What must hold, as ratios within one run; absolute numbers belong to one machine only."""
+import statistics
 
 
 def median(results, scenario, server, key="median"):
@@ -19,9 +20,8 @@ def rate_floors(results):
 
 def disk_p99(disks):
     """The p99 of one small commit, from `nave bench disk` in the same run; None when there was none."""
-    found = sorted(v for probe in disks.get("lat-1x1-commit", []) for k, v in probe.items()
-                   if "p99" in k and "p999" not in k and isinstance(v, (int, float)))
-    return found[len(found) // 2] if found else None
+    found = [probe["write_4096_p99_us"] for probe in disks.get("lat-1x1-commit", []) if "write_4096_p99_us" in probe]
+    return statistics.median(found) if found else None
 
 
 def latency_floors(results, disks):
