@@ -2,6 +2,7 @@
 
 #include "nave/bench/mqtt.h"
 #include "nave/bench/sink.h"
+#include "nave/bench/store_bench.h"
 
 #include <string.h>
 
@@ -14,6 +15,8 @@ typedef struct subcommand {
 
 static const subcommand subcommands[] = {
     {"mqtt", nv_bench_mqtt_main, nv_bench_mqtt_usage, "publish, hold idle connections, or connect as fast as it goes"},
+    {"disk", nv_bench_disk_main, nv_bench_disk_usage, "the disk, written and synced as the log does it"},
+    {"log", nv_bench_log_main, nv_bench_log_usage, "the telemetry log alone: append, read back"},
     {"sink", nv_bench_sink_main, nv_bench_sink_usage, "the smallest MQTT server, to compare with"},
 };
 

@@ -174,14 +174,11 @@ static void scripted_stop(scripted *s)
     close(s->listener);
 }
 
-/* Run `bench mqtt ARGS -o json` with its figures in @p out. @return its exit code */
-static int run_mqtt(unsigned port, const char *args, char *out, size_t size)
+/* Run `bench LINE` with what it prints in @p out. @return its exit code */
+static int run_bench(char *line, char *out, size_t size)
 {
-    char line[512];
     char *argv[40] = {"bench"};
     int argc = 1;
-    (void)snprintf(line, sizeof(line), "mqtt --anonymous --port %u --warmup 0 --duration 0.1 --setup 1 -o json %s",
-                   port, args);
     char *save = NULL;
     for (char *word = strtok_r(line, " ", &save); word; word = strtok_r(NULL, " ", &save)) {
         argv[argc++] = word;
@@ -199,6 +196,15 @@ static int run_mqtt(unsigned port, const char *args, char *out, size_t size)
     out[fread(out, 1, size - 1, file)] = '\0';
     fclose(file);
     return code;
+}
+
+/* Run `bench mqtt ARGS -o json`. */
+static int run_mqtt(unsigned port, const char *args, char *out, size_t size)
+{
+    char line[512];
+    (void)snprintf(line, sizeof(line), "mqtt --anonymous --port %u --warmup 0 --duration 0.1 --setup 1 -o json %s",
+                   port, args);
+    return run_bench(line, out, size);
 }
 
 /* The integer figure @p name, -1 when absent. */
@@ -319,6 +325,26 @@ static void the_sink_serves_many_connections(void **state)
     fclose(from);
 }
 
+static void disk_and_log_are_measured(void **state)
+{
+    (void)state;
+    char folder[] = "bench-test-XXXXXX";
+    char line[256];
+    char json[4096];
+    assert_non_null(mkdtemp(folder));
+    (void)snprintf(line, sizeof(line), "disk --dir %s --writes 20 -o json", folder);
+    assert_int_equal(run_bench(line, json, sizeof(json)), 0);
+    assert_true(figure(json, "write_4096_p99_us") > 0);
+    (void)snprintf(line, sizeof(line), "log --dir %s --records 20000 -o json", folder);
+    assert_int_equal(run_bench(line, json, sizeof(json)), 0);
+    assert_true(figure(json, "append_per_s") > 0 && figure(json, "read_per_s") > 0);
+    assert_int_equal(rmdir(folder), 0); /* nothing is left behind */
+    (void)snprintf(line, sizeof(line), "disk --dir %s -o json", folder);
+    assert_int_equal(run_bench(line, json, sizeof(json)), 1);
+    (void)snprintf(line, sizeof(line), "log --dir %s -o json", folder);
+    assert_int_equal(run_bench(line, json, sizeof(json)), 1);
+}
+
 static void bad_usage_is_code_2(void **state)
 {
     (void)state;
@@ -342,6 +368,7 @@ int main(void)
         cmocka_unit_test(an_open_loop_sends_what_was_asked),
         cmocka_unit_test(nobody_listening_is_a_failure_of_tcp),
         cmocka_unit_test(the_sink_serves_many_connections),
+        cmocka_unit_test(disk_and_log_are_measured),
         cmocka_unit_test(bad_usage_is_code_2),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
