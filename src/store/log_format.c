@@ -48,6 +48,9 @@ static const uint32_t segment_magic = 0x3153564e; /* "NVS1" */
 static const uint32_t commit_magic = 0x3143564e;  /* "NVC1" */
 static const uint32_t footer_magic = 0x3146564e;  /* "NVF1" */
 
+/* No counter of a real log comes near; from here on, additions cannot overflow. */
+static const uint64_t count_max = UINT64_C(1) << 62;
+
 enum { FLAG_START_DURABLE = 1, FLAG_PREWRITTEN = 2, PART_BYTES = 32, HEADER_PARTS = 96, FOOTER_PARTS = 88 };
 
 static uint32_t seal(uint64_t generation, uint64_t position)
@@ -124,10 +127,12 @@ nv_err nv_segment_header_decode(const uint8_t in[NV_LOG_BLOCK], nv_segment_heade
         h->start.segment >= h->number) {
         return NV_E_CORRUPT;
     }
+    bool sane = h->start.next_commit < count_max && h->number < count_max && h->start.last_time_us < (int64_t)count_max;
     for (uint32_t i = 0; i < h->partitions; i++) {
         h->start.parts[i] = get_part(in + HEADER_PARTS + (size_t)i * PART_BYTES);
+        sane = sane && h->start.parts[i].next_sequence < count_max && h->start.parts[i].next_offset < count_max;
     }
-    return NV_OK;
+    return sane ? NV_OK : NV_E_CORRUPT;
 }
 
 /* ---- commits ---------------------------------------------------------------------------------------------- */
