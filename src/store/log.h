@@ -44,7 +44,8 @@ typedef struct nv_log_config {
  * Open or create, recovering what a crash left: the torn tail is dropped, everything acknowledged is kept.
  * Starts the writer, reader and janitor threads. Blocks: yes (start-up only).
  * @param why  receives one English clause when the result is not NV_OK (the file, the cause, the cure)
- * @return NV_E_IN_USE another process has it, NV_E_CORRUPT, NV_E_PERMISSION, NV_E_NO_SPACE, NV_E_IO, NV_E_INVALID
+ * @return NV_E_IN_USE another process has it, NV_E_UNSUPPORTED a newer version wrote it, NV_E_CORRUPT, NV_E_PERMISSION,
+ *         NV_E_NO_SPACE, NV_E_IO, NV_E_INVALID
  */
 NV_NODISCARD nv_err nv_log_open(nv_log **out, const nv_log_config *config, nv_buf *why);
 /** Finish queued batches, seal nothing, stop the threads, free. All readers are closed before. Blocks: yes. NULL is
@@ -145,7 +146,7 @@ typedef struct nv_log_read_options {
 /**
  * @p status NV_OK: @p chunk holds at least one record, in commit order (so in sequence order per partition), all of
  * them durable; the callee releases it. NV_E_EOF: the end as of now, without follow. NV_E_GONE: retention removed the
- * position; the next call continues with the oldest record there is. NV_E_IO, NV_E_CORRUPT: this reader is finished.
+ * position; the next call continues with the oldest record behind it. NV_E_IO, NV_E_CORRUPT: this reader is finished.
  */
 typedef void (*nv_log_read_done)(void *arg, nv_err status, nv_log_chunk *chunk);
 

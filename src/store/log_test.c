@@ -2,6 +2,7 @@
 #include "store/log_testkit.h"
 
 #include "base/alloc.h"
+#include "base/diag.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -52,10 +53,488 @@ static void first_steps(void **state)
     assert_int_equal(kit_count(&kit), 4);
 }
 
+/* ---- reading ---------------------------------------------------------------------------------------------- */
+
+/** 60 records over two partitions and three devices, one per commit, 1 ms apart. */
+static int64_t fill_sixty(void)
+{
+    int64_t start = nv_wall_us(&kit.clock.clock);
+    for (int i = 0; i < 60; i++) {
+        char device[8];
+        char body[16];
+        (void)snprintf(device, sizeof(device), "d%d", i % 3);
+        (void)snprintf(body, sizeof(body), "m%d", i);
+        assert_int_equal(kit_append(&kit, (uint32_t)i % 2, device, body), NV_OK);
+        nv_manual_clock_advance(&kit.clock, 1000);
+    }
+    return start;
+}
+
+static void start_positions(void **state)
+{
+    (void)state;
+    kit_open(&kit);
+    int64_t start = fill_sixty();
+    const struct {
+        nv_log_read_options options;
+        size_t count;
+        const char *first;
+        size_t gone;
+    } rows[] = {
+        {{.from = NV_LOG_FROM_BEGINNING}, 60, "m0", 0},
+        {{.from = NV_LOG_FROM_NOW}, 0, "", 0},
+        {{.from = NV_LOG_FROM_BEGINNING, .partitions = 2}, 30, "m1", 0},
+        {{.from = NV_LOG_FROM_BEGINNING, .device_id = NV_SPAN_LIT("d2")}, 20, "m2", 0},
+        {{.from = NV_LOG_FROM_BEGINNING, .device_id = NV_SPAN_LIT("d2"), .partitions = 1}, 10, "m2", 0},
+        {{.from = NV_LOG_FROM_BEGINNING, .device_id = NV_SPAN_LIT("d")}, 0, "", 0},
+        {{.from = NV_LOG_FROM_TIME, .time_us = start + 10000}, 50, "m10", 0},
+        {{.from = NV_LOG_FROM_TIME, .time_us = start + 10001}, 49, "m11", 0},
+        {{.from = NV_LOG_FROM_TIME, .time_us = INT64_MAX}, 0, "", 0},
+        {{.from = NV_LOG_FROM_TIME, .time_us = 0}, 60, "m0", 0},
+        {{.from = NV_LOG_FROM_SEQUENCE, .partitions = 1, .sequence = 0}, 30, "m0", 0},
+        {{.from = NV_LOG_FROM_SEQUENCE, .partitions = 2, .sequence = 29}, 1, "m59", 0},
+        {{.from = NV_LOG_FROM_SEQUENCE, .partitions = 2, .sequence = 30}, 0, "", 0},
+        {{.from = NV_LOG_FROM_SEQUENCE, .partitions = 2, .sequence = 7, .chunk_bytes = 1}, 23, "m15", 0},
+    };
+    for (int restart = 0; restart < 3; restart++) { /* fresh, recovered by scan, and packed with a footer */
+        for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+            log_kit_records got = kit_read(&kit, &rows[i].options);
+            assert_int_equal(got.end, NV_E_EOF);
+            assert_int_equal(got.count, rows[i].count);
+            assert_string_equal(got.count ? got.rows[0].body : "", rows[i].first);
+            assert_int_equal(got.gone, rows[i].gone);
+            free(got.rows);
+        }
+        kit_close(&kit);
+        kit_open(&kit);
+        if (restart == 1) {
+            nv_log_janitor_run(kit.log);
+        }
+    }
+    nv_log_partition_info info;
+    assert_int_equal(nv_log_get_partition(kit.log, 1, &info), NV_OK);
+    assert_true(info.first_sequence == 0 && info.next_sequence == 30 && info.last_enqueued_us == start + 59000);
+    assert_int_equal(info.last_offset, (uint64_t)(5 * 10 + 24 * 11));
+    assert_int_equal(nv_log_get_partition(kit.log, 2, &info), NV_E_INVALID);
+    nv_log_reader *reader = NULL;
+    nv_log_read_options bad = {.from = NV_LOG_FROM_SEQUENCE, .partitions = 3};
+    assert_int_equal(nv_log_reader_open(&reader, kit.log, &bad, &kit.exec.exec), NV_E_INVALID);
+    bad = (nv_log_read_options){.partitions = 4};
+    assert_int_equal(nv_log_reader_open(&reader, kit.log, &bad, &kit.exec.exec), NV_E_INVALID);
+}
+
+typedef struct follow {
+    nv_log_reader *reader;
+    size_t records;
+    size_t calls;
+} follow;
+
+static void on_follow(void *arg, nv_err status, nv_log_chunk *chunk)
+{
+    follow *f = arg;
+    nv_record record;
+    assert_int_equal(status, NV_OK);
+    while (nv_log_chunk_next(chunk, &record)) {
+        f->records++;
+    }
+    nv_log_chunk_release(chunk);
+    f->calls++;
+    nv_log_reader_next(f->reader, on_follow, f);
+}
+
+static void followers(void **state)
+{
+    (void)state;
+    kit_open(&kit);
+    follow all = {NULL, 0, 0};
+    follow one = {NULL, 0, 0};
+    nv_log_read_options options = {.from = NV_LOG_FROM_NOW, .follow = true};
+    assert_int_equal(nv_log_reader_open(&all.reader, kit.log, &options, &kit.exec.exec), NV_OK);
+    options.device_id = nv_span_str("d1");
+    assert_int_equal(nv_log_reader_open(&one.reader, kit.log, &options, &kit.exec.exec), NV_OK);
+    nv_log_reader_next(all.reader, on_follow, &all);
+    nv_log_reader_next(one.reader, on_follow, &one);
+    (void)fill_sixty();
+    while (all.records < 60 || one.records < 20) {
+        nv_exec_queue_run_wait(&kit.exec);
+    }
+    assert_true(all.records == 60 && one.records == 20);
+    size_t calls = all.calls;
+    nv_log_reader_close(all.reader); /* with a request out: it never fires again */
+    nv_log_reader_close(one.reader);
+    assert_int_equal(kit_append(&kit, 0, "d1", "late"), NV_OK);
+    nv_exec_queue_run(&kit.exec);
+    assert_int_equal(all.calls, calls);
+}
+
+/* ---- batches ---------------------------------------------------------------------------------------------- */
+
+static void ignore_done(nv_log_batch *batch, nv_err status, void *arg)
+{
+    (void)batch;
+    *(nv_err *)arg = status;
+}
+
+static void batch_limits(void **state)
+{
+    (void)state;
+    kit_open(&kit);
+    nv_err status = NV_E_MORE;
+    nv_log_batch *batch = nv_log_batch_new(kit.log, &kit.exec.exec, ignore_done, &status);
+    nv_log_stamp stamp = kit_stamp("d1");
+    size_t size = (1 << 20) + 1;
+    uint8_t *body = nv_calloc(1, size);
+    nv_span whole = nv_span_of(body, size);
+    nv_span most = nv_span_of(body, size - 1);
+    nv_span none = NV_SPAN_EMPTY;
+    assert_int_equal(nv_log_batch_add(batch, 0, &stamp, NV_SOURCE_TELEMETRY, NV_BODY_DATA, none, whole), NV_E_TOO_BIG);
+    assert_int_equal(
+        nv_log_batch_add(batch, 0, &stamp, NV_SOURCE_TELEMETRY, NV_BODY_DATA, nv_span_first(most, 65536), none),
+        NV_E_TOO_BIG);
+    assert_int_equal(nv_log_batch_add(batch, 2, &stamp, NV_SOURCE_TELEMETRY, NV_BODY_DATA, none, none), NV_E_INVALID);
+    assert_int_equal(nv_log_batch_bytes(batch), 0);
+    uint32_t added = 0;
+    while (nv_log_batch_add(batch, 0, &stamp, NV_SOURCE_TWIN_CHANGE, NV_BODY_AMQP_VALUE, nv_span_first(most, 65535),
+                            nv_span_first(most, 900000)) == NV_OK) {
+        added++;
+    }
+    assert_true(added == 2 && nv_log_batch_count(batch) == 2);
+    assert_true(nv_log_batch_bytes(batch) <= NV_LOG_BATCH_MAX);
+    nv_log_batch_set_outbox_row(batch, 77);
+    assert_int_equal(nv_log_submit(batch), NV_OK); /* larger than a whole segment of 1 MiB */
+    while (status == NV_E_MORE) {
+        nv_exec_queue_run_wait(&kit.exec);
+    }
+    assert_int_equal(status, NV_OK);
+    nv_log_batch_clear(batch);
+    assert_int_equal(nv_log_batch_add(batch, 1, &stamp, NV_SOURCE_TELEMETRY, NV_BODY_DATA, none, most), NV_OK);
+    status = NV_E_MORE;
+    assert_int_equal(nv_log_submit(batch), NV_OK);
+    while (status == NV_E_MORE) {
+        nv_exec_queue_run_wait(&kit.exec);
+    }
+    nv_log_batch_free(batch);
+    free(body);
+    kit_close(&kit);
+    kit_open(&kit);
+    assert_int_equal(kit_count(&kit), 3);
+    nv_log_status now;
+    nv_log_get_status(kit.log, &now);
+    assert_int_equal(now.outbox_row, 77);
+}
+
+/* ---- retention, recycling, packing ------------------------------------------------------------------------ */
+
+static void retention_by_bytes_recycles(void **state)
+{
+    (void)state;
+    kit.config.retention_bytes = 4 << 20;
+    kit_open(&kit);
+    size_t total = 0;
+    for (int i = 0; i < 200; i++) {
+        assert_int_equal(kit_append_many(&kit, 0, 100, 1000), NV_OK);
+        total += 100;
+        if (i % 10 == 0) {
+            nv_log_janitor_run(kit.log);
+        }
+    }
+    nv_log_janitor_run(kit.log);
+    nv_log_status status;
+    nv_log_get_status(kit.log, &status);
+    assert_true(status.stored_bytes <= 6 << 20);
+    nv_log_partition_info info;
+    assert_int_equal(nv_log_get_partition(kit.log, 0, &info), NV_OK);
+    assert_true(info.first_sequence > 0 && info.next_sequence == total);
+    nv_log_read_options options = {.from = NV_LOG_FROM_SEQUENCE, .partitions = 1, .sequence = 1};
+    log_kit_records got = kit_read(&kit, &options);
+    assert_int_equal(got.gone, 1);
+    assert_int_equal(got.rows[0].sequence, info.first_sequence);
+    assert_int_equal(got.count, total - info.first_sequence);
+    free(got.rows);
+    kit_close(&kit); /* recycled files are full of commits of a former life: none may come back */
+    kit_open(&kit);
+    assert_true(kit_count(&kit) >= total - info.first_sequence - 2000 && kit_count(&kit) <= total);
+    assert_int_equal(kit_append(&kit, 0, "d", "x"), NV_OK);
+    assert_int_equal(nv_log_get_partition(kit.log, 0, &info), NV_OK);
+    assert_int_equal(info.next_sequence, total + 1);
+}
+
+static void retention_by_time(void **state)
+{
+    (void)state;
+    kit.config.retention_us = 3600 * NV_US_PER_S;
+    kit_open(&kit);
+    for (int i = 0; i < 30; i++) {
+        assert_int_equal(kit_append_many(&kit, 0, 100, 1000), NV_OK);
+    }
+    nv_log_janitor_run(kit.log);
+    assert_int_equal(kit_count(&kit), 3000);
+    nv_manual_clock_advance(&kit.clock, 2 * 3600 * NV_US_PER_S);
+    nv_log_janitor_run(kit.log);
+    size_t left = kit_count(&kit);
+    assert_true(left < 2000); /* all but the open segment */
+    assert_int_equal(kit_append(&kit, 0, "d", "x"), NV_OK);
+    assert_int_equal(kit_count(&kit), left + 1);
+}
+
+static void packing_sheds_padding(void **state)
+{
+    (void)state;
+    kit_open(&kit);
+    for (int i = 0; i < 300; i++) { /* one message a commit: 4 KiB each */
+        assert_int_equal(kit_append(&kit, (uint32_t)i % 2, "dev", "small"), NV_OK);
+    }
+    kit_close(&kit);
+    kit_open(&kit);
+    nv_log_status before;
+    nv_log_get_status(kit.log, &before);
+    assert_true(before.stored_bytes >= 300 * 4096);
+    nv_log_janitor_run(kit.log);
+    nv_log_status after;
+    nv_log_get_status(kit.log, &after);
+    uint64_t spares = (uint64_t)kit.log->spare_count << 20; /* ready besides */
+    assert_true(after.stored_bytes - spares < 300 * 400 + 2 * 5 * 4096);
+    assert_int_equal(kit_count(&kit), 300);
+    kit_close(&kit);
+    kit_open(&kit);
+    assert_int_equal(kit_count(&kit), 300);
+}
+
+/* ---- failures --------------------------------------------------------------------------------------------- */
+
+static void disk_full_and_back(void **state)
+{
+    (void)state;
+    kit_open(&kit);
+    nv_log_janitor_run(kit.log);
+    nv_fault_disk_set_capacity(kit.fault, nv_fault_disk_counts(kit.fault).bytes);
+    size_t kept = 0;
+    nv_err err = NV_OK;
+    for (int i = 0; i < 100 && err == NV_OK; i++) {
+        err = kit_append_many(&kit, 0, 100, 1000);
+        kept += err == NV_OK ? 100 : 0;
+    }
+    assert_int_equal(err, NV_E_NO_SPACE);
+    assert_int_equal(kit_health(&kit), NV_LOG_FULL);
+    nv_log_status status;
+    nv_log_get_status(kit.log, &status);
+    assert_non_null(strstr(status.reason, "free space"));
+    assert_int_equal(kit_append(&kit, 0, "d", "x"), NV_E_NO_SPACE);
+    assert_int_equal(kit_count(&kit), kept); /* reading goes on */
+    nv_fault_disk_set_capacity(kit.fault, UINT64_MAX);
+    kit_wait_health(&kit, NV_LOG_OK);
+    assert_int_equal(kit_append(&kit, 0, "d", "x"), NV_OK);
+    assert_int_equal(kit_count(&kit), kept + 1);
+    kit_close(&kit);
+    kit_open(&kit);
+    assert_int_equal(kit_count(&kit), kept + 1);
+}
+
+/** A failed write or sync: the batch is refused, its numbers are used again, and it never comes back. */
+static void fail_and_reopen(bool direct, nv_durability durability)
+{
+    nv_fault_disk_set_direct(kit.fault, direct);
+    kit.config.durability = durability;
+    kit_open(&kit);
+    nv_log_janitor_run(kit.log); /* its own writes come before the one to fail */
+    assert_int_equal(kit_append(&kit, 0, "d", "kept"), NV_OK);
+    nv_log_janitor_run(kit.log);
+    if (direct || durability == NV_DURABILITY_OS) {
+        nv_fault_disk_fail_writes(kit.fault, 1, 1, NV_E_IO);
+    } else {
+        nv_fault_disk_fail_syncs(kit.fault, 1, 1, NV_E_IO);
+    }
+    assert_int_equal(kit_append(&kit, 0, "d", "lost"), NV_E_IO);
+    kit_wait_health(&kit, NV_LOG_OK);
+    assert_int_equal(kit_append(&kit, 0, "d", "next"), NV_OK);
+    for (int restart = 0; restart < 2; restart++) {
+        nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING};
+        log_kit_records got = kit_read(&kit, &options);
+        bool os = durability == NV_DURABILITY_OS && got.count == 1; /* "kept" was not synced yet */
+        assert_int_equal(got.count, os ? 1 : 2);
+        assert_string_equal(got.rows[os ? 0 : 1].body, "next");
+        assert_int_equal(got.rows[os ? 0 : 1].sequence, os ? 0 : 1);
+        free(got.rows);
+        kit_close(&kit);
+        if (durability == NV_DURABILITY_COMMIT) {
+            nv_fault_disk_power_on(kit.fault);
+        }
+        kit_open(&kit);
+    }
+}
+
+static void failed_direct_write(void **state)
+{
+    (void)state;
+    fail_and_reopen(true, NV_DURABILITY_COMMIT);
+}
+
+static void failed_sync(void **state)
+{
+    (void)state;
+    fail_and_reopen(false, NV_DURABILITY_COMMIT);
+}
+
+static void failed_os_write(void **state)
+{
+    (void)state;
+    fail_and_reopen(true, NV_DURABILITY_OS);
+}
+
+static void damage_in_the_middle(void **state)
+{
+    (void)state;
+    nv_fault_disk_set_direct(kit.fault, false);
+    kit_open(&kit);
+    nv_log_janitor_run(kit.log); /* the first prepared file is number 1, and the first used */
+    (void)fill_sixty();
+    kit_close(&kit);
+    kit_open(&kit);
+    assert_int_equal(kit_append(&kit, 0, "d", "after"), NV_OK);
+    nv_log_janitor_run(kit.log);
+    kit_close(&kit);
+    uint8_t bit = 0xff;
+    nv_fault_disk_poke(kit.fault, "d/00000000000000000001.seg", &bit, 1, 4096 + 1000);
+    kit_open(&kit);
+    nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING};
+    log_kit_records got = kit_read(&kit, &options);
+    assert_int_equal(got.end, NV_E_CORRUPT); /* never wrong bytes */
+    free(got.rows);
+    assert_int_equal(kit_append(&kit, 0, "d", "still writing"), NV_OK);
+}
+
+static void refusals_at_open(void **state)
+{
+    (void)state;
+    kit_open(&kit);
+    nv_log_janitor_run(kit.log);
+    assert_int_equal(kit_append(&kit, 0, "d", "x"), NV_OK);
+    nv_log *first = kit.log;
+    nv_buf why;
+    nv_buf_init(&why, 1024);
+    assert_int_equal(kit_try_open(&kit, &why), NV_E_IN_USE);
+    assert_non_null(strstr((const char *)nv_buf_span(&why).ptr, "another process"));
+    kit.log = first;
+    kit_close(&kit);
+    nv_log_config good = kit.config;
+    const nv_log_config bad[] = {
+        {.partitions = 0, .segment_bytes = 1 << 20},
+        {.partitions = 33, .segment_bytes = 1 << 20},
+        {.partitions = 1, .segment_bytes = 1000},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(bad); i++) {
+        kit.config.partitions = bad[i].partitions;
+        kit.config.segment_bytes = bad[i].segment_bytes;
+        assert_int_equal(kit_try_open(&kit, &why), NV_E_INVALID);
+        kit.config = good;
+    }
+    uint8_t header[NV_LOG_BLOCK];
+    assert_int_equal(nv_fault_disk_peek(kit.fault, "d/00000000000000000001.seg", header, sizeof(header), 0), 4096);
+    uint8_t version = 9; /* a newer version, its checksum right */
+    header[8] = version;
+    nv_segment_header decoded;
+    assert_int_equal(nv_segment_header_decode(header, &decoded), NV_E_CORRUPT);
+    nv_buf_deinit(&why);
+    kit.config.partitions = 7; /* an existing log keeps its own */
+    kit_open(&kit);
+    assert_int_equal(nv_log_partitions(kit.log), 2);
+    assert_int_equal(nv_log_partition_of(kit.log, nv_span_str("dev1")),
+                     nv_log_partition_of(kit.log, nv_span_str("dev1")));
+}
+
+/* ---- modes ------------------------------------------------------------------------------------------------ */
+
+static void modes_change_between_starts(void **state)
+{
+    (void)state;
+    static const struct {
+        bool direct;
+        nv_durability durability;
+        const char *name;
+    } rows[] = {{true, NV_DURABILITY_COMMIT, "direct"},
+                {false, NV_DURABILITY_COMMIT, "fdatasync"},
+                {true, NV_DURABILITY_OS, "os"},
+                {true, NV_DURABILITY_COMMIT, "direct"},
+                {true, NV_DURABILITY_OS, "os"}};
+    size_t total = 0;
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        nv_fault_disk_set_direct(kit.fault, rows[i].direct);
+        kit.config.durability = rows[i].durability;
+        kit_open(&kit);
+        nv_log_status status;
+        nv_log_get_status(kit.log, &status);
+        assert_string_equal(status.mode, rows[i].name);
+        for (int k = 0; k < 15; k++) {
+            assert_int_equal(kit_append_many(&kit, (uint32_t)k % 2, 100, 1000), NV_OK);
+            total += 100;
+        }
+        nv_log_janitor_run(kit.log);
+        assert_int_equal(kit_count(&kit), total);
+        kit_close(&kit);
+        nv_fault_disk_power_on(kit.fault); /* closing made everything durable, in every mode */
+    }
+    kit_open(&kit);
+    assert_int_equal(kit_count(&kit), total);
+}
+
+/* ---- threads ---------------------------------------------------------------------------------------------- */
+
+enum { WRITERS = 4, PER_WRITER = 60 };
+
+static void *write_some(void *arg)
+{
+    log_kit mine = {.log = arg}; /* a loop of its own over the shared log */
+    nv_exec_queue_init(&mine.exec);
+    for (int i = 0; i < PER_WRITER; i++) {
+        assert_int_equal(kit_append_many(&mine, (uint32_t)i % 2, 20, 300), NV_OK);
+    }
+    nv_exec_queue_deinit(&mine.exec);
+    return NULL;
+}
+
+static void several_loops(void **state)
+{
+    (void)state;
+    for (int durability = NV_DURABILITY_COMMIT; durability <= NV_DURABILITY_OS; durability++) {
+        kit.config.durability = (nv_durability)durability;
+        kit_open(&kit);
+        size_t before = kit_count(&kit);
+        pthread_t threads[WRITERS];
+        for (int i = 0; i < WRITERS; i++) {
+            assert_int_equal(pthread_create(&threads[i], NULL, write_some, kit.log), 0);
+        }
+        size_t seen = before;
+        while (seen < before + WRITERS * PER_WRITER * 20) {
+            seen = kit_count(&kit); /* reading meanwhile: never a hole, never less than before */
+        }
+        for (int i = 0; i < WRITERS; i++) {
+            pthread_join(threads[i], NULL);
+        }
+        kit_close(&kit);
+    }
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
 int main(void)
 {
+    nv_diag_setup(NV_LEVEL_ERROR, false, 2);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test_setup_teardown(first_steps, set_up, tear_down),
+        TEST(first_steps),
+        TEST(start_positions),
+        TEST(followers),
+        TEST(batch_limits),
+        TEST(retention_by_bytes_recycles),
+        TEST(retention_by_time),
+        TEST(packing_sheds_padding),
+        TEST(disk_full_and_back),
+        TEST(failed_direct_write),
+        TEST(failed_sync),
+        TEST(failed_os_write),
+        TEST(damage_in_the_middle),
+        TEST(refusals_at_open),
+        TEST(modes_change_between_starts),
+        TEST(several_loops),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -59,7 +59,7 @@ void kit_close(log_kit *kit)
 
 nv_log_stamp kit_stamp(const char *device)
 {
-    static struct {
+    static _Thread_local struct {
         uint8_t bytes[96];
         size_t len;
     } slots[64];
