@@ -407,6 +407,7 @@ void nv_loop_deinit(nv_loop *loop)
     (void)rc;
     current = NULL;
     pthread_mutex_destroy(&loop->lock);
+    nv_tls_loop_deinit(loop);
     nv_buf_deinit(&loop->spare_out);
     free(loop->read_buf);
     free(loop->plain_buf);

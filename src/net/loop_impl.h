@@ -9,6 +9,7 @@
 #include <stdatomic.h>
 #include <uv.h>
 
+struct nv_layer;
 struct nv_net;
 
 /* One large buffer per loop is lent to every read; a second one takes what TLS decrypts. Each has room in front for the
@@ -60,7 +61,10 @@ struct nv_loop {
     nv_window window; /* what on_alloc lent to the read that follows */
     int64_t in_bytes; /* not yet in the metrics */
     int64_t out_bytes;
-    nv_buf spare_out; /* memory lent to the connection being flushed */
+    nv_buf spare_out;         /* memory lent to the connection being flushed */
+    void *tls_bio;            /* shared by the TLS layers of the loop */
+    struct nv_layer *tls_now; /* the one inside OpenSSL */
+    nv_span tls_in;           /* what it received and OpenSSL has not read yet */
     int64_t tls_log_second;
     unsigned tls_log_count;
     bool stopping;
@@ -85,6 +89,9 @@ nv_err nv_loop_start(nv_loop *loop);
 void nv_loop_join(nv_loop *loop);
 /** Run what is posted, close every handle, free. The thread is joined or never ran; the caller's becomes the loop's. */
 void nv_loop_deinit(nv_loop *loop);
+
+/** Free what the TLS layers of the loop shared. In tls_layer.c */
+void nv_tls_loop_deinit(nv_loop *loop);
 
 /** First thing in every callback of libuv: the sleep is over. */
 static inline void nv_loop_enter(nv_loop *loop)

@@ -217,8 +217,9 @@ static int on_ticket(SSL *ssl, unsigned char *name, unsigned char *iv, EVP_CIPHE
 static int on_choose_alpn(SSL *ssl, const unsigned char **out, unsigned char *out_len, const unsigned char *in,
                           unsigned in_len, void *arg)
 {
+    (void)ssl;
     (void)arg;
-    nv_span chosen = nv_tls_layer_choose_alpn(ssl, nv_span_of(in, in_len));
+    nv_span chosen = nv_tls_layer_choose_alpn(nv_span_of(in, in_len));
     if (chosen.len == 0) {
         return SSL_TLSEXT_ERR_NOACK; /* an offer we do not know is no reason to fail */
     }

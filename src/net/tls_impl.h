@@ -12,7 +12,7 @@ const char *nv_tls_layer_server(nv_conn *conn, nv_span first_bytes);
 /** Put a TLS layer on an outgoing connection and begin the handshake. */
 const char *nv_tls_layer_client(nv_conn *conn);
 
-/** A new SSL of the present certificate; SSL_get_app_data() is the caller's to set. NULL: out of memory */
+/** A new SSL of the present certificate. NULL: out of memory */
 SSL *nv_tls_server_ssl(nv_tls_server *server);
 /** To be named to clients; NULL when not known. Borrowed. */
 const char *nv_tls_server_ca_file(const nv_tls_server *server);
@@ -20,8 +20,8 @@ const char *nv_tls_server_ca_file(const nv_tls_server *server);
 SSL *nv_tls_client_ssl(nv_tls_client *client, const char *name, const char *alpn);
 const char *nv_tls_client_ca_file(const nv_tls_client *client);
 
-/** Which of the offered ALPN protocols; the callback of the server's context asks the connection. */
-nv_span nv_tls_layer_choose_alpn(SSL *ssl, nv_span offered);
+/** Which of the offered ALPN protocols the connection takes whose handshake is under way on this thread. */
+nv_span nv_tls_layer_choose_alpn(nv_span offered);
 
 /**
  * Put why a handshake failed into words: @p error is the first of OpenSSL's queue (0: none), @p cause what ended it

@@ -1,7 +1,11 @@
 /*
- * TLS as a layer. OpenSSL reads from the span that was just received and writes to the buffer below, through one BIO
- * per connection that copies nothing of its own; what it decrypts goes to the loop's second buffer and from there to
- * the session. Between turns OpenSSL holds no buffers (SSL_MODE_RELEASE_BUFFERS) and neither do we.
+ * TLS as a layer. OpenSSL reads from the span that was just received and writes to the buffer below, through a BIO that
+ * copies nothing of its own; what it decrypts goes to the loop's second buffer and from there to the session. Between
+ * turns OpenSSL holds no buffers (SSL_MODE_RELEASE_BUFFERS) and neither do we.
+ *
+ * One BIO serves all connections of a loop, since only one of them is inside OpenSSL at a time: begin() says which. A
+ * BIO each would cost 200 bytes a connection. OpenSSL pushes a buffering BIO in front of it during a handshake and pops
+ * it afterwards; the link back that this leaves in ours is never followed.
  */
 #include "base/alloc.h"
 #include "base/diag.h"
@@ -26,7 +30,6 @@
 typedef struct tls_layer {
     nv_layer layer;
     SSL *ssl;
-    nv_span in; /* received, not yet read by OpenSSL; lives for one call of input() */
     bool established;
     bool failed;
 } tls_layer;
@@ -40,24 +43,24 @@ static tls_layer *tls_of(nv_layer *layer)
 
 static int bio_read(BIO *bio, char *out, size_t len, size_t *taken)
 {
-    tls_layer *tls = BIO_get_data(bio);
+    nv_loop *loop = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    nv_span some = nv_span_first(tls->in, len);
+    nv_span some = nv_span_first(loop->tls_in, len);
     if (some.len == 0) {
         BIO_set_retry_read(bio);
         return 0;
     }
     memcpy(out, some.ptr, some.len);
-    tls->in = nv_span_skip(tls->in, some.len);
+    loop->tls_in = nv_span_skip(loop->tls_in, some.len);
     *taken = some.len;
     return 1;
 }
 
 static int bio_write(BIO *bio, const char *bytes, size_t len, size_t *written)
 {
-    tls_layer *tls = BIO_get_data(bio);
+    nv_loop *loop = BIO_get_data(bio);
     BIO_clear_retry_flags(bio);
-    if (nv_buf_append(nv_layer_below(&tls->layer), nv_span_of(bytes, len)) != NV_OK) {
+    if (nv_buf_append(nv_layer_below(loop->tls_now), nv_span_of(bytes, len)) != NV_OK) {
         return 0; /* output() keeps within the bound, so this is a peer that makes us talk and does not listen */
     }
     *written = len;
@@ -91,6 +94,35 @@ static void make_bio_method(void)
     (void)BIO_meth_set_write_ex(bio_method, bio_write);
     (void)BIO_meth_set_ctrl(bio_method, bio_ctrl);
     (void)BIO_meth_set_create(bio_method, bio_create);
+}
+
+/* @return the BIO of the loop, one reference more, or NULL */
+static BIO *loop_bio(nv_loop *loop)
+{
+    (void)pthread_once(&bio_once, make_bio_method);
+    if (!loop->tls_bio) {
+        loop->tls_bio = BIO_new(bio_method);
+        if (!loop->tls_bio) {
+            return NULL;
+        }
+        BIO_set_data(loop->tls_bio, loop);
+    }
+    (void)BIO_up_ref(loop->tls_bio);
+    return loop->tls_bio;
+}
+
+void nv_tls_loop_deinit(nv_loop *loop)
+{
+    (void)BIO_free(loop->tls_bio);
+}
+
+/* Before every call of OpenSSL that may read or write: who it is, and what was received. */
+static void begin(tls_layer *tls, nv_span in)
+{
+    nv_loop *loop = tls->layer.conn->loop;
+    loop->tls_now = &tls->layer;
+    loop->tls_in = in;
+    ERR_clear_error();
 }
 
 /* ---- failure, in words ---- */
@@ -236,7 +268,6 @@ static const char *finish_handshake(tls_layer *tls)
 
 static const char *handshake(tls_layer *tls)
 {
-    ERR_clear_error();
     int rc = SSL_do_handshake(tls->ssl);
     nv_conn_wake(tls->layer.conn);
     if (rc == 1) {
@@ -270,12 +301,11 @@ static const char *tls_input(nv_layer *layer, nv_span bytes)
 {
     tls_layer *tls = tls_of(layer);
     nv_conn *conn = layer->conn;
-    tls->in = bytes;
+    begin(tls, bytes);
     const char *why = tls->established ? NULL : handshake(tls);
     if (why || !tls->established) {
         return why;
     }
-    ERR_clear_error();
     for (bool more = true; more && !why;) {
         nv_window window = nv_conn_window(conn, conn->loop->plain_buf);
         if (window.room == 0) {
@@ -306,7 +336,7 @@ static const char *tls_output(nv_layer *layer)
         room = (room + RECORD_SIZE - 1) / RECORD_SIZE * RECORD_SIZE;
         nv_span bytes = nv_span_first(nv_buf_span(&layer->out), room);
         size_t taken = 0;
-        ERR_clear_error();
+        begin(tls, NV_SPAN_EMPTY);
         if (SSL_write_ex(tls->ssl, bytes.ptr, bytes.len, &taken) != 1) {
             return SSL_get_error(tls->ssl, 0) == SSL_ERROR_WANT_READ ? NULL : fail(tls);
         }
@@ -319,6 +349,7 @@ static void tls_goodbye(nv_layer *layer)
 {
     tls_layer *tls = tls_of(layer);
     if (tls->established && !tls->failed) {
+        begin(tls, NV_SPAN_EMPTY);
         (void)SSL_shutdown(tls->ssl);
         ERR_clear_error();
     }
@@ -348,8 +379,7 @@ static const nv_layer_ops tls_ops = {tls_input, tls_output, tls_goodbye, tls_aba
 
 static const char *push(nv_conn *conn, SSL *ssl)
 {
-    (void)pthread_once(&bio_once, make_bio_method);
-    BIO *bio = ssl ? BIO_new(bio_method) : NULL;
+    BIO *bio = ssl ? loop_bio(conn->loop) : NULL;
     if (!bio) {
         SSL_free(ssl);
         return "out of memory for TLS";
@@ -357,17 +387,14 @@ static const char *push(nv_conn *conn, SSL *ssl)
     tls_layer *tls = nv_calloc(1, sizeof(*tls));
     tls->layer.ops = &tls_ops;
     tls->ssl = ssl;
-    BIO_set_data(bio, tls);
     SSL_set_bio(ssl, bio, bio);
-    (void)SSL_set_app_data(ssl, tls);
     nv_conn_push_layer(conn, &tls->layer);
     return NULL;
 }
 
-nv_span nv_tls_layer_choose_alpn(SSL *ssl, nv_span offered)
+nv_span nv_tls_layer_choose_alpn(nv_span offered)
 {
-    tls_layer *tls = SSL_get_app_data(ssl);
-    nv_origin *origin = tls->layer.conn->origin;
+    nv_origin *origin = nv_loop_current()->tls_now->conn->origin;
     return origin->choose_alpn(origin, offered);
 }
 
@@ -411,5 +438,9 @@ const char *nv_tls_layer_client(nv_conn *conn)
         SSL_set_connect_state(ssl);
     }
     const char *why = push(conn, ssl);
-    return why ? why : handshake(tls_of(conn->bottom));
+    if (why) {
+        return why;
+    }
+    begin(tls_of(conn->bottom), NV_SPAN_EMPTY);
+    return handshake(tls_of(conn->bottom));
 }
