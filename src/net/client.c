@@ -114,10 +114,9 @@ static void try_next(dial *d)
 {
     struct addrinfo *address = d->next;
     d->next = address->ai_next;
-    nv_conn *conn = nv_conn_new(d->loop, &d->origin);
+    nv_conn *conn = nv_conn_new(d->loop, &d->origin, address->ai_addr);
     atomic_fetch_add_explicit(&d->loop->load, 1, memory_order_relaxed);
     conn->state_by_us = d->by_us;
-    nv_conn_set_address(conn, address->ai_addr);
     uv_connect_t *req = nv_malloc(sizeof(*req)); /* on its own: closing the socket cancels it later */
     int rc = uv_tcp_connect(req, &conn->tcp, address->ai_addr, on_connected);
     if (rc != 0) {

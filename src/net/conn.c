@@ -114,9 +114,14 @@ void nv_conn_wake(nv_conn *conn)
     }
 }
 
-nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin)
+nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin, const struct sockaddr *address)
 {
-    nv_conn *conn = nv_calloc(1, sizeof(*conn));
+    char text[64]; /* "[v6]:port" */
+    nv_address_format(address, text, sizeof(text));
+    size_t size = strlen(text) + 1;
+    nv_conn *conn = nv_calloc(1, sizeof(*conn) + size);
+    memcpy(conn->address, text, size);
+    conn->peer.address = nv_span_of(conn->address, size - 1);
     (void)uv_tcp_init(&loop->uv, &conn->tcp); /* without a family it makes no socket and cannot fail */
     conn->tcp.data = conn;
     conn->loop = loop;
@@ -130,12 +135,6 @@ nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin)
     nv_list_push_back(&loop->conns, &conn->link);
     nv_list_init(&conn->woken);
     return conn;
-}
-
-void nv_conn_set_address(nv_conn *conn, const struct sockaddr *address)
-{
-    nv_address_format(address, conn->address, sizeof(conn->address));
-    conn->peer.address = nv_span_str(conn->address);
 }
 
 void nv_conn_push_layer(nv_conn *conn, nv_layer *layer)
@@ -438,9 +437,15 @@ static void on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
     update_reading(conn);
 }
 
+/* Of the request in flight. */
+static size_t writing_bytes(const nv_conn *conn)
+{
+    return conn->write ? nv_buf_len(&conn->write->bytes) : 0;
+}
+
 static size_t queued_bytes(const nv_conn *conn)
 {
-    size_t len = conn->write_len + nv_buf_len(&conn->wire);
+    size_t len = writing_bytes(conn) + nv_buf_len(&conn->wire);
     for (const nv_layer *layer = conn->bottom; layer; layer = layer->above) {
         len += nv_buf_len(&layer->out);
     }
@@ -475,7 +480,7 @@ static void update_reading(nv_conn *conn)
 
 size_t nv_conn_room(const nv_conn *conn)
 {
-    size_t queued = conn->write_len + nv_buf_len(&conn->wire);
+    size_t queued = writing_bytes(conn) + nv_buf_len(&conn->wire);
     size_t limit = limits_of(conn)->pause_output_bytes;
     return queued < limit ? limit - queued : 0;
 }
@@ -486,11 +491,10 @@ static void on_written(uv_write_t *req, int status)
     nv_conn *conn = req->handle->data;
     nv_loop_enter(conn->loop);
     if (!conn->bottom) {
-        conn->wire.max += conn->write_len;
+        conn->wire.max += writing_bytes(conn);
     }
+    conn->loop->out_bytes += (int64_t)writing_bytes(conn);
     conn->write = NULL;
-    conn->loop->out_bytes += (int64_t)conn->write_len;
-    conn->write_len = 0;
     conn->sent = true;
     nv_buf_deinit(&write->bytes);
     free(write);
@@ -513,17 +517,15 @@ static const char *write_later(nv_conn *conn)
     }
     nv_buf_clear(&conn->wire);
     conn->write = write;
-    conn->write_len = nv_buf_len(&write->bytes);
     if (!conn->bottom) {
-        conn->wire.max -= conn->write_len;
+        conn->wire.max -= writing_bytes(conn);
     }
-    uv_buf_t buf = uv_buf_init((char *)write->bytes.data, (unsigned)conn->write_len);
+    uv_buf_t buf = uv_buf_init((char *)write->bytes.data, (unsigned)writing_bytes(conn));
     int rc = uv_write(&write->req, (uv_stream_t *)&conn->tcp, &buf, 1, on_written);
     if (rc < 0) {
         nv_buf_deinit(&write->bytes);
         free(write);
         conn->write = NULL;
-        conn->write_len = 0;
         return uv_strerror(rc);
     }
     return NULL;

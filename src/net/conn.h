@@ -88,29 +88,29 @@ struct nv_conn {
     nv_session *session;
     nv_loop *loop;
     nv_origin *origin;
-    nv_write *write; /* in flight, with its own bytes */
-    size_t write_len;
+    nv_write *write;     /* in flight, with its own bytes */
     void *certificate;   /* owns the spans of the peer's certificate */
     const char *why;     /* set when CLOSING begins */
     int64_t state_by_us; /* deadline of every state but OPEN */
-    nv_conn_state state;
-    bool reading;      /* the socket is being read */
-    bool held;         /* rest holds bytes that the session did not want to see yet */
-    bool sent;         /* bytes went out since the session was last told */
-    bool paused;       /* too much output: not reading */
-    bool eof;          /* the peer sends no more */
-    bool lost;         /* lost() was called */
-    bool said_goodbye; /* the layers did */
-    bool known;        /* session->authenticated was seen */
-    bool overdue;      /* tick() left a deadline in the past */
-    bool closed;       /* libuv has let go of the handle */
-    char address[57];  /* "[v6]:port" at the longest, with a scope */
+    nv_conn_state state : 4;
+    bool reading : 1;      /* the socket is being read */
+    bool held : 1;         /* rest holds bytes that the session did not want to see yet */
+    bool sent : 1;         /* bytes went out since the session was last told */
+    bool paused : 1;       /* too much output: not reading */
+    bool eof : 1;          /* the peer sends no more */
+    bool lost : 1;         /* lost() was called */
+    bool said_goodbye : 1; /* the layers did */
+    bool known : 1;        /* session->authenticated was seen */
+    bool overdue : 1;      /* tick() left a deadline in the past */
+    bool closed : 1;       /* libuv has let go of the handle */
+    char address[];        /* what peer.address is, with a NUL: most are half as long as the longest */
 };
 
-/** A connection without a socket, in state CONNECTING; joins the loop's list. Thread: the loop's, as all of this. */
-nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin);
-/** Name the peer. */
-void nv_conn_set_address(nv_conn *conn, const struct sockaddr *address);
+/**
+ * A connection with the peer at @p address, without a socket yet, in state CONNECTING; joins the loop's list.
+ * Thread: the loop's, as all of this.
+ */
+nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin, const struct sockaddr *address);
 /** The socket stands (conn->tcp is open): handshake, or session at once. */
 void nv_conn_begin(nv_conn *conn);
 /** The layers stand: make the session. @return NULL, or why the connection must end */

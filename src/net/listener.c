@@ -146,8 +146,7 @@ static void start_conn(nv_loop *loop, nv_listener *listener, int fd, const struc
         atomic_fetch_sub_explicit(&loop->load, 1, memory_order_relaxed);
         return;
     }
-    nv_conn *conn = nv_conn_new(loop, &listener->origin);
-    nv_conn_set_address(conn, address);
+    nv_conn *conn = nv_conn_new(loop, &listener->origin, address);
     conn->state_by_us = loop->now_us + listener->net->limits.handshake_us;
     int rc = uv_tcp_open(&conn->tcp, fd);
     if (rc != 0) {
