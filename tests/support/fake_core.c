@@ -8,10 +8,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-const nv_key fake_policy_key = {"policy-key-policy-key-policy-key", 32};
-const nv_key fake_device_key = {"device-key-device-key-device-key", 32};
-const nv_key fake_secondary_key = {"second-key-second-key-second-key", 32};
-
 static void *copy_bytes(nv_span bytes)
 {
     uint8_t *copy = nv_malloc(bytes.len + 1);

@@ -46,9 +46,9 @@ void fake_core_deinit(fake_core *core);
 /** Run all executors and turn ends until nothing happens any more. */
 void fake_core_run(fake_core *core);
 
-extern const nv_key fake_policy_key;
-extern const nv_key fake_device_key;    /* primary of every fake device */
-extern const nv_key fake_secondary_key; /* secondary */
+static const nv_key fake_policy_key = {"policy-key-policy-key-policy-key", 32};    /* of every policy */
+static const nv_key fake_device_key = {"device-key-device-key-device-key", 32};    /* primary of every device */
+static const nv_key fake_secondary_key = {"second-key-second-key-second-key", 32}; /* secondary */
 
 /** Register, replacing; announces the change to the devices table. SAS with both fake keys, enabled, unless @p set. */
 nv_identity *fake_register(fake_core *core, const char *device, const char *module, void (*set)(nv_identity *identity));

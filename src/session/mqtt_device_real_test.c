@@ -1,0 +1,354 @@
+/*
+ * MQTT device sessions on the real stores and two real threads: a loop each, both fighting for one device. What a
+ * sanitizer for threads should see, and what the log must hold afterwards.
+ */
+#include "base/alloc.h"
+#include "base/diag.h"
+#include "core/devices.h"
+#include "core/policies.h"
+#include "core/registry.h"
+#include "core/telemetry.h"
+#include "session/mqtt_device.h"
+#include "store/log.h"
+#include "store/state.h"
+#include "support/mqtt_pair.h"
+
+#include <ftw.h>
+#include <pthread.h>
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+#include <sys/stat.h>
+
+#include <cmocka.h>
+
+#define EVENTS  "devices/d1/messages/events/"
+#define HUB     "hub.example.net"
+#define LOOPS   2u
+#define ROUNDS  25u
+#define BURST   40u
+#define NUMBERS (LOOPS * ROUNDS + 1)
+
+static const nv_key key = {"device-key-device-key-device-key", 32};
+
+typedef struct rig {
+    char dir[64];
+    nv_state *state;
+    nv_log *log;
+    nv_hub *hub;
+    nv_exec_queue queues[LOOPS];
+    nv_exec *execs[LOOPS];
+} rig;
+
+static void open_stores(rig *r, nv_durability durability)
+{
+    char state_dir[96];
+    char log_dir[96];
+    (void)snprintf(state_dir, sizeof(state_dir), "%s/state", r->dir);
+    (void)snprintf(log_dir, sizeof(log_dir), "%s/log", r->dir);
+    nv_buf why;
+    nv_buf_init(&why, 512);
+    nv_state_config state = {.dir = state_dir, .clock = nv_clock_system(), .rng = nv_rng_system()};
+    assert_int_equal(nv_state_open(&r->state, &state, &why), NV_OK);
+    nv_log_config log = {.dir = log_dir,
+                         .partitions = 4,
+                         .durability = durability,
+                         .segment_bytes = 4u << 20,
+                         .disk = nv_disk_posix(),
+                         .clock = nv_clock_system(),
+                         .rng = nv_rng_system()};
+    assert_int_equal(nv_log_open(&r->log, &log, &why), NV_OK);
+    static const char *const names[] = {HUB};
+    nv_hub_config hub = {.host_names = names,
+                         .host_name_count = 1,
+                         .limits = &nv_limits_open,
+                         .log = r->log,
+                         .state = r->state,
+                         .clock = nv_clock_system(),
+                         .rng = nv_rng_system(),
+                         .loops = r->execs,
+                         .loop_count = LOOPS};
+    assert_int_equal(nv_hub_new(&r->hub, &hub, &why), NV_OK);
+    nv_buf_deinit(&why);
+}
+
+static rig *rig_new(nv_durability durability)
+{
+    rig *r = calloc(1, sizeof(*r));
+    assert_non_null(r);
+    (void)snprintf(r->dir, sizeof(r->dir), "/tmp/nave-session-XXXXXX");
+    assert_non_null(mkdtemp(r->dir));
+    for (size_t i = 0; i < LOOPS; i++) {
+        nv_exec_queue_init(&r->queues[i]);
+        r->execs[i] = &r->queues[i].exec;
+    }
+    open_stores(r, durability);
+    return r;
+}
+
+/* Hub and stores, in this order: what the stores still post is run before the hub goes. */
+static void close_stores(rig *r)
+{
+    for (int i = 0; i < 3; i++) {
+        for (size_t l = 0; l < LOOPS; l++) {
+            nv_exec_queue_adopt(&r->queues[l]);
+            nv_exec_queue_run(&r->queues[l]);
+            nv_hub_loop_turn_end(&r->hub->loops[l]);
+        }
+    }
+    nv_state_close(r->state);
+    for (size_t l = 0; l < LOOPS; l++) {
+        nv_exec_queue_run(&r->queues[l]);
+    }
+    nv_hub_free(r->hub);
+    nv_log_close(r->log);
+}
+
+static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
+{
+    (void)st;
+    (void)type;
+    (void)ftw;
+    return remove(path);
+}
+
+static void rig_free(rig *r)
+{
+    close_stores(r);
+    for (size_t i = 0; i < LOOPS; i++) {
+        nv_exec_queue_deinit(&r->queues[i]);
+    }
+    nftw(r->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    free(r);
+}
+
+static bool registered;
+
+static void on_registered(nv_registry_request *request)
+{
+    assert_int_equal(request->error, NV_HUB_ERROR_NONE);
+    nv_identity_unref(request->identity);
+    registered = true;
+}
+
+static void add_device(rig *r, const char *id)
+{
+    nv_registry_request request = {.verb = NV_REGISTRY_PUT,
+                                   .spec = {.device_id = nv_span_str(id),
+                                            .enabled = true,
+                                            .auth = NV_AUTH_SAS,
+                                            .has_keys = true,
+                                            .primary_key = key,
+                                            .secondary_key = key},
+                                   .done = on_registered};
+    request.spec.secondary_key.bytes[0] ^= 1;
+    registered = false;
+    nv_exec_queue_adopt(&r->queues[0]);
+    nv_registry_do(&r->hub->loops[0], &request);
+    while (!registered) {
+        nv_exec_queue_run_wait(&r->queues[0]);
+    }
+}
+
+/* ---- one thread -------------------------------------------------------------------------------------------------- */
+
+typedef struct fighter {
+    rig *r;
+    size_t loop;
+    mqtt_pair pair;
+    uint32_t number; /* of the connection */
+    unsigned round;
+    bool open;
+    uint16_t acknowledged[NUMBERS];
+    _Atomic unsigned *running;
+} fighter;
+
+static void open_connection(fighter *f)
+{
+    f->number = (uint32_t)(f->loop * ROUNDS + f->round) + 1;
+    mqtt_pair_open(&f->pair, &f->r->hub->loops[f->loop], f->number);
+    mqtt_login login = {.device = "d1", .key = &key, .persistent = f->round % 2 == 0};
+    mqtt_pair_connect(&f->pair, &login);
+    f->open = true;
+}
+
+static void publish_burst(fighter *f)
+{
+    for (uint16_t i = 1; i <= BURST; i++) {
+        uint32_t body[2] = {f->number, i};
+        mqtt_put_publish(&f->pair.in, EVENTS, nv_span_of(body, sizeof(body)), 1, i);
+    }
+    mqtt_pair_service(&f->pair);
+}
+
+/* CONNACK, then PUBACKs in order; a taken-over connection may end anywhere. */
+static void look(fighter *f)
+{
+    nv_span out = nv_buf_span(&f->pair.out);
+    for (; out.len >= 4; out = nv_span_skip(out, 4)) {
+        if (out.ptr[0] == 0x40) {
+            uint16_t id = (uint16_t)(out.ptr[2] << 8 | out.ptr[3]);
+            if (id != f->acknowledged[f->number] + 1) {
+                abort(); /* a thread cannot fail a test */
+            }
+            f->acknowledged[f->number] = id;
+        } else if (out.ptr[0] == 0x20 && out.ptr[3] == 0) {
+            nv_buf_consume(&f->pair.out, 4);
+            publish_burst(f);
+            look(f);
+            return;
+        }
+    }
+    nv_buf_clear(&f->pair.out);
+}
+
+static void *fight(void *arg)
+{
+    fighter *f = arg;
+    nv_exec_queue *queue = &f->r->queues[f->loop];
+    nv_exec_queue_adopt(queue);
+    while (f->round < ROUNDS) {
+        if (!f->open) {
+            open_connection(f);
+        }
+        mqtt_pair_service(&f->pair);
+        look(f);
+        if (f->acknowledged[f->number] == BURST) {
+            mqtt_pair_cut(&f->pair);
+        }
+        nv_hub_loop_turn_end(&f->r->hub->loops[f->loop]);
+        if (mqtt_pair_gone(&f->pair)) {
+            mqtt_pair_deinit(&f->pair);
+            f->open = false;
+            f->round++;
+        } else {
+            nv_exec_queue_run_wait(queue);
+        }
+    }
+    /* the other loop's devices may live here: go on until it is done too */
+    if (atomic_fetch_sub(f->running, 1) == 1) {
+        for (size_t i = 0; i < LOOPS; i++) {
+            nv_exec_queue_stop(&f->r->queues[i]);
+        }
+    }
+    while (nv_exec_queue_run_wait(queue)) {
+        nv_hub_loop_turn_end(&f->r->hub->loops[f->loop]);
+    }
+    return NULL;
+}
+
+/* ---- what the log holds --------------------------------------------------------------------------------------------
+ */
+
+typedef struct reading {
+    bool done;
+    nv_err status;
+    nv_log_chunk *chunk;
+} reading;
+
+static void on_read(void *arg, nv_err status, nv_log_chunk *chunk)
+{
+    *(reading *)arg = (reading){true, status, chunk};
+}
+
+static void check_chunk(nv_log_chunk *chunk, uint16_t *last, uint32_t *newest, uint32_t *seen)
+{
+    nv_record record;
+    while (nv_log_chunk_next(chunk, &record)) {
+        uint32_t body[2];
+        assert_int_equal(record.body.len, sizeof(body));
+        memcpy(body, record.body.ptr, sizeof(body));
+        assert_true(body[0] > 0 && body[0] < NUMBERS);
+        assert_int_equal(body[1], last[body[0]] + 1); /* in order, without holes */
+        last[body[0]] = (uint16_t)body[1];
+        if (body[0] != *newest) {
+            assert_false(seen[body[0]]); /* one connection's messages stand together: no old one behind a new one */
+            seen[body[0]] = 1;
+            *newest = body[0];
+        }
+    }
+}
+
+static void check_log(rig *r, fighter *fighters)
+{
+    uint16_t last[NUMBERS] = {0};
+    uint32_t seen[NUMBERS] = {0};
+    uint32_t newest = 0;
+    nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING};
+    nv_log_reader *reader = NULL;
+    nv_exec_queue_adopt(&r->queues[0]);
+    assert_int_equal(nv_log_reader_open(&reader, r->log, &options, r->execs[0]), NV_OK);
+    for (;;) {
+        reading got = {0};
+        nv_log_reader_next(reader, on_read, &got);
+        while (!got.done) {
+            (void)nv_exec_queue_run(&r->queues[0]);
+        }
+        if (got.status != NV_OK) {
+            assert_int_equal(got.status, NV_E_EOF);
+            break;
+        }
+        check_chunk(got.chunk, last, &newest, seen);
+        nv_log_chunk_release(got.chunk);
+    }
+    nv_log_reader_close(reader);
+    uint32_t acknowledged = 0;
+    for (size_t l = 0; l < LOOPS; l++) {
+        for (uint32_t n = 1; n < NUMBERS; n++) {
+            assert_true(fighters[l].acknowledged[n] <= last[n]);
+            acknowledged += fighters[l].acknowledged[n];
+        }
+    }
+    assert_true(acknowledged > 0);
+}
+
+/* conformance: mqtt.md 14 */
+/* conformance: mqtt.md 21 */
+static void two_loops(nv_durability durability)
+{
+    rig *r = rig_new(durability);
+    add_device(r, "d1");
+    _Atomic unsigned running = LOOPS;
+    fighter *fighters = calloc(LOOPS, sizeof(*fighters));
+    assert_non_null(fighters);
+    pthread_t threads[LOOPS];
+    for (size_t i = 0; i < LOOPS; i++) {
+        fighters[i] = (fighter){.r = r, .loop = i, .running = &running};
+    }
+    for (size_t i = 0; i < LOOPS; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, fight, &fighters[i]), 0);
+    }
+    for (size_t i = 0; i < LOOPS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    for (size_t i = 0; i < LOOPS; i++) { /* the reading below needs the queues again */
+        r->queues[i].stopping = false;
+    }
+    assert_int_equal(nv_devices_connected(r->hub), 0);
+    check_log(r, fighters);
+    free(fighters);
+    rig_free(r);
+}
+
+static void test_two_loops_commit(void **state)
+{
+    (void)state;
+    two_loops(NV_DURABILITY_COMMIT);
+}
+
+static void test_two_loops_os(void **state)
+{
+    (void)state;
+    two_loops(NV_DURABILITY_OS);
+}
+
+int main(void)
+{
+    nv_diag_setup(NV_LEVEL_ERROR, false, 2);
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_two_loops_commit),
+        cmocka_unit_test(test_two_loops_os),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
