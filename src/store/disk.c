@@ -133,6 +133,11 @@ void nv_file_advise(nv_file *file, nv_disk_advice advice)
     file->disk->ops->advise(file, advice);
 }
 
+void nv_file_prefetch(nv_file *file, uint64_t position, size_t len)
+{
+    file->disk->ops->prefetch(file, position, len);
+}
+
 void nv_file_close(nv_file *file)
 {
     if (file) {

@@ -56,6 +56,7 @@ typedef struct nv_disk_ops {
     nv_err (*size)(nv_file *file, uint64_t *out);
     nv_err (*drop_cache)(nv_file *file);
     void (*advise)(nv_file *file, nv_disk_advice advice);
+    void (*prefetch)(nv_file *file, uint64_t position, size_t len);
     void (*close)(nv_file *file);
 } nv_disk_ops;
 
@@ -105,6 +106,8 @@ NV_NODISCARD nv_err nv_file_size(nv_file *file, uint64_t *out);
 /** Forget clean cached pages, so that the next read shows what the disk has. Best effort. */
 NV_NODISCARD nv_err nv_file_drop_cache(nv_file *file);
 void nv_file_advise(nv_file *file, nv_disk_advice advice);
+/** Start reading ahead into the cache, without waiting for it. */
+void nv_file_prefetch(nv_file *file, uint64_t position, size_t len);
 /** NULL is fine. */
 void nv_file_close(nv_file *file);
 

@@ -216,6 +216,11 @@ static void posix_advise(nv_file *file, nv_disk_advice advice)
     (void)posix_fadvise(fd_of(file), 0, 0, advice == NV_ADVICE_SEQUENTIAL ? POSIX_FADV_SEQUENTIAL : POSIX_FADV_RANDOM);
 }
 
+static void posix_prefetch(nv_file *file, uint64_t position, size_t len)
+{
+    (void)posix_fadvise(fd_of(file), (off_t)position, (off_t)len, POSIX_FADV_WILLNEED);
+}
+
 static void posix_close(nv_file *file)
 {
     close(fd_of(file));
@@ -242,6 +247,7 @@ nv_disk *nv_disk_posix(void)
         .size = posix_size,
         .drop_cache = posix_drop_cache,
         .advise = posix_advise,
+        .prefetch = posix_prefetch,
         .close = posix_close,
     };
     static nv_disk disk = {&ops};

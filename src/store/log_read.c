@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-enum { CHUNK_DEFAULT = 256 << 10, CHUNK_MIN = 4 << 10, CHUNK_MAX = 4 << 20, TURNS = 4 };
+enum { CHUNK_DEFAULT = 256 << 10, CHUNK_MIN = 4 << 10, CHUNK_MAX = 4 << 20, TURNS = 4, AHEAD = 2 << 20 };
 
 typedef enum reader_state { READER_IDLE, READER_QUEUED, READER_FOLLOWING, READER_RUNNING, READER_POSTED } reader_state;
 
@@ -53,6 +53,7 @@ struct nv_log_reader {
     uint64_t segment; /* where next_commit is, when the generation still fits */
     uint64_t generation;
     uint64_t position;
+    uint64_t ahead; /* how far reading ahead was asked for */
     uint64_t rollbacks;
     /* the request and its answer */
     nv_log_read_done done;
@@ -211,6 +212,7 @@ static nv_err seek(nv_log *log, nv_log_reader *r, nv_segment *segment, behind_fn
     }
     r->segment = segment->header.number;
     r->generation = segment->header.generation;
+    r->ahead = 0;
     r->position = low ? index[low - 1].position : NV_LOG_BLOCK;
     *commit = low ? index[low - 1].commit : segment->header.start.next_commit;
     free(index);
@@ -330,6 +332,16 @@ static uint64_t take_commits(nv_log_reader *r, const nv_segment *segment, nv_log
     return records;
 }
 
+/** Keep the disk busy while the consumer works: files written directly are not in the page cache. */
+static void read_ahead(nv_log_reader *r, nv_segment *segment, uint64_t limit)
+{
+    uint64_t from = r->ahead > r->position ? r->ahead : r->position;
+    if (from < r->position + AHEAD / 2 && from < limit) {
+        r->ahead = r->position + AHEAD < limit ? r->position + AHEAD : limit;
+        nv_file_prefetch(segment->read_file, from, (size_t)(r->ahead - from));
+    }
+}
+
 static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64_t limit, nv_log_chunk **out)
 {
     nv_err err = NV_OK;
@@ -339,6 +351,9 @@ static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uin
     }
     if (err == NV_OK) {
         err = nv_segment_need_read_file(log, segment);
+    }
+    if (err == NV_OK && limit > r->position + r->chunk_bytes) {
+        read_ahead(r, segment, limit);
     }
     size_t capacity = r->chunk_bytes;
     uint64_t records = 0;

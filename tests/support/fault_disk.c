@@ -631,6 +631,13 @@ static void fault_advise(nv_file *file, nv_disk_advice advice)
     (void)advice;
 }
 
+static void fault_prefetch(nv_file *file, uint64_t position, size_t len)
+{
+    (void)file;
+    (void)position;
+    (void)len;
+}
+
 static void fault_close(nv_file *file)
 {
     nv_fault_disk *f;
@@ -665,6 +672,7 @@ nv_fault_disk *nv_fault_disk_new(uint64_t seed)
         .size = fault_size,
         .drop_cache = fault_drop_cache,
         .advise = fault_advise,
+        .prefetch = fault_prefetch,
         .close = fault_close,
     };
     nv_fault_disk *f = nv_calloc(1, sizeof(*f));
