@@ -55,7 +55,7 @@ static inline bool nv_span_starts_with(nv_span a, nv_span prefix)
 /** The part of @p a after its first @p n bytes; empty when there are fewer. */
 static inline nv_span nv_span_skip(nv_span a, size_t n)
 {
-    return n < a.len ? nv_span_of(a.ptr + n, a.len - n) : nv_span_of(a.ptr ? a.ptr + a.len : NULL, 0);
+    return n < a.len ? nv_span_of(a.ptr + n, a.len - n) : nv_span_of(a.len ? a.ptr + a.len : a.ptr, 0);
 }
 
 static inline nv_span nv_span_first(nv_span a, size_t n)

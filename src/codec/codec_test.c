@@ -31,11 +31,6 @@ static void assert_span(nv_span actual, const char *expected)
 static const nv_topic_owner device = {NV_SPAN_LIT("d"), NV_SPAN_LIT("")};
 static const nv_topic_owner module = {NV_SPAN_LIT("d"), NV_SPAN_LIT("m")};
 
-/* conformance: mqtt.md 22 */
-/* conformance: mqtt.md 31 */
-/* conformance: mqtt.md 34 */
-/* conformance: mqtt.md 37 */
-/* conformance: mqtt.md 42 */
 static void topics_to_publish_on(void **state)
 {
     (void)state;
@@ -113,8 +108,6 @@ static void topics_to_publish_on(void **state)
     }
 }
 
-/* conformance: mqtt.md 28 */
-/* conformance: mqtt.md 40 */
 static void filters_to_subscribe_to(void **state)
 {
     (void)state;
@@ -163,7 +156,6 @@ static void filters_to_subscribe_to(void **state)
     }
 }
 
-/* conformance: mqtt.md 4 */
 static void what_needs_an_api_version(void **state)
 {
     (void)state;
@@ -190,7 +182,6 @@ static void describe(const nv_bag_property *properties, size_t count, char *out,
     *w.at = '\0';
 }
 
-/* conformance: mqtt.md 22 */
 static void bags_in_every_spelling(void **state)
 {
     (void)state;
@@ -245,6 +236,41 @@ static void bags_in_every_spelling(void **state)
     }
 }
 
+/* conformance: mqtt.md 22 */
+static void telemetry_topics_with_the_same_properties(void **state)
+{
+    (void)state;
+    static const char *const bags[] = {
+        "%24.ct=text%2Fplain&%24.mid=1&k=a%20b%2Fc",  "?%24.ct=text%2Fplain&%24.mid=1&k=a%20b%2Fc",
+        "%24.ct=text%2fplain&%24.mid=1&k=a%20b%2fc/", "$.ct=text%2Fplain&$.mid=1&k=a%20b%2Fc",
+        "k=a%20b%2Fc&%24.mid=1&%24.ct=text%2Fplain",  "$.ct=text/plain&$.mid=1&k=a b/c",
+        "?k=a b/c&$.mid=1&%24.ct=text/plain&/",       "$.mid=0&&$.ct=text/plain&$.mid=1&k=a b/c"};
+    static const char *const bare[] = {"", "/", "/?", "//"};
+    char text[128];
+    uint8_t scratch[128];
+    nv_bag_property properties[8];
+    nv_topic topic;
+    size_t count = 0;
+    for (size_t i = 0; i < NV_COUNT_OF(bags); i++) {
+        (void)snprintf(text, sizeof(text), "devices/d/messages/events/%s", bags[i]);
+        assert_int_equal(nv_topic_parse(nv_span_str(text), &device, &topic, &why), NV_OK);
+        assert_int_equal(nv_bag_decode(topic.bag, scratch, sizeof(scratch), properties, 8, &count), NV_OK);
+        assert_int_equal(count, 3);
+        for (size_t j = 0; j < count; j++) {
+            bool ct = nv_span_eq_str(properties[j].name, "$.ct");
+            bool mid = nv_span_eq_str(properties[j].name, "$.mid");
+            assert_true(ct || mid || nv_span_eq_str(properties[j].name, "k"));
+            assert_span(properties[j].value, ct ? "text/plain" : mid ? "1" : "a b/c");
+        }
+    }
+    for (size_t i = 0; i < NV_COUNT_OF(bare); i++) {
+        (void)snprintf(text, sizeof(text), "devices/d/messages/events%s", bare[i]);
+        assert_int_equal(nv_topic_parse(nv_span_str(text), &device, &topic, &why), NV_OK);
+        assert_int_equal(nv_bag_decode(topic.bag, scratch, sizeof(scratch), properties, 8, &count), NV_OK);
+        assert_int_equal(count, 0);
+    }
+}
+
 static void bags_are_bounded(void **state)
 {
     (void)state;
@@ -274,8 +300,6 @@ static void bag_pairs_stay_encoded(void **state)
     assert_false(nv_bag_next(&bag, &pair));
 }
 
-/* conformance: mqtt.md 25 */
-/* conformance: mqtt.md 26 */
 static void bags_for_clients(void **state)
 {
     (void)state;
@@ -301,9 +325,7 @@ static void bags_for_clients(void **state)
 
 /* ---- user names -------------------------------------------------------------------------------------------- */
 
-/* conformance: mqtt.md 1 */
 /* conformance: mqtt.md 2 */
-/* conformance: mqtt.md 3 */
 static void user_names_of_every_form(void **state)
 {
     (void)state;
@@ -556,7 +578,6 @@ static void base64_vectors(void **state)
     }
 }
 
-/* conformance: http-hub.md 15 */
 static void percent_vectors(void **state)
 {
     (void)state;
@@ -650,6 +671,7 @@ int main(void)
         cmocka_unit_test(filters_to_subscribe_to),
         cmocka_unit_test(what_needs_an_api_version),
         cmocka_unit_test(bags_in_every_spelling),
+        cmocka_unit_test(telemetry_topics_with_the_same_properties),
         cmocka_unit_test(bags_are_bounded),
         cmocka_unit_test(bag_pairs_stay_encoded),
         cmocka_unit_test(bags_for_clients),

@@ -283,7 +283,6 @@ static void connect_fields(void **state)
     release(in);
 }
 
-/* conformance: mqtt.md 8 */
 static void other_versions_are_recognised(void **state)
 {
     (void)state;

@@ -118,8 +118,6 @@ static void tokens_that_are_malformed(void **state)
 
 /* conformance: mqtt.md 5 */
 /* conformance: mqtt.md 6 */
-/* conformance: http-hub.md 4 */
-/* conformance: http-hub.md 5 */
 static void resources_of_devices_and_modules(void **state)
 {
     (void)state;
@@ -183,7 +181,6 @@ static void resources_of_devices_and_modules(void **state)
     }
 }
 
-/* conformance: http-hub.md 4 */
 static void resources_of_requests(void **state)
 {
     (void)state;
@@ -249,7 +246,6 @@ static void expiry(void **state)
     }
 }
 
-/* conformance: mqtt.md 7 */
 static void signatures_that_do_not_fit(void **state)
 {
     (void)state;

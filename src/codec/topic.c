@@ -166,14 +166,14 @@ nv_err nv_topic_parse(nv_span topic, const nv_topic_owner *owner, nv_topic *out,
 static nv_err parse_own_filter(nv_span rest, const nv_topic_owner *owner, nv_filter_kind *out, const char **why)
 {
     static const struct {
-        bool module;
         nv_span rest;
         nv_filter_kind kind;
+        bool module;
     } rows[] = {
-        {false, NV_SPAN_LIT("messages/devicebound/#"), NV_FILTER_DEVICEBOUND},
-        {true, NV_SPAN_LIT("messages/devicebound/#"), NV_FILTER_MODULE_DEVICEBOUND},
-        {true, NV_SPAN_LIT("inputs/#"), NV_FILTER_INPUTS},
-        {true, NV_SPAN_LIT("#"), NV_FILTER_INPUTS},
+        {NV_SPAN_LIT("messages/devicebound/#"), NV_FILTER_DEVICEBOUND, false},
+        {NV_SPAN_LIT("messages/devicebound/#"), NV_FILTER_MODULE_DEVICEBOUND, true},
+        {NV_SPAN_LIT("inputs/#"), NV_FILTER_INPUTS, true},
+        {NV_SPAN_LIT("#"), NV_FILTER_INPUTS, true},
     };
     nv_err err = eat_base(&rest, owner, why);
     if (err != NV_OK) {
