@@ -13,6 +13,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size);
 enum { ADMIN = 1, DRAIN = 2, SLOW = 4, LATE = 8, NEW_EVENT = 16 };
 
 static nv_rig_hub on;
+static uint64_t events_added; /* bounded, or the longest run would be the slowest */
 
 static void add_event(uint64_t sequence)
 {
@@ -39,8 +40,8 @@ static void start_hub(void)
         started = true;
         nv_diag_setup(NV_LEVEL_ERROR, false, 2);
         nv_rig_hub_init(&on);
-        for (uint64_t i = 0; i < 10; i++) {
-            add_event(i);
+        while (events_added < 10) {
+            add_event(events_added++);
         }
         atexit(stop_hub);
     }
@@ -77,8 +78,8 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (options & LATE && !rig.session->closing) {
         nv_rig_advance(&rig, 61 * NV_US_PER_S);
     }
-    if (options & NEW_EVENT) {
-        add_event(100);
+    if (options & NEW_EVENT && events_added < 200) {
+        add_event(events_added++);
         nv_rig_pump(&rig);
     }
     if (options & DRAIN && !rig.session->closing) {

@@ -247,7 +247,9 @@ static void want_body(nv_http_conn *conn)
         }
         return;
     }
-    conn->session.authenticated = true;
+    if (!(x->route->flags & NV_HTTP_OPEN)) {
+        conn->session.authenticated = true;
+    }
     if (x->request->expect_continue && x->request->has_body) {
         nv_http_conn_write(conn, nv_span_str("HTTP/1.1 100 Continue\r\n\r\n"));
     }

@@ -153,6 +153,21 @@ static void a_head_request_gets_no_body(void **state)
     nv_rig_deinit(&rig);
 }
 
+/** What anybody may ask for proves nothing about who asks. */
+static void open_paths_do_not_authenticate(void **state)
+{
+    (void)state;
+    nv_rig rig;
+    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_send(&rig, nv_span_str("GET /$iothub/websocket HTTP/1.1\r\n\r\n"));
+    nv_rig_wait_answer(&rig, false, &answer);
+    assert_false(rig.session->authenticated);
+    nv_rig_send(&rig, nv_span_str(authorized("GET /devices/a?api-version=2021-04-12 HTTP/1.1\r\n\r\n")));
+    nv_rig_wait_answer(&rig, false, &answer);
+    assert_true(rig.session->authenticated);
+    nv_rig_deinit(&rig);
+}
+
 static void keep_alive_of_http_1_0(void **state)
 {
     (void)state;
@@ -400,6 +415,7 @@ int main(void)
         cmocka_unit_test(errors_have_their_form),
         cmocka_unit_test(pipelined_requests_are_answered_in_order),
         cmocka_unit_test(a_head_request_gets_no_body),
+        cmocka_unit_test(open_paths_do_not_authenticate),
         cmocka_unit_test(keep_alive_of_http_1_0),
         cmocka_unit_test(expect_100_continue),
         cmocka_unit_test(heads_and_bodies_are_bounded),

@@ -1,5 +1,6 @@
 #include "session/http_conn.h"
 
+#include "base/diag.h"
 #include "base/metrics.h"
 #include "base/rng.h"
 #include "codec/hex.h"
@@ -108,6 +109,21 @@ typedef struct head {
     const char *framing; /* one line with CRLF, or "" */
 } head;
 
+/** For --log-level debug: what was asked, without the query, and how it ended. */
+static void log_answer(const nv_http_conn *conn, unsigned status)
+{
+    const nv_http_request *request = nv_http_parser_request(conn->parser);
+    if (!request || !nv_diag_on(NV_LEVEL_DEBUG)) {
+        return;
+    }
+    nv_subject who = {.connection = conn->session.carrier->peer->connection_id,
+                      .peer = conn->session.carrier->peer->address};
+    nv_span path = nv_http_target(request);
+    path = nv_span_first(nv_span_first(path, nv_span_find(path, '?')), 200);
+    nv_diag(NV_LEVEL_DEBUG, "http", &who, "%s %.*s: %u", nv_http_method_name(request->method), NV_SPAN_ARG(path),
+            status);
+}
+
 static void write_head(nv_http_conn *conn, const head *h, const stamp *s)
 {
     char date[30];
@@ -129,6 +145,7 @@ static void write_head(nv_http_conn *conn, const head *h, const stamp *s)
         conn->close_after = true; /* no header is that long; a reply without a head would be worse than none */
     }
     nv_buf_deinit(&text);
+    log_answer(conn, h->status);
     nv_metric_add(NV_M_HTTP_REQUESTS, 1);
     if (h->status >= 400) {
         nv_metric_add(NV_M_HTTP_ERRORS, 1);

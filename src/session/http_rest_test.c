@@ -753,6 +753,20 @@ static void an_edge_device_keeps_its_modules(void **state)
     expect_error("GET", "/devices/gw2/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
     use_token(nv_rig_key_token(&on, "hub.test/devices/gw", "MTIzNDU2Nzg5MDEyMzQ1Ng=="));
     expect_error("GET", "/devices/gw/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    /* By certificate, without a token. */
+    make_device("gwx", "{\"capabilities\":{\"iotEdge\":true},\"authentication\":{\"type\":\"selfSigned\","
+                       "\"x509Thumbprint\":{\"primaryThumbprint\":\"ABABABABABABABABABABABABABABABABABABABAB\"}}}");
+    use_token("");
+    expect_error("GET", "/devices/gwx/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    rig.peer.has_certificate = true;
+    rig.peer.certificate_not_before_us = 0;
+    rig.peer.certificate_not_after_us = INT64_MAX;
+    memset(rig.peer.certificate_sha1, 0xab, sizeof(rig.peer.certificate_sha1));
+    expect("GET", "/devices/gwx/modules" EDGE, NULL, 200);
+    expect_error("GET", "/devices/gwx" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    rig.peer.certificate_sha1[0] = 0;
+    expect_error("GET", "/devices/gwx/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    rig.peer.has_certificate = false;
 }
 
 /* ---- the rest ------------------------------------------------------------------------------------------------ */

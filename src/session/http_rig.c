@@ -18,9 +18,6 @@
 
 /* ---- hub ---------------------------------------------------------------------------------------------------- */
 
-nv_log *nv_rig_log_new(void);
-void nv_rig_log_free(nv_log *log);
-
 void nv_rig_hub_init(nv_rig_hub *rig)
 {
     *rig = (nv_rig_hub){0};
@@ -29,7 +26,7 @@ void nv_rig_hub_init(nv_rig_hub *rig)
     nv_seeded_rng_init(&rig->rng, 42);
     (void)snprintf(rig->dir, sizeof(rig->dir), "/tmp/nave-http-XXXXXX");
     assert_non_null(mkdtemp(rig->dir));
-    rig->log = nv_rig_log_new();
+    rig->log = nv_rig_log_new(rig);
     nv_buf why;
     nv_buf_init(&why, 500);
     nv_state_config state = {.dir = rig->dir, .clock = &rig->clock.clock, .rng = &rig->rng.rng};

@@ -74,6 +74,10 @@ const char *nv_rig_policy_token(nv_rig_hub *on, const char *policy, const char *
 /** A token signed with the base64 key of a device. Static storage. */
 const char *nv_rig_key_token(nv_rig_hub *on, const char *resource, const char *key_base64);
 
+/** What the hub's log is: the double below, or what a test that leaves it out defines. */
+nv_log *nv_rig_log_new(nv_rig_hub *rig);
+void nv_rig_log_free(nv_log *log);
+
 /** The log's double: records that the test adds, a reader that answers when asked. */
 void nv_rig_log_add(nv_log *log, const nv_record *record);
 /** The next request of any reader is answered with this, once. */

@@ -40,11 +40,9 @@ struct nv_log_reader {
     bool closed;
 };
 
-nv_log *nv_rig_log_new(void);
-void nv_rig_log_free(nv_log *log);
-
-nv_log *nv_rig_log_new(void)
+nv_log *nv_rig_log_new(nv_rig_hub *rig)
 {
+    (void)rig;
     return nv_calloc(1, sizeof(nv_log));
 }
 
