@@ -13,6 +13,8 @@
 #include "net/signal.h"
 #include "session/http.h"
 
+#include <pthread.h>
+#include <signal.h>
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
@@ -36,10 +38,23 @@ static int failed_with(nv_up *up, const char *why)
 
 /* ---- process and data folder --------------------------------------------------------------------------------- */
 
+static void mask_signals(int how)
+{
+    sigset_t ours;
+    (void)sigemptyset(&ours);
+    (void)sigaddset(&ours, SIGINT);
+    (void)sigaddset(&ours, SIGTERM);
+    (void)sigaddset(&ours, SIGHUP);
+    (void)pthread_sigmask(how, &ours, NULL);
+}
+
 static int prepare_process(nv_up *up)
 {
     (void)up;
     (void)umask(077);
+    /* Every thread inherits this; loop 0 alone takes signals, once it knows what to do with them. One that comes
+     * earlier waits, so that no moment of the start, and none after the ready line, dies of SIGHUP. */
+    mask_signals(SIG_BLOCK);
     struct rlimit files;
     if (getrlimit(RLIMIT_NOFILE, &files) == 0 && files.rlim_cur < files.rlim_max) {
         files.rlim_cur = files.rlim_max; /* a connection is a file */
@@ -282,10 +297,16 @@ static void stop(void *arg, int signal_number)
     nv_net_stop(up->net, grace_us);
 }
 
+static void take_signals(nv_task *task)
+{
+    (void)task;
+    mask_signals(SIG_UNBLOCK);
+}
+
 static int start_loops(nv_up *up)
 {
     char why[NV_NET_WHY_SIZE] = "";
-    nv_http_set_ready(false);
+    nv_http_set_ready(true); /* /readyz is answered from the start of the loops on, and then it is true */
     nv_up_renewal_start(up);
     if (nv_net_start(up->net, why) != NV_OK) {
         return failed_with(up, why);
@@ -304,8 +325,11 @@ static void stop_loops(nv_up *up)
     }
 }
 
+/* From here on the configuration belongs to loop 0, which may replace it on SIGHUP. */
 static int run(nv_up *up)
 {
+    up->take_signals.run = take_signals; /* tasks run in the order posted: the watchers stand by then */
+    nv_post(nv_loop_exec(nv_net_loop(up->net, 0)), &up->take_signals);
     (void)nv_net_wait(up->net);
     return NV_EXIT_OK;
 }
@@ -327,8 +351,9 @@ static const step steps[] = {
     {open_state, close_state},
     {open_log, close_log},
     {make_hub, NULL},
-    {start_loops, stop_loops},
     {nv_up_listen, NULL},
+    {nv_up_publish, NULL}, /* what connections read without a lock is there before the first is served */
+    {start_loops, stop_loops},
     {nv_up_announce, NULL},
     {run, NULL},
 };

@@ -40,6 +40,7 @@ typedef struct nv_up {
     nv_exec **execs;
     nv_up_hook *hooks;
     nv_timer renewal;
+    nv_task take_signals;
     uint16_t ports[NV_PORT_COUNT]; /* in use; 0: off */
     bool https_fallback;
     int stops;  /* signals to stop so far; loop 0 */
@@ -49,7 +50,11 @@ typedef struct nv_up {
 /* Steps. Each returns an exit code; when it is not NV_EXIT_OK, up->why says it. */
 int nv_up_config(nv_up *up);
 void nv_up_config_free(nv_up *up);
+/** Bind every port. Nobody is served before the loops start. */
 int nv_up_listen(nv_up *up);
+/** hub.json, and what GET /nave/v1/hub says. After nv_up_listen(), before the loops start. */
+int nv_up_publish(nv_up *up);
+/** Warnings, first words to a newcomer, the ready line. */
 int nv_up_announce(nv_up *up);
 
 /** Load the configuration as `nave up` was told to. @return exit code, with up->why */

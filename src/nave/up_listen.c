@@ -141,7 +141,6 @@ static void tell_http(const nv_up *up)
     nv_http_setup(&config);
 }
 
-/* The admin listener comes last, in nv_up_announce: who sees it answer finds everything else there. */
 int nv_up_listen(nv_up *up)
 {
     const nv_config *config = up->config;
@@ -151,6 +150,9 @@ int nv_up_listen(nv_up *up)
     }
     if (code == NV_EXIT_OK) {
         code = listen_or_say(up, NV_PORT_MQTT, &config->mqtt_plain_bind, config->mqtt_plain_port);
+    }
+    if (code == NV_EXIT_OK) {
+        code = listen_or_say(up, NV_PORT_ADMIN, &config->admin_bind, config->admin_port);
     }
     return code;
 }
@@ -316,28 +318,17 @@ static void say_ready(const nv_up *up)
     (void)fflush(stdout);
 }
 
-int nv_up_announce(nv_up *up)
+int nv_up_publish(nv_up *up)
 {
-    bool admin = up->config->admin_port > 0;
-    up->ports[NV_PORT_ADMIN] = admin ? (uint16_t)up->config->admin_port : 0;
-    if (up->config->admin_port < 0) { /* its number is known only once it listens */
-        int code = listen_or_say(up, NV_PORT_ADMIN, &up->config->admin_bind, -1);
-        if (code != NV_EXIT_OK) {
-            return code;
-        }
-    }
     struct json_object *hub = hub_json(up);
     nv_err err = nv_hub_file_write(up->data, hub, &up->why);
     json_object_put(hub);
-    if (err != NV_OK) {
-        return NV_EXIT_REFUSED;
-    }
     tell_http(up);
-    nv_http_set_ready(true);
-    int code = admin ? listen_or_say(up, NV_PORT_ADMIN, &up->config->admin_bind, up->config->admin_port) : NV_EXIT_OK;
-    if (code != NV_EXIT_OK) {
-        return code;
-    }
+    return err == NV_OK ? NV_EXIT_OK : NV_EXIT_REFUSED;
+}
+
+int nv_up_announce(nv_up *up)
+{
     warn(up);
     if (up->first_start) {
         welcome(up);

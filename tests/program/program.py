@@ -434,6 +434,25 @@ def reload():
 
 
 @case
+def signals_at_once():
+    """A signal right behind the ready line, and one in the middle of the start, are taken as meant."""
+    for _ in range(20):
+        with Hub() as hub:
+            hub.process.send_signal(signal.SIGHUP)
+            assert hub.stop() == 0
+    for delay in range(0, 40, 4):
+        with tempfile.TemporaryDirectory() as folder:
+            process = subprocess.Popen([NAVE, "up", "--data", folder, *FREE], stdout=subprocess.PIPE,
+                                       stderr=subprocess.PIPE)
+            while not os.path.exists(os.path.join(folder, "lock")):
+                assert process.poll() is None
+            time.sleep(delay / 1000)
+            process.terminate()
+            err = process.communicate(timeout=30)[1].decode()
+            assert process.returncode == 0 and "stopped" in err, (delay, process.returncode, err)
+
+
+@case
 def two_signals():
     with Hub("--set", "net.drain_seconds=600") as hub:
         with socket.create_connection(("127.0.0.1", port_of(hub, "mqtts"))):  # somebody who never says a word
