@@ -91,7 +91,7 @@ static void release(nv_log *log)
     free(log);
 }
 
-/** Does the file system take direct, synchronous writes? Ask it with one. */
+/** Does the file system take direct writes? Ask it with one, not synced: a start should not wait for a journal. */
 static nv_err probe_mode(nv_log *log)
 {
     if (log->durability == NV_DURABILITY_OS) {
@@ -100,7 +100,7 @@ static nv_err probe_mode(nv_log *log)
     char path[NV_LOG_PATH];
     (void)snprintf(path, sizeof(path), "%s/probe.tmp", log->dir);
     nv_file *file = NULL;
-    unsigned flags = NV_OPEN_WRITE | NV_OPEN_CREATE | NV_OPEN_TRUNCATE | NV_OPEN_DIRECT | NV_OPEN_DSYNC;
+    unsigned flags = NV_OPEN_WRITE | NV_OPEN_CREATE | NV_OPEN_TRUNCATE | NV_OPEN_DIRECT;
     nv_err err = nv_disk_open(log->disk, path, flags, &file);
     if (err == NV_OK) {
         memset(log->header_block, 0, NV_LOG_BLOCK);

@@ -9,6 +9,7 @@
 #include <stddef.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <time.h>
 
 #include <cmocka.h>
 
@@ -381,6 +382,48 @@ static void failed_os_write(void **state)
     fail_and_reopen(true, NV_DURABILITY_OS);
 }
 
+static uint64_t rollbacks(void)
+{
+    pthread_mutex_lock(&kit.log->lock);
+    uint64_t count = kit.log->rollbacks;
+    pthread_mutex_unlock(&kit.log->lock);
+    return count;
+}
+
+/** With durability os a failed background sync takes back what was written since the last good one, over segments. */
+static void failed_background_sync(void **state)
+{
+    (void)state;
+    kit.config.durability = NV_DURABILITY_OS;
+    kit_open(&kit);
+    assert_int_equal(kit_append(&kit, 0, "d", "kept"), NV_OK);
+    kit_close(&kit);
+    kit_open(&kit);
+    nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING};
+    nv_fault_disk_fail_syncs(kit.fault, 1, UINT64_MAX / 2, NV_E_IO);
+    for (int i = 0; i < 30 && kit_append_many(&kit, 0, 100, 1000) == NV_OK; i++) {
+    }
+    for (int i = 0; i < 10000 && rollbacks() == 0; i++) {
+        struct timespec ms = {0, 1000000};
+        nanosleep(&ms, NULL);
+    }
+    assert_int_equal(kit_count(&kit), 1);
+    assert_int_equal(kit_append(&kit, 0, "d", "refused"), NV_E_IO);
+    nv_fault_disk_fail_syncs(kit.fault, 1, 0, NV_OK);
+    kit_wait_health(&kit, NV_LOG_OK);
+    assert_int_equal(kit_append(&kit, 0, "d", "next"), NV_OK);
+    for (int restart = 0; restart < 2; restart++) {
+        log_kit_records got = kit_read(&kit, &options);
+        assert_int_equal(got.count, 2);
+        assert_string_equal(got.rows[0].body, "kept");
+        assert_string_equal(got.rows[1].body, "next");
+        assert_int_equal(got.rows[1].sequence, 1);
+        free(got.rows);
+        kit_close(&kit);
+        kit_open(&kit);
+    }
+}
+
 static void damage_in_the_middle(void **state)
 {
     (void)state;
@@ -531,6 +574,7 @@ int main(void)
         TEST(failed_direct_write),
         TEST(failed_sync),
         TEST(failed_os_write),
+        TEST(failed_background_sync),
         TEST(damage_in_the_middle),
         TEST(refusals_at_open),
         TEST(modes_change_between_starts),
