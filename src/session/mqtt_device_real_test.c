@@ -12,149 +12,27 @@
 #include "store/log.h"
 #include "store/state.h"
 #include "support/mqtt_pair.h"
+#include "support/real_core.h"
 
-#include <ftw.h>
 #include <pthread.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 #include <cmocka.h>
 
 #define EVENTS  "devices/d1/messages/events/"
-#define HUB     "hub.example.net"
-#define LOOPS   2u
+#define LOOPS   REAL_LOOPS
 #define ROUNDS  25u
 #define BURST   40u
 #define NUMBERS (LOOPS * ROUNDS + 1)
 
-static const nv_key key = {"device-key-device-key-device-key", 32};
-
-typedef struct rig {
-    char dir[64];
-    nv_state *state;
-    nv_log *log;
-    nv_hub *hub;
-    nv_exec_queue queues[LOOPS];
-    nv_exec *execs[LOOPS];
-} rig;
-
-static void open_stores(rig *r, nv_durability durability)
-{
-    char state_dir[96];
-    char log_dir[96];
-    (void)snprintf(state_dir, sizeof(state_dir), "%s/state", r->dir);
-    (void)snprintf(log_dir, sizeof(log_dir), "%s/log", r->dir);
-    nv_buf why;
-    nv_buf_init(&why, 512);
-    nv_state_config state = {.dir = state_dir, .clock = nv_clock_system(), .rng = nv_rng_system()};
-    assert_int_equal(nv_state_open(&r->state, &state, &why), NV_OK);
-    nv_log_config log = {.dir = log_dir,
-                         .partitions = 4,
-                         .durability = durability,
-                         .segment_bytes = 4u << 20,
-                         .disk = nv_disk_posix(),
-                         .clock = nv_clock_system(),
-                         .rng = nv_rng_system()};
-    assert_int_equal(nv_log_open(&r->log, &log, &why), NV_OK);
-    static const char *const names[] = {HUB};
-    nv_hub_config hub = {.host_names = names,
-                         .host_name_count = 1,
-                         .limits = &nv_limits_open,
-                         .log = r->log,
-                         .state = r->state,
-                         .clock = nv_clock_system(),
-                         .rng = nv_rng_system(),
-                         .loops = r->execs,
-                         .loop_count = LOOPS};
-    assert_int_equal(nv_hub_new(&r->hub, &hub, &why), NV_OK);
-    nv_buf_deinit(&why);
-}
-
-static rig *rig_new(nv_durability durability)
-{
-    rig *r = calloc(1, sizeof(*r));
-    assert_non_null(r);
-    (void)snprintf(r->dir, sizeof(r->dir), "/tmp/nave-session-XXXXXX");
-    assert_non_null(mkdtemp(r->dir));
-    for (size_t i = 0; i < LOOPS; i++) {
-        nv_exec_queue_init(&r->queues[i]);
-        r->execs[i] = &r->queues[i].exec;
-    }
-    open_stores(r, durability);
-    return r;
-}
-
-/* Hub and stores, in this order: what the stores still post is run before the hub goes. */
-static void close_stores(rig *r)
-{
-    for (int i = 0; i < 3; i++) {
-        for (size_t l = 0; l < LOOPS; l++) {
-            nv_exec_queue_adopt(&r->queues[l]);
-            nv_exec_queue_run(&r->queues[l]);
-            nv_hub_loop_turn_end(&r->hub->loops[l]);
-        }
-    }
-    nv_state_close(r->state);
-    for (size_t l = 0; l < LOOPS; l++) {
-        nv_exec_queue_run(&r->queues[l]);
-    }
-    nv_hub_free(r->hub);
-    nv_log_close(r->log);
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
-static void rig_free(rig *r)
-{
-    close_stores(r);
-    for (size_t i = 0; i < LOOPS; i++) {
-        nv_exec_queue_deinit(&r->queues[i]);
-    }
-    nftw(r->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
-    free(r);
-}
-
-static bool registered;
-
-static void on_registered(nv_registry_request *request)
-{
-    assert_int_equal(request->error, NV_HUB_ERROR_NONE);
-    nv_identity_unref(request->identity);
-    registered = true;
-}
-
-static void add_device(rig *r, const char *id)
-{
-    nv_registry_request request = {.verb = NV_REGISTRY_PUT,
-                                   .spec = {.device_id = nv_span_str(id),
-                                            .enabled = true,
-                                            .auth = NV_AUTH_SAS,
-                                            .has_keys = true,
-                                            .primary_key = key,
-                                            .secondary_key = key},
-                                   .done = on_registered};
-    request.spec.secondary_key.bytes[0] ^= 1;
-    registered = false;
-    nv_exec_queue_adopt(&r->queues[0]);
-    nv_registry_do(&r->hub->loops[0], &request);
-    while (!registered) {
-        nv_exec_queue_run_wait(&r->queues[0]);
-    }
-}
-
 /* ---- one thread -------------------------------------------------------------------------------------------------- */
 
 typedef struct fighter {
-    rig *r;
+    real_core *r;
     size_t loop;
     mqtt_pair pair;
     uint32_t number; /* of the connection */
@@ -168,7 +46,7 @@ static void open_connection(fighter *f)
 {
     f->number = (uint32_t)(f->loop * ROUNDS + f->round) + 1;
     mqtt_pair_open(&f->pair, &f->r->hub->loops[f->loop], f->number);
-    mqtt_login login = {.device = "d1", .key = &key, .persistent = f->round % 2 == 0};
+    mqtt_login login = {.device = "d1", .key = &real_device_key, .persistent = f->round % 2 == 0};
     mqtt_pair_connect(&f->pair, &login);
     f->open = true;
 }
@@ -270,7 +148,7 @@ static void check_chunk(nv_log_chunk *chunk, uint16_t *last, uint32_t *newest, u
     }
 }
 
-static void check_log(rig *r, fighter *fighters)
+static void check_log(real_core *r, fighter *fighters)
 {
     uint16_t last[NUMBERS] = {0};
     uint32_t seen[NUMBERS] = {0};
@@ -307,8 +185,8 @@ static void check_log(rig *r, fighter *fighters)
 /* conformance: mqtt.md 21 */
 static void two_loops(nv_durability durability)
 {
-    rig *r = rig_new(durability);
-    add_device(r, "d1");
+    real_core *r = real_core_new(NULL, durability);
+    real_core_add(r, "d1");
     _Atomic unsigned running = LOOPS;
     fighter *fighters = calloc(LOOPS, sizeof(*fighters));
     assert_non_null(fighters);
@@ -328,7 +206,7 @@ static void two_loops(nv_durability durability)
     assert_int_equal(nv_devices_connected(r->hub), 0);
     check_log(r, fighters);
     free(fighters);
-    rig_free(r);
+    real_core_free(r);
 }
 
 static void test_two_loops_commit(void **state)
@@ -343,12 +221,73 @@ static void test_two_loops_os(void **state)
     two_loops(NV_DURABILITY_OS);
 }
 
+/* ---- a restart ------------------------------------------------------------------------------------------------------
+ */
+
+/* One loop's turns, until the client has seen @p want bytes. */
+static void wait_for(real_core *r, mqtt_pair *pair, size_t want)
+{
+    for (;;) {
+        nv_hub_loop_turn_end(&r->hub->loops[0]);
+        nv_hub_loop_turn_end(&r->hub->loops[1]);
+        size_t ran = nv_exec_queue_run(&r->queues[0]) + nv_exec_queue_run(&r->queues[1]);
+        mqtt_pair_service(pair);
+        if (nv_buf_len(&pair->out) >= want) {
+            return;
+        }
+        if (ran == 0) {
+            sched_yield(); /* the stores' threads are at work */
+        }
+    }
+}
+
+static void leave(real_core *r, mqtt_pair *pair)
+{
+    mqtt_pair_cut(pair);
+    while (!mqtt_pair_gone(pair)) {
+        nv_hub_loop_turn_end(&r->hub->loops[0]);
+        nv_hub_loop_turn_end(&r->hub->loops[1]);
+        nv_exec_queue_run(&r->queues[0]);
+        nv_exec_queue_run(&r->queues[1]);
+        mqtt_pair_service(pair);
+    }
+    mqtt_pair_deinit(pair);
+}
+
+/* conformance: mqtt.md 12 */
+static void test_session_survives_a_restart(void **state)
+{
+    (void)state;
+    real_core *r = real_core_new(NULL, NV_DURABILITY_COMMIT);
+    real_core_add(r, "d1");
+    mqtt_login login = {.device = "d1", .key = &real_device_key, .persistent = true};
+    mqtt_pair pair;
+    mqtt_pair_open(&pair, &r->hub->loops[0], 1);
+    mqtt_pair_connect(&pair, &login);
+    wait_for(r, &pair, 4);
+    assert_string_equal(mqtt_pair_take_hex(&pair), "20020000");
+    mqtt_pair_subscribe(&pair, 1, "$iothub/twin/res/#", 0);
+    wait_for(r, &pair, 5);
+    assert_string_equal(mqtt_pair_take_hex(&pair), "9003000100");
+    leave(r, &pair);
+    real_core_restart(r, NV_DURABILITY_COMMIT);
+    mqtt_pair_open(&pair, &r->hub->loops[0], 2);
+    mqtt_pair_connect(&pair, &login);
+    wait_for(r, &pair, 4);
+    assert_string_equal(mqtt_pair_take_hex(&pair), "20020100");
+    mqtt_pair_publish(&pair, "$iothub/twin/GET/?$rid=1", "", 0, 0);
+    assert_true(nv_buf_len(&pair.out) > 0); /* answered without a SUBSCRIBE */
+    leave(r, &pair);
+    real_core_free(r);
+}
+
 int main(void)
 {
     nv_diag_setup(NV_LEVEL_ERROR, false, 2);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_loops_commit),
         cmocka_unit_test(test_two_loops_os),
+        cmocka_unit_test(test_session_survives_a_restart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
