@@ -26,8 +26,11 @@ static void turn(real_core *core)
 
 static void connect_all(real_core *core, mqtt_pair *pairs, size_t count)
 {
-    size_t before = mallinfo2().uordblks;
+    size_t before = 0;
     for (size_t i = 0; i < count; i++) {
+        if (i == count / 2) { /* what exists once is there by now */
+            before = mallinfo2().uordblks;
+        }
         char id[40];
         (void)snprintf(id, sizeof(id), "device-%04zu", i);
         real_core_add(core, id);
@@ -42,7 +45,7 @@ static void connect_all(real_core *core, mqtt_pair *pairs, size_t count)
         nv_buf_deinit(&pairs[i].in);
     }
     printf("%zu bytes a session with identity in the cache, claim and table entry\n",
-           (mallinfo2().uordblks - before) / count);
+           (mallinfo2().uordblks - before) / (count - count / 2));
 }
 
 static int64_t cpu_ns(void)
@@ -58,8 +61,8 @@ static void publish_for(real_core *core, mqtt_pair *pairs, size_t count, nv_buf 
     int64_t start = nv_mono_us(clock);
     int64_t cpu = cpu_ns();
     int64_t messages = 0;
-    bool *waiting = calloc(count, sizeof(*waiting));
-    if (!waiting) {
+    size_t *sent = calloc(count, sizeof(*sent)); /* bytes of the window that the session took */
+    if (!sent) {
         abort();
     }
     while (nv_mono_us(clock) - start < us) {
@@ -67,14 +70,11 @@ static void publish_for(real_core *core, mqtt_pair *pairs, size_t count, nv_buf 
             nv_session *session = pairs[i].session;
             if (nv_buf_len(&pairs[i].out) == WINDOW * NV_MQTT_ACK_SIZE) {
                 nv_buf_clear(&pairs[i].out);
-                waiting[i] = false;
+                sent[i] = 0;
                 messages += WINDOW;
             }
-            if (!waiting[i]) {
-                waiting[i] = true;
-                if (session->ops->input(session, nv_buf_span(&input[i]), start) != nv_buf_len(&input[i])) {
-                    abort();
-                }
+            if (session->reading && sent[i] < nv_buf_len(&input[i])) {
+                sent[i] += session->ops->input(session, nv_span_skip(nv_buf_span(&input[i]), sent[i]), start);
             }
         }
         nv_hub_loop_turn_end(&core->hub->loops[0]);
@@ -83,7 +83,7 @@ static void publish_for(real_core *core, mqtt_pair *pairs, size_t count, nv_buf 
     int64_t took = nv_mono_us(clock) - start;
     printf("%zu sessions x %d: %.0f messages/s, %.0f ns of the loop's processor time per message\n", count, WINDOW,
            (double)messages * 1e6 / (double)took, (double)(cpu_ns() - cpu) / (double)messages);
-    free(waiting);
+    free(sent);
 }
 
 int main(int argc, char **argv)
