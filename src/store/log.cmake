@@ -2,8 +2,6 @@ set(NV_LOG_SOURCES disk.c disk_posix.c log.c log_batch.c log_bench.c log_format.
     log_recover.c log_segment.c log_write.c record.c)
 nv_library(nv_log SOURCES ${NV_LOG_SOURCES} DEPS nv_base)
 if(BUILD_TESTING)
-    add_library(nv_log_testkit STATIC log_testkit.c)
-    target_link_libraries(nv_log_testkit PUBLIC nv_flags nv_fault_disk PkgConfig::CMOCKA)
     # The same log without a single sync: the power-cut suite must fail on it, or it proves nothing.
     add_library(nv_log_nosync STATIC ${NV_LOG_SOURCES})
     target_link_libraries(nv_log_nosync PUBLIC nv_flags nv_base)

@@ -6,7 +6,7 @@
  * NV_CUTS=n in the environment sets the number of cuts. The seed of a failing run is printed; threads make the moment
  * of the cut vary a little between runs of one seed.
  */
-#include "store/log_testkit.h"
+#include "support/log_testkit.h"
 
 #include "base/alloc.h"
 #include "base/diag.h"

@@ -1,5 +1,5 @@
 /** The log as its callers see it: what goes in comes out, by every start position, across restarts and failures. */
-#include "store/log_testkit.h"
+#include "support/log_testkit.h"
 
 #include "base/alloc.h"
 #include "base/diag.h"

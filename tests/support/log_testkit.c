@@ -1,4 +1,4 @@
-#include "store/log_testkit.h"
+#include "support/log_testkit.h"
 
 #include "base/alloc.h"
 

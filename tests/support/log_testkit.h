@@ -1,6 +1,6 @@
 /** What the tests of the log share: a log over a fault disk or a real one, appending and reading in one call each. */
-#ifndef NV_STORE_LOG_TESTKIT_H
-#define NV_STORE_LOG_TESTKIT_H
+#ifndef NV_TESTS_LOG_TESTKIT_H
+#define NV_TESTS_LOG_TESTKIT_H
 
 #include "store/log_internal.h"
 #include "support/fault_disk.h"
