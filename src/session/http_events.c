@@ -13,10 +13,8 @@
 
 #include "base/alloc.h"
 #include "base/diag.h"
-#include "base/metrics.h"
 #include "codec/ids.h"
 
-#include <assert.h>
 #include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -186,7 +184,6 @@ static void pump(events_op *op)
     nv_http_exchange *x = op->x;
     size_t bound = (size_t)x->hub->limits.reader_queue_bytes;
     size_t refill = bound < QUEUE_BYTES ? bound : QUEUE_BYTES;
-    uint64_t written = 0;
     while (!op->ended && nv_http_stream_queued(x) + nv_buf_len(&op->part) < refill && take_record(op)) {
         size_t before = nv_buf_len(&op->part);
         write_event(op);
@@ -196,14 +193,12 @@ static void pump(events_op *op)
             break;
         }
         op->has_record = false;
-        written++;
         op->left -= op->left != UINT64_MAX;
         if (nv_buf_len(&op->part) >= PART_BYTES) {
             flush_part(op);
         }
     }
     flush_part(op);
-    nv_metric_add(NV_M_READ_MESSAGES, (int64_t)written);
     if (op->left == 0) {
         op->ended = op->whole = true;
     }
