@@ -9,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define IDLE_US (10 * NV_US_PER_S) /* buffers of a session that has not published for this long are given back */
-
 /* ---- states ------------------------------------------------------------------------------------------------- */
 
 static bool may_follow(mqtt_state from, mqtt_state to)
@@ -287,7 +285,7 @@ static void look_at_idle_buffers(mqtt_device *m, int64_t now_us)
     }
     if (m->busy || m->ring.count > 0) {
         m->busy = false;
-        m->idle_us = add_us(now_us, IDLE_US);
+        m->idle_us = add_us(now_us, MQTT_IDLE_US);
     } else {
         mqtt_release_buffers(m);
     }

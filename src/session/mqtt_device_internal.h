@@ -70,6 +70,9 @@ typedef struct mqtt_ring {
 
 #define MQTT_RING_UNIT 16u /* bytes */
 
+/* Buffers of a session that has not published for this long are given back. */
+#define MQTT_IDLE_US (10 * NV_US_PER_S)
+
 typedef struct mqtt_device {
     nv_session session; /* first member */
     nv_telemetry_client client;

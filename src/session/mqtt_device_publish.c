@@ -9,8 +9,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define IDLE_US (10 * NV_US_PER_S)
-
 /* ---- the ring of what is in flight --------------------------------------------------------------------------- */
 
 #define RING_FIRST 16u
@@ -48,7 +46,7 @@ static void ring_grow(mqtt_device *m)
 static void watch_buffers(mqtt_device *m)
 {
     if (m->idle_us == INT64_MAX) {
-        m->idle_us = m->heard_us + IDLE_US;
+        m->idle_us = m->heard_us + MQTT_IDLE_US;
         if (m->idle_us < m->session.deadline_us) {
             m->session.deadline_us = m->idle_us;
         }
