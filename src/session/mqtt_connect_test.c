@@ -1,5 +1,5 @@
 /* From CONNECT to CONNACK: names, credentials, versions, failures. */
-#include "session/mqtt_device_rig.h"
+#include "support/mqtt_device_rig.h"
 
 /* ---- connect --------------------------------------------------------------------------------------------------- */
 

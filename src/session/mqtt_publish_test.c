@@ -1,5 +1,5 @@
 /* Telemetry of an MQTT device: bags, sizes, topics, and what the log does to it. */
-#include "session/mqtt_device_rig.h"
+#include "support/mqtt_device_rig.h"
 
 /* ---- publish ---------------------------------------------------------------------------------------------------- */
 

@@ -1,5 +1,5 @@
 /* The life of an accepted MQTT connection: wills, time, subscriptions, take-over, eviction, the end. */
-#include "session/mqtt_device_rig.h"
+#include "support/mqtt_device_rig.h"
 
 /* ---- wills ---------------------------------------------------------------------------------------------------------
  */

@@ -2,8 +2,8 @@
  * What the tests of MQTT device sessions share: a hub in memory with the devices d1 (module m1) and d2, and two
  * connections to it.
  */
-#ifndef NV_SESSION_MQTT_DEVICE_RIG_H
-#define NV_SESSION_MQTT_DEVICE_RIG_H
+#ifndef NV_TESTS_MQTT_DEVICE_RIG_H
+#define NV_TESTS_MQTT_DEVICE_RIG_H
 
 #include "base/diag.h"
 #include "base/metrics.h"

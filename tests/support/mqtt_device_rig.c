@@ -1,4 +1,4 @@
-#include "session/mqtt_device_rig.h"
+#include "support/mqtt_device_rig.h"
 
 char last_log[4096];
 
