@@ -54,8 +54,12 @@ struct nv_device_table {
     nv_map entries;
     seen_list gone;   /* disconnected, to be saved */
     seen_list saving; /* in flight */
+    int64_t save_us;  /* not before, monotonic: many disconnections share one transaction */
     bool busy;
 };
+
+#define SAVE_EVERY_US NV_US_PER_S
+#define SAVE_AT_ONCE  4096u /* so many disconnections do not wait for each other */
 
 /* What happens between the choice of a holder and its grant. */
 typedef struct opening {
@@ -64,6 +68,7 @@ typedef struct opening {
     nv_device_entry *entry;
     nv_identity *identity; /* what load and find name, also after the claim is gone */
     nv_claim *claim;       /* NULL once it was released */
+    bool loaded;           /* false: the snapshot says that there is no session to load */
 } opening;
 
 nv_device_table *nv_device_table_new(nv_hub_loop *loop)
@@ -202,10 +207,17 @@ typedef struct store_op {
     nv_task failed; /* when the store took nothing */
 } store_op;
 
+/* Snapshots remember whether a session is stored, so that a device which keeps none costs the store nothing. */
+static void remember_whether_stored(nv_identity *identity, nv_identity_session known)
+{
+    atomic_store_explicit(&identity->_session, known, memory_order_relaxed);
+}
+
 static store_op *make_store(nv_hub_loop *loop, nv_identity *identity, const nv_subscription *subscriptions,
                             size_t count, void (*done)(nv_state_op *op))
 {
     store_op *store = nv_calloc(1, sizeof(*store));
+    remember_whether_stored(identity, NV_IDENTITY_SESSION_STORED);
     store->identity = nv_identity_ref(identity);
     store->session.op.exec = loop->exec;
     store->session.op.done = done;
@@ -382,10 +394,17 @@ static void finish_opening(opening *o, nv_err status, const nv_identity *now)
     try_open(e);
 }
 
+static void load_session(opening *o);
+
 static void identity_found(nv_registry_find *find)
 {
     opening *o = find->arg;
     nv_identity *now = find->status == NV_OK ? find->identity : NULL;
+    if (!o->loaded && now && now != o->identity) {
+        nv_identity_unref(now);
+        load_session(o); /* what an older snapshot remembers may have changed since */
+        return;
+    }
     bool answered = find->status == NV_OK || find->status == NV_E_NOT_FOUND;
     finish_opening(o, answered ? NV_OK : NV_E_IO, now);
     nv_identity_unref(now);
@@ -413,9 +432,20 @@ static void session_loaded(nv_state_op *op)
         finish_opening(o, NV_E_IO, NULL);
         return;
     }
-    claim->session_present =
-        !claim->clean && o->load.present && blob_decode(nv_span_of(o->load.blob, o->load.len), claim);
+    bool kept = !claim->clean && o->load.present;
+    if (!kept) {
+        remember_whether_stored(o->identity, NV_IDENTITY_SESSION_NONE);
+    }
+    claim->session_present = kept && blob_decode(nv_span_of(o->load.blob, o->load.len), claim);
     check_identity(o);
+}
+
+static void load_session(opening *o)
+{
+    o->loaded = true;
+    if (!o->claim || nv_state_session_load(o->entry->table->loop->hub->state, &o->load) != NV_OK) {
+        finish_opening(o, NV_E_IO, NULL);
+    }
 }
 
 /* With nobody holding the identity and nothing of it in flight, the newest claim comes next. */
@@ -442,8 +472,11 @@ static void try_open(nv_device_entry *e)
     o->load.clear = newest->clean;
     e->opening = o;
     e->holder = newest;
-    if (nv_state_session_load(loop->hub->state, &o->load) != NV_OK) {
-        finish_opening(o, NV_E_IO, NULL);
+    if (atomic_load_explicit(&o->identity->_session, memory_order_relaxed) == NV_IDENTITY_SESSION_NONE) {
+        newest->session_present = false;
+        check_identity(o);
+    } else {
+        load_session(o);
     }
 }
 
@@ -546,6 +579,7 @@ static void seen_saved(void *arg, nv_err status)
     (void)status; /* best effort: it is told again at the next disconnection */
     nv_device_table *table = arg;
     table->busy = false;
+    table->save_us = nv_mono_us(table->loop->hub->clock) + SAVE_EVERY_US;
     seen_list saved = table->saving;
     table->saving = (seen_list){0};
     for (size_t i = 0; i < saved.count; i++) {
@@ -559,6 +593,11 @@ static void seen_saved(void *arg, nv_err status)
 void nv_device_table_turn_end(nv_device_table *table)
 {
     if (table->gone.count == 0 || table->busy) {
+        return;
+    }
+    nv_hub *hub = table->loop->hub;
+    bool at_once = table->gone.count >= SAVE_AT_ONCE || atomic_load_explicit(&hub->_stopping, memory_order_relaxed);
+    if (!at_once && nv_mono_us(hub->clock) < table->save_us) {
         return;
     }
     table->saving = table->gone;

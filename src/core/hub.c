@@ -135,6 +135,11 @@ uint64_t nv_hub_next_stamp_id(nv_hub *hub)
     return atomic_fetch_add_explicit(&hub->_stamp_id, 1, memory_order_relaxed) + 1;
 }
 
+void nv_hub_stop(nv_hub *hub)
+{
+    atomic_store_explicit(&hub->_stopping, true, memory_order_relaxed);
+}
+
 void nv_hub_loop_turn_end(nv_hub_loop *loop)
 {
     nv_telemetry_turn_end(loop->telemetry);

@@ -55,6 +55,7 @@ struct nv_hub {
     uint16_t shard_to_loop[NV_SHARDS];
     /* written by all loops */
     _Atomic uint64_t _stamp_id;
+    _Atomic bool _stopping;
     _Atomic int64_t _devices_connected;
 };
 
@@ -89,6 +90,9 @@ void nv_hub_refuse(nv_hub *hub, const char *protocol, const nv_peer *peer, nv_sp
 
 /** A number for a new telemetry stamp (nv_log_stamp.id). Thread: any. */
 uint64_t nv_hub_next_stamp_id(nv_hub *hub);
+
+/** The hub stops: what waits for leisure is stored at the end of the next turn. Thread: any. */
+void nv_hub_stop(nv_hub *hub);
 
 /** At the end of each turn of a loop, after all input was handled: submits what the turn collected. Thread: that loop.
  */

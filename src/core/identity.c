@@ -39,6 +39,7 @@ nv_identity *nv_identity_new(const nv_identity *from)
     *identity = copy;
     identity->_bytes = bytes;
     atomic_init(&identity->_refs, 1);
+    atomic_init(&identity->_session, NV_IDENTITY_SESSION_UNKNOWN);
     nv_wipe(&copy, sizeof(copy));
     return identity;
 }

@@ -24,6 +24,13 @@ typedef enum nv_credential {
     NV_CREDENTIAL_SECONDARY = 2
 } nv_credential;
 
+/** What is known of the stored MQTT session of an identity; kept by core/devices.c. */
+typedef enum nv_identity_session {
+    NV_IDENTITY_SESSION_UNKNOWN = 0,
+    NV_IDENTITY_SESSION_NONE,
+    NV_IDENTITY_SESSION_STORED
+} nv_identity_session;
+
 #define NV_ID_MAX  128u
 #define NV_KEY_MAX 64u
 
@@ -36,6 +43,7 @@ typedef struct nv_key {
 /** All spans point into the snapshot's own memory. */
 typedef struct nv_identity {
     _Atomic uint32_t _refs;
+    _Atomic nv_identity_session _session;
     size_t _bytes; /* of the whole snapshot */
     nv_span device_id;
     nv_span module_id;     /* empty for a device */

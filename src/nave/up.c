@@ -249,6 +249,12 @@ static void end_turn(nv_turn_hook *hook, int64_t now_us)
     nv_hub_loop_turn_end(((nv_up_hook *)hook)->loop);
 }
 
+/* A turn now and then on an idle loop too, for what the hub keeps for leisure. */
+static void idle_turn(nv_timer *timer, int64_t now_us)
+{
+    nv_timer_set(nv_loop_current(), timer, now_us + NV_US_PER_S);
+}
+
 static int make_hub(nv_up *up)
 {
     unsigned count = nv_net_loops(up->net);
@@ -274,6 +280,8 @@ static int make_hub(nv_up *up)
         up->hooks[i] = (nv_up_hook){.hook.run = end_turn, .loop = &up->hub->loops[i]};
         nv_loop_set_hub(nv_net_loop(up->net, i), up->hooks[i].loop);
         nv_loop_add_turn_hook(nv_net_loop(up->net, i), &up->hooks[i].hook);
+        nv_timer_init(&up->hooks[i].idle, idle_turn);
+        nv_timer_set(nv_net_loop(up->net, i), &up->hooks[i].idle, nv_mono_us(nv_clock_system()) + NV_US_PER_S);
     }
     return err == NV_OK ? NV_EXIT_OK : failed(up, err, "the hub cannot start");
 }
@@ -292,6 +300,7 @@ static void stop(void *arg, int signal_number)
     nv_up *up = arg;
     (void)signal_number;
     nv_http_set_ready(false);
+    nv_hub_stop(up->hub);
     int64_t grace_us = up->stops++ == 0 ? up->config->net_drain_seconds * NV_US_PER_S : 0;
     nv_diag(NV_LEVEL_INFO, "hub", NULL, grace_us ? "stopping; a second signal stops at once" : "stopping at once");
     nv_net_stop(up->net, grace_us);

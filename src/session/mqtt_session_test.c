@@ -625,6 +625,35 @@ static void test_last_seen_is_saved(void **state)
     bench_free(t);
 }
 
+static void reconnect_as(bench *t, mqtt_pair *pair, const mqtt_login *login, uint64_t id)
+{
+    mqtt_pair_cut(pair);
+    run(t);
+    mqtt_pair_deinit(pair);
+    mqtt_pair_open(pair, &t->core.hub->loops[0], id);
+    open_as(t, pair, login);
+}
+
+/* Connecting again and again must not cost a transaction each time. */
+static void test_reconnects_are_cheap(void **state)
+{
+    (void)state;
+    bench *t = bench_new(&nv_limits_open);
+    open_as(t, &t->a, &d1);
+    for (uint64_t i = 0; i < 5; i++) {
+        reconnect_as(t, &t->a, &d1, 10 + i);
+    }
+    assert_int_equal(fake_state_loads(&t->core), 1); /* it keeps no session, and the hub remembers that */
+    assert_int_equal(fake_state_seen(&t->core), 1);  /* the first at once, the others wait for company */
+    nv_manual_clock_advance(&t->core.clock, 2 * NV_US_PER_S);
+    run(t);
+    assert_true(fake_state_seen(&t->core) > 1);
+    reconnect_as(t, &t->a, &d1_persistent, 20);
+    reconnect_as(t, &t->a, &d1, 21);
+    assert_int_equal(fake_state_loads(&t->core), 2); /* only where there may be one */
+    bench_free(t);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -654,6 +683,7 @@ int main(void)
         cmocka_unit_test(test_ping_under_load),
         cmocka_unit_test(test_packets_a_client_must_not_send),
         cmocka_unit_test(test_last_seen_is_saved),
+        cmocka_unit_test(test_reconnects_are_cheap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

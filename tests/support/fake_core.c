@@ -454,6 +454,7 @@ typedef struct fake_session {
 } fake_session;
 
 struct nv_state {
+    size_t loads;
     nv_map sessions;
     nv_err status;
     bool hold;
@@ -483,6 +484,7 @@ nv_err nv_state_session_load(nv_state *state, nv_state_session *session)
     if (state->status == NV_E_AGAIN) {
         return NV_E_AGAIN;
     }
+    state->loads++;
     char key[2 * NV_ID_MAX + 2];
     nv_span k = session_key(session, key);
     const fake_session *found = nv_map_get(&state->sessions, k);
@@ -546,6 +548,11 @@ bool fake_state_complete(fake_core *core)
     *last = NULL;
     finish_op(op, core->state->status);
     return true;
+}
+
+size_t fake_state_loads(const fake_core *core)
+{
+    return core->state->loads;
 }
 
 size_t fake_state_sessions(const fake_core *core)

@@ -87,6 +87,8 @@ void fake_state_set_status(fake_core *core, nv_err status);
 void fake_state_set_hold(fake_core *core, bool hold);
 bool fake_state_complete(fake_core *core);
 size_t fake_state_sessions(const fake_core *core);
+/** Sessions asked for so far. */
+size_t fake_state_loads(const fake_core *core);
 /** Identities whose times were saved so far. */
 size_t fake_state_seen(const fake_core *core);
 
