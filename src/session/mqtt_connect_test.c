@@ -175,7 +175,7 @@ static void test_connack_of_failures(void **state)
     } rows[] = {
         {NV_E_IO, NV_OK, NV_LOG_OK, "20020003"},      {NV_E_AGAIN, NV_OK, NV_LOG_OK, "20020003"},
         {NV_OK, NV_E_IO, NV_LOG_OK, "20020003"},      {NV_OK, NV_E_AGAIN, NV_LOG_OK, "20020003"},
-        {NV_OK, NV_OK, NV_LOG_FAILED, "20020003"},    {NV_OK, NV_OK, NV_LOG_FULL, "20020000"},
+        {NV_OK, NV_OK, NV_LOG_FAILED, "20020003"},    {NV_OK, NV_OK, NV_LOG_FULL, "20020003"},
         {NV_E_CORRUPT, NV_OK, NV_LOG_OK, "20020003"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {

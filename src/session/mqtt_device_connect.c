@@ -140,7 +140,7 @@ static void granted(nv_claim *claim)
     }
     nv_log_status log;
     nv_log_get_status(mqtt_hub(m)->log, &log);
-    if (claim->status != NV_OK || log.health == NV_LOG_FAILED) {
+    if (claim->status != NV_OK || log.health != NV_LOG_OK) { /* mqtt.md 3.3: a full disk is a store that is down, too */
         nv_hub_refuse(mqtt_hub(m), "mqtt", m->session.carrier->peer, m->identity->device_id, m->identity->module_id,
                       NV_REFUSAL_STORAGE, claim->status != NV_OK ? "the state store failed" : log.reason);
         mqtt_refuse_connect(m, NV_MQTT_REFUSED_UNAVAILABLE);

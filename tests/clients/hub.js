@@ -18,13 +18,18 @@ class Hub {
     this.data = path.join(this.dir, 'data');
   }
 
+  // What it has logged so far.
+  text() {
+    return fs.readFileSync(this.log, 'utf8');
+  }
+
   async start() {
     const out = fs.openSync(this.log, 'a');
     this.process = spawn(program, ['up', '--data', this.data], { stdio: ['ignore', out, out] });
     fs.closeSync(out);
     this.exited = new Promise((resolve) => this.process.once('exit', resolve));
     const gone = this.exited.then((code) => {
-      throw new Error(`the hub exited with ${code}\n${fs.readFileSync(this.log, 'utf8')}`);
+      throw new Error(`the hub exited with ${code}\n${this.text()}`);
     });
     gone.catch(() => {}); // it may also exit later, when it should
     await Promise.race([this.ready(), gone]);
@@ -45,7 +50,7 @@ class Hub {
       }
       await new Promise((resolve) => setTimeout(resolve, 20));
     }
-    throw new Error('the hub did not become ready\n' + fs.readFileSync(this.log, 'utf8'));
+    throw new Error('the hub did not become ready\n' + this.text());
   }
 
   async kill(signal = 'SIGKILL') {
@@ -66,6 +71,15 @@ class Hub {
   events(count) {
     const text = this.cli('monitor', '--from', 'beginning', '--count', String(count), '-o', 'json');
     return text.trim().split('\n').map((line) => JSON.parse(line));
+  }
+
+  // Everything stored now, through the public API, without following.
+  allEvents() {
+    const token = this.cli('sas', '--policy', 'service').trim();
+    const text = execFileSync('curl', ['-sS', '--fail', '--cacert', this.json('hub', 'show').caFile, '-H',
+      `Authorization: ${token}`, 'https://localhost/nave/v1/events?from=beginning&follow=false'],
+    { encoding: 'utf8', timeout: 60000, maxBuffer: 1 << 28 });
+    return text.split('\n').filter((line) => line).map((line) => JSON.parse(line));
   }
 
   get ca() {
@@ -94,7 +108,7 @@ function withHub(test, { timeoutS = 100 } = {}) {
     if (err) {
       console.error(err);
       try {
-        console.error('--- the log of the hub\n' + fs.readFileSync(hub.log, 'utf8').slice(-8000));
+        console.error('--- the log of the hub\n' + hub.text().slice(-8000));
       } catch (_) {
         // it never started
       }

@@ -1,4 +1,4 @@
-"""MQTT 3.1.1 by hand, over the plain port: for tests that need to see each byte and each acknowledgement."""
+"""MQTT 3.1.1 by hand, plain or in TLS: for tests that need to see each byte and each acknowledgement."""
 import socket
 import struct
 
@@ -26,13 +26,16 @@ def publish_packet(topic, payload, packet_id, again=False):
 class Wire:
     """One connection of a device; code is the CONNACK's."""
 
-    def __init__(self, device, key, host="localhost", port=1883):
+    def __init__(self, device, key, host="localhost", port=1883, tls=None, keep_alive=60):
         self.buffer = b""
         self.sock = socket.create_connection(("127.0.0.1", port), 5)
         self.sock.settimeout(30)
+        if tls:  # an ssl.SSLContext
+            self.sock = tls.wrap_socket(self.sock, server_hostname=host)
         user = "%s/%s/?api-version=2021-04-12" % (host, device)
         password = sas("%s/devices/%s" % (host, device), key)
-        self.send(packet(0x10, text("MQTT") + bytes([4, 0xC2, 0, 60]) + text(device) + text(user) + text(password)))
+        head = text("MQTT") + bytes([4, 0xC2]) + struct.pack(">H", keep_alive)
+        self.send(packet(0x10, head + text(device) + text(user) + text(password)))
         self.code = self.take(4)[3]
 
     def __enter__(self):
