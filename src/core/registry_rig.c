@@ -3,6 +3,7 @@
 #include "base/attrs.h"
 #include "core/devices.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -12,16 +13,19 @@
 #include <cmocka.h>
 
 char rig_told[512];
+static pthread_mutex_t told_lock = PTHREAD_MUTEX_INITIALIZER; /* several loops may tell at once */
 
 void nv_devices_changed(nv_hub *hub, nv_span device_id, nv_span module_id, nv_identity *identity)
 {
     (void)hub;
+    pthread_mutex_lock(&told_lock);
     size_t len = strlen(rig_told);
     (void)snprintf(rig_told + len, sizeof(rig_told) - len, "%.*s/%.*s%s ", NV_SPAN_ARG(device_id),
                    NV_SPAN_ARG(module_id),
                    !identity           ? "-"
                    : identity->enabled ? "+"
                                        : "!");
+    pthread_mutex_unlock(&told_lock);
 }
 
 void rig_open(rig *w, size_t cache_bytes)
