@@ -14,6 +14,8 @@
     X(CONNECTIONS_TOTAL, counter, "nave_net_connections_total", "connections accepted")                                \
     X(CONNECTIONS_REFUSED, counter, "nave_net_connections_refused_total",                                              \
       "connections closed at accept because a cap was reached")                                                        \
+    X(CONNECTIONS_DISPLACED, counter, "nave_net_connections_displaced_total",                                          \
+      "connections closed before they authenticated, for newer ones")                                                  \
     X(TLS_HANDSHAKES, counter, "nave_tls_handshakes_total", "completed TLS handshakes")                                \
     X(TLS_RESUMED, counter, "nave_tls_resumed_total", "completed TLS handshakes that resumed")                         \
     X(TLS_FAILED, counter, "nave_tls_failed_total", "failed TLS handshakes")                                           \

@@ -21,6 +21,7 @@ struct nv_http_parser {
     size_t body_bytes;
     nv_http_request *request;
     nv_http_event event; /* what stopped the engine; MORE: nothing yet */
+    const char *wrong;   /* static: why, if the engine did not find it; or NULL */
     bool discard;
     bool in_value; /* the last header callback was for a value */
     bool head_done;
@@ -104,10 +105,29 @@ static int on_url(engine *e, const char *at, size_t len)
     return append_text(p, at, len);
 }
 
+/* token = 1*tchar (RFC 9110 5.6.2) */
+static bool is_token(const char *at, size_t len)
+{
+    for (size_t i = 0; i < len; i++) {
+        char c = at[i];
+        bool letter = (c >= 'a' && c <= 'z') || (c >= 'A' && c <= 'Z') || (c >= '0' && c <= '9');
+        if (!letter && (c == '\0' || !strchr("!#$%&'*+-.^_`|~", c))) {
+            return false;
+        }
+    }
+    return true;
+}
+
 static int on_header_field(engine *e, const char *at, size_t len)
 {
     nv_http_parser *p = parser_of(e);
     nv_http_request *r = p->request;
+    /* http-parser lets "Transfer-Encoding : chunked" pass as a header that it does not know; who stands before us may
+     * know it, and see another end of the request than we do (RFC 9112 5.1). */
+    if (!is_token(at, len)) {
+        p->wrong = "a header name with a space or another character that no name may have";
+        return stop(p, NV_HTTP_BAD);
+    }
     if (p->head_done) {
         return 0; /* trailers of a chunked body say nothing to us */
     }
@@ -174,6 +194,7 @@ static int on_headers_complete(engine *e)
                          nv_span_eq_nocase(expect, nv_span_str("100-continue"));
     r->has_body = is_chunked(e) || (has_length(e) && e->content_length > 0);
     if (e->http_major != 1 || e->http_minor > 1) {
+        p->wrong = "this hub speaks HTTP/1.1";
         return stop(p, NV_HTTP_BAD);
     }
     if (!is_chunked(e) && has_length(e) && e->content_length > p->max_body_bytes) {
@@ -278,7 +299,7 @@ nv_http_event nv_http_parser_feed(nv_http_parser *parser, nv_span bytes, size_t 
         parser->event = NV_HTTP_BAD;
     }
     if (parser->event == NV_HTTP_BAD) {
-        *why = wrong ? wrong : "unknown HTTP version";
+        *why = parser->wrong ? parser->wrong : wrong ? wrong : "unknown HTTP version";
     }
     return parser->event;
 }

@@ -119,6 +119,8 @@ static void bad_requests_are_named(void **state)
         {"PUT / HTTP/1.1\r\nContent-Length: 3\r\nTransfer-Encoding: chunked\r\n\r\n", NV_HTTP_BAD},
         {"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\nzz\r\n", NV_HTTP_BAD},
         {"PUT / HTTP/1.1\r\nTransfer-Encoding: gzip\r\n\r\n", NV_HTTP_BAD},
+        {"PUT / HTTP/1.1\r\nTransfer-Encoding : chunked\r\n\r\n", NV_HTTP_BAD}, /* RFC 9112 5.1 */
+        {"GET / HTTP/1.1\r\na b: c\r\n\r\n", NV_HTTP_BAD},
         {"PUT / HTTP/1.1\r\nContent-Length: 11\r\n\r\n", NV_HTTP_BODY_BIG},
         {"PUT / HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n8\r\n12345678\r\n8\r\n12345678\r\n", NV_HTTP_BODY_BIG},
         {"GET /0123456789012345678901234567890123456789012345678901234567890123456789 HTTP/1.1\r\n\r\n",

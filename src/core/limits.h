@@ -16,7 +16,7 @@
     X(subscriptions, "filters", 64, 50, "subscriptions of a session: SUBACK 0x80")                                     \
     X(keep_alive_cap_s, "seconds", 1767, 1767, "silence allowed at most, whatever the client asked for")               \
     X(connect_deadline_s, "seconds", 30, 60, "from accept to CONNECT: the connection is closed")                       \
-    X(unauthenticated_connections, "connections", 4096, 4096, "further connections are closed at accept")              \
+    X(unauthenticated_connections, "connections", 4096, 4096, "the oldest connection without an identity is closed")   \
     X(connections, "connections", 100000, 100000, "further connections are closed at accept")                          \
     X(unauthenticated_bytes, "bytes", 16384, 16384, "first packet or request head: the connection is closed")          \
     X(output_bytes, "bytes", 4194304, 4194304, "output a peer does not read: the connection is closed")                \

@@ -226,12 +226,38 @@ static void close_log(nv_up *up)
 
 /* ---- loops and hub ------------------------------------------------------------------------------------------- */
 
+/* Files that are no connections: loops, listeners, segments of the log, the state store. */
+#define OTHER_FILES          128u
+#define OTHER_FILES_PER_LOOP 8u
+
+/* A connection is a file. Peers must never take the last one: the log and the state store open some as they go. */
+static size_t connections_allowed(const nv_limits *limits, int64_t loops)
+{
+    size_t allowed = (size_t)limits->connections;
+    long cores = loops > 0 ? (long)loops : sysconf(_SC_NPROCESSORS_ONLN);
+    size_t others = OTHER_FILES + OTHER_FILES_PER_LOOP * (size_t)(cores > 0 ? cores : 1);
+    struct rlimit files;
+    if (getrlimit(RLIMIT_NOFILE, &files) != 0 || files.rlim_cur == RLIM_INFINITY ||
+        files.rlim_cur >= allowed + others) {
+        return allowed;
+    }
+    size_t most = (size_t)files.rlim_cur > 2 * others ? (size_t)files.rlim_cur - others : (size_t)files.rlim_cur / 2;
+    nv_diag(NV_LEVEL_INFO, "net", NULL,
+            "at most %zu connections, not the %zu of limits.connections: this process may open %zu files (ulimit -n, "
+            "LimitNOFILE)",
+            most, allowed, (size_t)files.rlim_cur);
+    return most;
+}
+
 static int make_net(nv_up *up)
 {
     const nv_limits *limits = &up->config->limits;
     nv_net_config config = {.loops = (unsigned)up->config->net_loops, .limits = nv_net_limits_default()};
-    config.limits.max_connections = (size_t)limits->connections;
+    config.limits.max_connections = connections_allowed(limits, config.loops);
     config.limits.max_unauthenticated = (size_t)limits->unauthenticated_connections;
+    if (config.limits.max_unauthenticated > config.limits.max_connections / 2) {
+        config.limits.max_unauthenticated = config.limits.max_connections / 2; /* room for those who have a key */
+    }
     config.limits.max_output_bytes = (size_t)limits->output_bytes;
     config.limits.handshake_us = limits->connect_deadline_s * NV_US_PER_S;
     char why[NV_NET_WHY_SIZE] = "";

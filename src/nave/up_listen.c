@@ -14,6 +14,9 @@
 #include <stdlib.h>
 #include <unistd.h>
 
+/* Health and metrics are asked also when the hub is full; but not by everybody at once. */
+#define ADMIN_CONNECTIONS 256u
+
 /* ---- listeners ----------------------------------------------------------------------------------------------- */
 
 static nv_session *accept_mqtt(void *arg, nv_carrier *carrier)
@@ -69,6 +72,8 @@ static nv_err listen_on(nv_up *up, nv_port kind, const nv_text_list *addresses, 
             .tls = kinds[kind].tls ? up->tls : NULL,
             .acceptors = kinds[kind].acceptors,
             .acceptor_count = kinds[kind].acceptor_count,
+            .max_connections = kind == NV_PORT_ADMIN ? ADMIN_CONNECTIONS : 0,
+            .apart = kind == NV_PORT_ADMIN,
         };
         nv_listener *listener = NULL;
         nv_err err = nv_net_listen(up->net, &config, &listener, why);

@@ -132,7 +132,7 @@ nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin, const struct sockaddr *ad
     conn->carrier = (nv_carrier){.peer = &conn->peer, .loop = loop->hub, .wake = carrier_wake};
     nv_timer_init(&conn->timer, on_deadline);
     nv_buf_init(&conn->wire, loop->net->limits.max_output_bytes);
-    nv_list_push_back(&loop->conns, &conn->link);
+    nv_list_push_back(origin->counted ? &loop->strangers : &loop->conns, &conn->link);
     nv_list_init(&conn->woken);
     return conn;
 }
@@ -211,7 +211,7 @@ static void conn_free(nv_conn *conn)
     free(conn->certificate);
     free(conn);
     atomic_fetch_sub_explicit(&loop->load, 1, memory_order_relaxed);
-    if (loop->stopping && nv_list_empty(&loop->conns)) {
+    if (loop->stopping && nv_list_empty(&loop->conns) && nv_list_empty(&loop->strangers)) {
         nv_net_loop_empty(loop);
     }
 }
@@ -248,6 +248,13 @@ static void on_closed(uv_handle_t *handle)
     (void)release(conn);
 }
 
+/* Known, or gone: nobody whose place a newer connection could have. */
+static void no_stranger(nv_conn *conn)
+{
+    nv_list_remove(&conn->link);
+    nv_list_push_back(&conn->loop->conns, &conn->link);
+}
+
 void nv_conn_end(nv_conn *conn, const char *why)
 {
     if (conn->state == NV_CONN_GONE) {
@@ -260,6 +267,7 @@ void nv_conn_end(nv_conn *conn, const char *why)
     conn->origin->ended(conn->origin, conn, cause);
     conn->origin = NULL;
     set_state(conn, NV_CONN_GONE);
+    no_stranger(conn);
     nv_timer_clear(conn->loop, &conn->timer);
     lose(conn, cause);
     uv_close((uv_handle_t *)&conn->tcp, on_closed);
@@ -654,7 +662,8 @@ static void note_known(nv_conn *conn)
     if (!conn->known && conn->session->authenticated) {
         conn->known = true;
         if (conn->origin->counted) {
-            nv_net_known(conn->loop->net);
+            nv_net_known(conn->loop);
+            no_stranger(conn);
         }
     }
 }
@@ -726,17 +735,41 @@ void nv_conn_service_woken(nv_loop *loop)
     }
 }
 
+void nv_conn_displace(nv_task *task)
+{
+    nv_loop *loop = nv_container_of(task, nv_loop, displace_task);
+    for (size_t left = atomic_exchange(&loop->displace, 0); left > 0 && !nv_list_empty(&loop->strangers); left--) {
+        nv_metric_add(NV_M_CONNECTIONS_DISPLACED, 1);
+        nv_conn_end(nv_container_of(loop->strangers.next, nv_conn, link), "a newer connection needed the place");
+    }
+}
+
+static void for_each_in(nv_list *list, void (*call)(nv_conn *conn))
+{
+    for (nv_list *node = list->next, *next = NULL; node != list; node = next) {
+        next = node->next;
+        call(nv_container_of(node, nv_conn, link));
+    }
+}
+
+void nv_conn_for_each(nv_loop *loop, void (*call)(nv_conn *conn))
+{
+    for_each_in(&loop->strangers, call); /* who ends goes over to the others */
+    for_each_in(&loop->conns, call);
+}
+
+static void end_unconditionally(nv_conn *conn)
+{
+    nv_conn_end(conn, "the hub stops");
+    if (conn->session) {
+        free_session(conn);
+    }
+    if (conn->closed) {
+        conn_free(conn);
+    }
+}
+
 void nv_conn_free_all(nv_loop *loop)
 {
-    for (nv_list *node = loop->conns.next, *next = NULL; node != &loop->conns; node = next) {
-        next = node->next;
-        nv_conn *conn = nv_container_of(node, nv_conn, link);
-        nv_conn_end(conn, "the hub stops");
-        if (conn->session) {
-            free_session(conn);
-        }
-        if (conn->closed) {
-            conn_free(conn);
-        }
-    }
+    nv_conn_for_each(loop, end_unconditionally);
 }

@@ -78,7 +78,7 @@ struct nv_conn {
     uv_tcp_t tcp;
     nv_carrier carrier;
     nv_peer peer;
-    nv_list link;  /* in loop->conns */
+    nv_list link;  /* in loop->strangers, or in loop->conns */
     nv_list woken; /* in loop->woken while there is something to do */
     nv_timer timer;
     nv_buf wire; /* bytes for the socket */
@@ -140,6 +140,11 @@ static inline nv_buf *nv_layer_below(nv_layer *layer)
 {
     return layer->below ? &layer->below->out : &layer->conn->wire;
 }
+
+/** Task of a loop: end as many of its oldest strangers as loop->displace says. */
+void nv_conn_displace(nv_task *task);
+/** Call for every connection of the loop; it may end, not free them. Some are called for twice. */
+void nv_conn_for_each(nv_loop *loop, void (*call)(nv_conn *conn));
 
 /** End of turn: flush what was woken. */
 void nv_conn_service_woken(nv_loop *loop);

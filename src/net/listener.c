@@ -22,6 +22,8 @@
 #define BACKLOG           4096
 #define ACCEPTS_PER_EVENT 64
 #define FREE_PORT_TRIES   16
+/* Strangers beyond their cap, beside a quarter of it, while loops are still closing the oldest. */
+#define UNSETTLED 64
 
 typedef struct listening {
     uv_poll_t poll;
@@ -39,6 +41,7 @@ struct nv_listener {
     nv_acceptor *acceptors;
     size_t acceptor_count;
     size_t max_connections;
+    bool apart;
     uint16_t port;
     int socket_count;
     listening sockets[MAX_SOCKETS];
@@ -108,12 +111,12 @@ static nv_span origin_choose_alpn(nv_origin *origin, nv_span offered)
     return NV_SPAN_EMPTY;
 }
 
-static void uncount(nv_listener *listener, bool known)
+static void uncount(nv_listener *listener, nv_loop *loop, bool known)
 {
     atomic_fetch_sub(&listener->open, 1);
     atomic_fetch_sub(&listener->net->open, 1);
     if (!known) {
-        atomic_fetch_sub(&listener->net->unknown, 1);
+        nv_net_known(loop);
     }
     nv_metric_add(NV_M_CONNECTIONS_OPEN, -1);
 }
@@ -125,7 +128,7 @@ static void origin_ended(nv_origin *origin, nv_conn *conn, const char *why)
         nv_subject subject = nv_conn_subject(conn);
         nv_diag(NV_LEVEL_DEBUG, "net", &subject, "%s connection closed: %s", listener->name, why);
     }
-    uncount(listener, conn->known);
+    uncount(listener, conn->loop, conn->known);
 }
 
 /* ---- accepting ---- */
@@ -142,7 +145,7 @@ static void start_conn(nv_loop *loop, nv_listener *listener, int fd, const struc
 {
     if (loop->stopping) {
         (void)close(fd);
-        uncount(listener, false);
+        uncount(listener, loop, false);
         atomic_fetch_sub_explicit(&loop->load, 1, memory_order_relaxed);
         return;
     }
@@ -178,18 +181,41 @@ static nv_loop *least_loaded(nv_net *net)
     return best;
 }
 
-static void say_refused(nv_listener *listener, const char *cause, const char *cure)
+/* Refusals and displacements, once a second: what happened to how many. */
+static void say_full(nv_listener *listener, const char *what, const char *cause, const char *cure)
 {
     nv_net *net = listener->net;
-    nv_metric_add(NV_M_CONNECTIONS_REFUSED, 1);
     size_t unsaid = atomic_fetch_add(&net->refused_unsaid, 1) + 1;
     int64_t second = nv_mono_us(net->clock) / NV_US_PER_S;
     if (atomic_exchange(&net->refused_second, second) == second) {
         return;
     }
     atomic_fetch_sub(&net->refused_unsaid, unsaid);
-    nv_diag(NV_LEVEL_WARN, "net", NULL, "refused %zu new connection%s on %s (port %u): %s; %s", unsaid,
+    nv_diag(NV_LEVEL_WARN, "net", NULL, "%s %zu connection%s, the last for %s (port %u): %s; %s", what, unsaid,
             unsaid == 1 ? "" : "s", listener->name, listener->port, cause, cure);
+}
+
+static void say_refused(nv_listener *listener, const char *cause, const char *cure)
+{
+    nv_metric_add(NV_M_CONNECTIONS_REFUSED, 1);
+    say_full(listener, "refused", cause, cure);
+}
+
+/* The oldest stranger of the loop that has most of them goes. */
+static void make_room(nv_listener *listener)
+{
+    nv_net *net = listener->net;
+    nv_loop *fullest = &net->loops[0];
+    for (unsigned i = 1; i < net->loop_count; i++) {
+        if (atomic_load(&net->loops[i].strange) > atomic_load(&fullest->strange)) {
+            fullest = &net->loops[i];
+        }
+    }
+    if (atomic_fetch_add(&fullest->displace, 1) == 0) {
+        nv_post(&fullest->exec, &fullest->displace_task);
+    }
+    say_full(listener, "closed", "more peers without a known identity than allowed, so the oldest made room",
+             "raise limits.unauthenticated_connections, or see who holds them");
 }
 
 /* @return NULL when there is room; the place is taken then */
@@ -197,10 +223,13 @@ static const char *take_place(nv_listener *listener)
 {
     nv_net *net = listener->net;
     const char *full = NULL;
-    if (atomic_load(&net->open) >= net->limits.max_connections) {
+    size_t unknown = atomic_load(&net->unknown);
+    size_t allowed = net->limits.max_unauthenticated;
+    bool crowded = !listener->apart && unknown >= allowed;
+    if (!listener->apart && atomic_load(&net->open) >= net->limits.max_connections) {
         full = "as many connections are open as allowed";
-    } else if (atomic_load(&net->unknown) >= net->limits.max_unauthenticated) {
-        full = "as many connections without a known identity are open as allowed";
+    } else if (crowded && unknown - allowed > allowed / 4 + UNSETTLED) {
+        full = "more peers without a known identity come than can be closed";
     } else if (listener->max_connections && atomic_load(&listener->open) >= listener->max_connections) {
         full = "as many connections are open on this listener as allowed";
     } else {
@@ -209,6 +238,9 @@ static const char *take_place(nv_listener *listener)
         atomic_fetch_add(&listener->open, 1);
         nv_metric_add(NV_M_CONNECTIONS_OPEN, 1);
         nv_metric_add(NV_M_CONNECTIONS_TOTAL, 1);
+        if (crowded) {
+            make_room(listener);
+        }
     }
     return full;
 }
@@ -217,12 +249,13 @@ static void take_connection(nv_loop *here, nv_listener *listener, int fd, const 
 {
     const char *full = take_place(listener);
     if (full) {
-        say_refused(listener, full, "raise the limit, or see who holds them");
+        say_refused(listener, full, "raise the limit (limits.connections, ulimit -n), or see who holds them");
         (void)close(fd);
         return;
     }
     nv_loop *loop = least_loaded(listener->net);
     atomic_fetch_add_explicit(&loop->load, 1, memory_order_relaxed);
+    atomic_fetch_add(&loop->strange, 1);
     if (loop == here) {
         start_conn(loop, listener, fd, (const struct sockaddr *)address);
         return;
@@ -534,6 +567,7 @@ static nv_listener *listener_new(nv_net *net, const nv_listener_config *config)
     listener->net = net;
     listener->name = nv_strdup(config->name ? config->name : "listener");
     listener->max_connections = config->max_connections;
+    listener->apart = config->apart;
     listener->acceptor_count = config->acceptor_count;
     listener->acceptors = nv_calloc(config->acceptor_count, sizeof(nv_acceptor));
     for (size_t i = 0; i < config->acceptor_count; i++) {

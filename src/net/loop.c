@@ -337,6 +337,8 @@ nv_err nv_loop_init(nv_loop *loop, struct nv_net *net, unsigned index, const nv_
     loop->now_us = nv_mono_us(clock);
     nv_list_init(&loop->hooks);
     nv_list_init(&loop->conns);
+    nv_list_init(&loop->strangers);
+    loop->displace_task.run = nv_conn_displace;
     nv_list_init(&loop->woken);
     nv_list_init(&loop->listeners);
     if (uv_loop_init(&loop->uv) != 0) {

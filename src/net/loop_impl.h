@@ -53,7 +53,8 @@ struct nv_loop {
     nv_heap_entry *heap;
     uint32_t heap_len;
     uint32_t heap_capacity;
-    nv_list conns;     /* all, by nv_conn.link */
+    nv_list conns;     /* by nv_conn.link: all that are not in strangers */
+    nv_list strangers; /* by nv_conn.link: open, accepted, not authenticated; the oldest first */
     nv_list woken;     /* to be serviced at the end of the turn */
     nv_list listeners; /* accepting here */
     uint8_t *read_buf; /* NV_SCRATCH_SIZE each */
@@ -78,7 +79,10 @@ struct nv_loop {
     nv_task *tail;
     _Atomic bool asleep; /* nobody has woken it yet */
     _Atomic bool quit;
-    _Atomic size_t load; /* connections, for the choice of a loop */
+    _Atomic size_t load;     /* connections, for the choice of a loop */
+    _Atomic size_t strange;  /* of these, in strangers or on their way there */
+    _Atomic size_t displace; /* so many of the oldest strangers are to go */
+    nv_task displace_task;   /* posted by the accepting loop when displace was 0 */
 };
 
 /** Allocates everything that can fail. */

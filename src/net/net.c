@@ -104,9 +104,10 @@ uint64_t nv_net_next_id(nv_net *net)
     return atomic_fetch_add_explicit(&net->next_id, 1, memory_order_relaxed) + 1;
 }
 
-void nv_net_known(nv_net *net)
+void nv_net_known(nv_loop *loop)
 {
-    atomic_fetch_sub(&net->unknown, 1);
+    atomic_fetch_sub(&loop->net->unknown, 1);
+    atomic_fetch_sub(&loop->strange, 1);
 }
 
 /* ---- stopping ---- */
@@ -126,14 +127,6 @@ void nv_net_loop_empty(nv_loop *loop)
     pthread_mutex_unlock(&net->lock);
 }
 
-static void for_each_conn(nv_loop *loop, void (*call)(nv_conn *conn))
-{
-    for (nv_list *node = loop->conns.next, *next = NULL; node != &loop->conns; node = next) {
-        next = node->next;
-        call(nv_container_of(node, nv_conn, link));
-    }
-}
-
 static void end_for_stop(nv_conn *conn)
 {
     nv_conn_end(conn, "the hub stops");
@@ -142,7 +135,7 @@ static void end_for_stop(nv_conn *conn)
 static void on_grace_over(nv_timer *timer, int64_t now_us)
 {
     (void)now_us;
-    for_each_conn(nv_container_of(timer, nv_loop, stop_timer), end_for_stop);
+    nv_conn_for_each(nv_container_of(timer, nv_loop, stop_timer), end_for_stop);
 }
 
 static void stop_loop(nv_task *task)
@@ -160,11 +153,11 @@ static void stop_loop(nv_task *task)
     loop->stopping = true;
     nv_listener_close_all(loop);
     nv_timer_init(&loop->stop_timer, on_grace_over);
-    if (nv_list_empty(&loop->conns)) {
+    if (nv_list_empty(&loop->conns) && nv_list_empty(&loop->strangers)) {
         nv_net_loop_empty(loop);
         return;
     }
-    for_each_conn(loop, nv_conn_drain);
+    nv_conn_for_each(loop, nv_conn_drain);
     nv_timer_set(loop, &loop->stop_timer, by_us);
 }
 
@@ -206,8 +199,11 @@ static void count_loop(nv_task *task)
 {
     count_task *count = nv_container_of(task, count_task, task);
     size_t undone = 0;
-    for (nv_list *node = count->loop->conns.next; node != &count->loop->conns; node = node->next) {
-        undone += nv_container_of(node, nv_conn, link)->session != NULL;
+    const nv_list *lists[] = {&count->loop->conns, &count->loop->strangers};
+    for (size_t i = 0; i < NV_COUNT_OF(lists); i++) {
+        for (nv_list *node = lists[i]->next; node != lists[i]; node = node->next) {
+            undone += nv_container_of(node, nv_conn, link)->session != NULL;
+        }
     }
     pthread_mutex_lock(count->lock);
     *count->count += undone;

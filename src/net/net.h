@@ -6,7 +6,8 @@
  *   ... nv_net_stop (a signal, any thread) -> nv_net_wait (the main thread) -> close log and store -> nv_net_free
  *
  * What is bounded, and what happens beyond:
- *   connections, unauthenticated ones, those of one listener  -> closed at accept, counted, said once a second
+ *   connections, those of one listener  -> closed at accept, counted, said once a second
+ *   unauthenticated connections         -> the oldest makes room: a crowd of strangers cannot lock out who has a key
  *   bytes of an incomplete unit (nv_session.max_pending)      -> the connection is closed
  *   output queued for a peer that does not read               -> reading from it stops, then appends fail (the session
  *                                                                closes), then the close deadline ends it
@@ -31,7 +32,7 @@ typedef struct nv_tls_server nv_tls_server;
 
 typedef struct nv_net_limits {
     size_t max_connections;     /* accepted and open; default 100,000 */
-    size_t max_unauthenticated; /* of these, without nv_session.authenticated; default 5,000 */
+    size_t max_unauthenticated; /* of these, without nv_session.authenticated, on all loops; default 5,000 */
     size_t max_output_bytes;    /* queued for one connection; default 1 MiB */
     size_t pause_output_bytes;  /* beyond this reading stops, below half of it reading resumes; default 256 KiB */
     int64_t handshake_us;       /* TLS handshake, from accept; default 30 s (modem-class devices are slow) */
@@ -88,6 +89,7 @@ typedef struct nv_listener_config {
     const nv_acceptor *acceptors;
     size_t acceptor_count;
     size_t max_connections; /* open ones of this listener; 0: no cap of its own */
+    bool apart;             /* the caps of nv_net_limits do not keep anybody out here: health is asked under load */
 } nv_listener_config;
 
 /**

@@ -29,8 +29,8 @@ struct nv_net {
 };
 
 uint64_t nv_net_next_id(nv_net *net);
-/** A connection's session has said who the peer is. */
-void nv_net_known(nv_net *net);
+/** A connection of this loop is no stranger any more: its session has said who the peer is, or it is gone. */
+void nv_net_known(nv_loop *loop);
 /** Stopping, and the last connection of this loop is gone. */
 void nv_net_loop_empty(nv_loop *loop);
 

@@ -324,7 +324,6 @@ static void test_caps(void **state)
         int fit;
     } rows[] = {
         {3, 100, 0, "x\n", 3},
-        {100, 2, 0, "x\n", 2},
         {4, 2, 0, "known\n", 4}, /* who is known leaves the cap on the unknown */
         {100, 100, 5, "x\n", 5},
     };
@@ -358,6 +357,50 @@ static void test_caps(void **state)
         }
         hub_stop(&h);
     }
+}
+
+/* A crowd without identities must not lock out who has one: the oldest of them makes room. */
+static void test_strangers_make_room(void **state)
+{
+    (void)state;
+    hub h;
+    hub_init(&h);
+    h.limits.max_unauthenticated = 3;
+    hub_start(&h, 2, NULL, NULL);
+    int64_t refused = nv_metric_get(NV_M_CONNECTIONS_REFUSED);
+    int64_t displaced = nv_metric_get(NV_M_CONNECTIONS_DISPLACED);
+    int friend = dial_tcp("127.0.0.1", hub_port(&h));
+    say(friend, "known\n");
+    expect(friend, "known\n");
+    hub_settle(&h);
+    int fds[8];
+    for (int c = 0; c < 8; c++) {
+        fds[c] = dial_tcp("127.0.0.1", hub_port(&h));
+        say(fds[c], "x\n");
+        expect(fds[c], "x\n");
+        hub_settle(&h);
+        if (c == 4) { /* leaves in time, and with it leaves the row of those who wait */
+            say(fds[c], "known\n");
+            expect(fds[c], "known\n");
+            hub_settle(&h);
+        }
+    }
+    for (int c = 0; c < 4; c++) {
+        expect_end(fds[c]);
+    }
+    for (int c = 4; c < 8; c++) {
+        say(fds[c], "still here\n");
+        expect(fds[c], "still here\n");
+    }
+    say(friend, "too\n");
+    expect(friend, "too\n");
+    assert_int_equal(nv_metric_get(NV_M_CONNECTIONS_REFUSED), refused);
+    assert_int_equal(nv_metric_get(NV_M_CONNECTIONS_DISPLACED), displaced + 4);
+    for (int c = 0; c < 8; c++) {
+        (void)close(fds[c]);
+    }
+    (void)close(friend);
+    hub_stop(&h);
 }
 
 static void test_out_of_descriptors(void **state)
@@ -529,6 +572,7 @@ int main(void)
         cmocka_unit_test(test_stop_deadline),
         cmocka_unit_test(test_free_without_stop),
         cmocka_unit_test(test_caps),
+        cmocka_unit_test(test_strangers_make_room),
         cmocka_unit_test(test_out_of_descriptors),
         cmocka_unit_test(test_port_in_use),
         cmocka_unit_test(test_bad_addresses),

@@ -77,6 +77,14 @@ static bool may_follow(nv_http_state from, nv_http_state to)
     return to == NV_HTTP_CLOSED || next[from] & 1 << to;
 }
 
+/** How long to wait for a request. Refused ones win a stranger no time, or it could hold its place for ever. */
+static int64_t idle_until_us(const nv_http_conn *conn)
+{
+    int64_t until_us = now_of(conn) + hub_of(conn)->limits.http_idle_s * NV_US_PER_S;
+    bool stranger = !conn->session.authenticated && conn->stranger_until_us < until_us;
+    return stranger ? conn->stranger_until_us : until_us;
+}
+
 /** The only writer of the state. Deadlines: IDLE waits for a request, IN_HEAD and IN_BODY share one. */
 static void set_state(nv_http_conn *conn, nv_http_state state)
 {
@@ -85,7 +93,7 @@ static void set_state(nv_http_conn *conn, nv_http_state state)
     conn->state = state;
     const nv_limits *limits = &hub_of(conn)->limits;
     if (state == NV_HTTP_IDLE) {
-        conn->session.deadline_us = now_of(conn) + limits->http_idle_s * NV_US_PER_S;
+        conn->session.deadline_us = idle_until_us(conn);
     } else if (state == NV_HTTP_IN_HEAD || (state == NV_HTTP_IN_BODY && !from_head)) {
         conn->session.deadline_us = now_of(conn) + limits->http_request_s * NV_US_PER_S;
     } else if (state != NV_HTTP_IN_BODY) {
@@ -434,6 +442,7 @@ static nv_session *conn_new(nv_carrier *carrier, const nv_http_routes *routes)
     conn->session = (nv_session){
         .ops = &conn_ops, .carrier = carrier, .out = carrier->out, .max_pending = MAX_PENDING, .reading = true};
     conn->session.deadline_us = nv_mono_us(carrier->loop->hub->clock) + limits->connect_deadline_s * NV_US_PER_S;
+    conn->stranger_until_us = conn->session.deadline_us;
     conn->routes = routes;
     conn->parser = nv_http_parser_new((size_t)limits->unauthenticated_bytes, (size_t)limits->http_body_bytes);
     nv_buf_init(&conn->tail, NV_HTTP_REPLY_MAX + 4096);

@@ -20,6 +20,7 @@ typedef struct nv_http_conn {
     nv_http_parser *parser;
     nv_http_exchange *exchange; /* AUTH, IN_BODY, BUSY, STREAM; NULL otherwise */
     nv_buf tail;                /* output that does not fit into session.out yet */
+    int64_t stranger_until_us;  /* monotonic: a peer that no request made known is waited for until then */
     nv_http_state state;
     bool close_after; /* this exchange is the last */
     bool lost;        /* the transport is gone: only a handler's completion is awaited */

@@ -260,9 +260,21 @@ static void silence_has_deadlines(void **state)
     nv_rig_wait_answer(&rig, false, &answer);
     assert_int_equal(answer.status, 408);
     nv_rig_deinit(&rig);
-    /* Between requests. */
+    /* Refused requests win a stranger no time. */
     nv_rig_init(&rig, &on, nv_http_service_new);
-    nv_rig_send(&rig, nv_span_str("GET /none HTTP/1.1\r\n\r\n"));
+    for (int64_t s = 1; s < limits->connect_deadline_s; s++) {
+        nv_rig_send(&rig, nv_span_str("GET /none HTTP/1.1\r\n\r\n"));
+        nv_rig_wait_answer(&rig, false, &answer);
+        assert_int_equal(answer.status, 404);
+        nv_rig_advance(&rig, NV_US_PER_S);
+    }
+    assert_false(rig.session->closing);
+    nv_rig_advance(&rig, NV_US_PER_S);
+    assert_true(rig.session->closing);
+    nv_rig_deinit(&rig);
+    /* Between the requests of somebody known. */
+    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_send(&rig, nv_span_str(authorized("GET /devices?api-version=2021-04-12 HTTP/1.1\r\n\r\n")));
     nv_rig_wait_answer(&rig, false, &answer);
     nv_rig_advance(&rig, limits->http_idle_s * NV_US_PER_S - 1);
     assert_false(rig.session->closing);

@@ -1,0 +1,206 @@
+"""What every attack needs: a hub, an honest device that must not notice anything, and a look at what the hub holds."""
+import os
+import re
+import socket
+import ssl
+import struct
+import threading
+import time
+
+from hub import sas, with_hub
+from wire import Wire, packet, publish_packet, text
+
+SANITIZED = os.environ.get("NAVE_SANITIZED", "") not in ("", "0", "OFF")  # its memory tells nothing
+PROMPT_S = 3 if SANITIZED else 1
+MQTTS, HTTPS, PLAIN, ADMIN = 8883, 443, 1883, 9600
+CONFIG = """
+mqtt:
+  plain_port: 1883
+limits:
+  connect_deadline_s: 3
+  http_request_s: 3
+  http_idle_s: 5
+%s
+"""
+GAUGES = ("nave_net_connections_open", "nave_mqtt_sessions_open", "nave_reader_open")
+
+
+def trusting(hub):
+    return ssl.create_default_context(cafile=hub.ca())
+
+
+def careless():
+    context = ssl.create_default_context()
+    context.check_hostname = False
+    context.verify_mode = ssl.CERT_NONE
+    return context
+
+
+def dial(port, timeout=10):
+    return socket.create_connection(("127.0.0.1", port), timeout)
+
+
+def dial_tls(port, context=None, timeout=10):
+    return (context or careless()).wrap_socket(dial(port, timeout), server_hostname="localhost")
+
+
+def drain(sock, limit=1 << 20, timeout=10):
+    """All that comes until the hub closes; raises TimeoutError when it does not."""
+    data = bytearray()
+    deadline = time.monotonic() + timeout
+    try:
+        while len(data) < limit:
+            sock.settimeout(max(0.01, deadline - time.monotonic()))
+            part = sock.recv(65536)
+            if not part:
+                break
+            data += part
+    except (ConnectionError, ssl.SSLError):
+        pass
+    return bytes(data)
+
+
+class Target:
+    """A hub under attack."""
+
+    def __init__(self, hub):
+        self.hub = hub
+        self.pid = hub.process.pid
+        self.key = hub.json("device", "add", "honest")["primaryKey"]
+        self.number = 0
+
+    def metric(self, name):
+        status, answer = self.hub.admin("/metrics")
+        assert status == 200, status
+        return int(re.search("^%s ([0-9-]+)$" % name, answer, re.M).group(1))
+
+    def rss(self):
+        with open("/proc/%d/status" % self.pid) as file:
+            return int(re.search(r"VmRSS:\s+(\d+)", file.read()).group(1)) << 10
+
+    def peak(self):
+        with open("/proc/%d/status" % self.pid) as file:
+            return int(re.search(r"VmHWM:\s+(\d+)", file.read()).group(1)) << 10
+
+    def files(self):
+        """How many sockets, how many other descriptors. The log opens and closes files of its own as it goes."""
+        sockets = others = 0
+        for name in os.listdir("/proc/%d/fd" % self.pid):
+            try:
+                kind = os.readlink("/proc/%d/fd/%s" % (self.pid, name))
+            except OSError:
+                continue  # closed meanwhile
+            sockets, others = sockets + kind.startswith("socket:"), others + (not kind.startswith("socket:"))
+        return sockets, others
+
+    def files_return(self, before, seconds=10):
+        deadline = time.monotonic() + seconds
+        while True:
+            sockets, others = self.files()
+            if sockets <= before[0] and others <= before[1] + 4:
+                return
+            assert time.monotonic() < deadline, "descriptors (sockets, others): %s became %s" % (before, (sockets, others))
+            time.sleep(0.05)
+
+    def alive(self):
+        assert self.hub.process.poll() is None, "the hub died: %s" % self.hub.process.returncode
+
+    def publishes(self, within=None):
+        """The honest device connects anew, publishes and gets its PUBACK in time."""
+        self.alive()
+        self.number = self.number % 65535 + 1
+        started = time.monotonic()
+        with Wire("honest", self.key) as wire:
+            assert wire.code == 0, "the honest device got CONNACK %d" % wire.code
+            wire.send(publish_packet("devices/honest/messages/events/", b"honest", self.number))
+            assert wire.acks() == [self.number]
+            wire.send(b"\xe0\x00")
+        took = time.monotonic() - started
+        assert took < (within or PROMPT_S), "the honest device waited %.2f s" % took
+        return took
+
+    def publishes_over_tls(self, context):
+        started = time.monotonic()
+        with dial_tls(MQTTS, context) as tls:
+            tls.sendall(connect_packet("honest", self.key))
+            assert tls.recv(4) == b"\x20\x02\x00\x00", "CONNACK"
+            tls.sendall(publish_packet("devices/honest/messages/events/", b"honest", 7) + b"\xe0\x00")
+            assert tls.recv(4) == b"\x40\x02\x00\x07", "PUBACK"
+        took = time.monotonic() - started
+        assert took < 2 * PROMPT_S, "the honest device waited %.2f s" % took
+
+    def quiet(self, seconds=15):
+        """Wait until the hub has let go of everything: the only connection is the one that asks."""
+        deadline = time.monotonic() + seconds
+        while True:
+            held = [self.metric(name) for name in GAUGES]
+            if held[0] <= 1 and held[1:] == [0, 0]:
+                return
+            assert time.monotonic() < deadline, "not let go: %s" % dict(zip(GAUGES, held))
+            time.sleep(0.05)
+
+    def log(self):
+        with open(self.hub.log, encoding="utf-8", errors="surrogateescape") as file:
+            return file.read()
+
+    def attack(self, name, assault, rounds=3, growth=4 << 20, honest_during=True):
+        """Run assault() several times. Memory may grow in the first round, not in the later ones."""
+        self.quiet()
+        self.publishes(5)
+        files, sizes = self.files(), [self.rss()]
+        stop, failures = threading.Event(), []
+
+        def honest():
+            while not stop.is_set():
+                try:
+                    self.publishes()
+                except Exception as error:  # told to the main thread
+                    failures.append(error)
+                    return
+                stop.wait(0.1)
+
+        witness = threading.Thread(target=honest, daemon=True)
+        if honest_during:
+            witness.start()
+        started = time.monotonic()
+        for _ in range(rounds):
+            assault()
+            sizes.append(self.rss())
+        stop.set()
+        if honest_during:
+            witness.join(30)
+        assert not failures, "%s: during the attack %r" % (name, failures[0])
+        self.quiet()
+        self.publishes()
+        self.quiet()
+        self.files_return(files)
+        sizes.append(self.rss())
+        print("%-44s %6.2f s  resident MB %s" % (name, time.monotonic() - started,
+                                                 " ".join("%.1f" % (size / 1e6) for size in sizes)), flush=True)
+        if not SANITIZED and rounds > 1:
+            assert sizes[-1] - sizes[1] < growth, "%s: memory grows with each round: %s" % (name, sizes)
+
+
+def connect_packet(device, key, **options):
+    user = options.get("user", "localhost/%s/?api-version=2021-04-12" % device)
+    password = options.get("password") or sas("localhost/devices/%s" % device, key)
+    flags = 0xC0 | (0 if options.get("persistent") else 2)
+    will = options.get("will")
+    body = text("MQTT")
+    tail = text(device)
+    if will:
+        flags |= 4 | options.get("will_flags", 0)
+        topic = will[0] if isinstance(will[0], bytes) else will[0].encode()
+        tail += struct.pack(">H", len(topic)) + topic + struct.pack(">H", len(will[1])) + will[1]
+    body += bytes([options.get("level", 4), flags]) + struct.pack(">H", options.get("keepalive", 60)) + tail
+    return packet(0x10, body + text(user) + text(password))
+
+
+def clocked(call):
+    started = time.monotonic()
+    call()
+    return time.monotonic() - started
+
+
+def main(run, limits="", more=""):
+    with_hub(lambda hub: run(Target(hub)), config=CONFIG % limits + more)
