@@ -135,6 +135,12 @@ static void diag_cannot_be_forged(void **state)
     nv_diag_setup(NV_LEVEL_INFO, false, 2);
     nv_diag(NV_LEVEL_WARN, "mqtt", &who, "refused");
     assert_non_null(strstr(last_line, " warn mqtt: refused conn=7 device=a\\u000ab\"c\n"));
+    /* A character cut in two, bytes that are none, a surrogate, an overlong form, a C1 control. */
+    nv_diag(NV_LEVEL_WARN, "mqtt", NULL,
+            "\xc3\xbc \xe2\x82\xac \xf0\x9f\x98\x80 \xff \xed\xa0\x80 \xc0\xaf \xc2\x9b \xf4\x90\x80\x80 \xc3");
+    assert_non_null(strstr(last_line, " warn mqtt: \xc3\xbc \xe2\x82\xac \xf0\x9f\x98\x80 \\ufffd "
+                                      "\\ufffd\\ufffd\\ufffd \\ufffd\\ufffd \\u009b "
+                                      "\\ufffd\\ufffd\\ufffd\\ufffd \\ufffd\n"));
     nv_diag_set_sink(NULL, NULL);
 }
 

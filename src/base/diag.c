@@ -36,18 +36,49 @@ void nv_diag_set_sink(nv_diag_sink sink, void *arg)
     diag.sink_arg = arg;
 }
 
-/* Escape as JSON does; text lines use the same escapes, so that no peer can forge a line. */
-static void write_escaped(nv_writer *w, nv_span text, bool json)
+/* @return the length of the UTF-8 character of two bytes or more that text begins with; 0: there is none */
+static size_t utf8_len(nv_span text)
+{
+    uint8_t first = text.ptr[0];
+    size_t len = first >= 0xc2 && first < 0xe0 ? 2 : first >= 0xe0 && first < 0xf0 ? 3 : 4;
+    if (first < 0xc2 || first > 0xf4 || text.len < len) {
+        return 0;
+    }
+    for (size_t i = 1; i < len; i++) {
+        if ((text.ptr[i] & 0xc0) != 0x80) {
+            return 0;
+        }
+    }
+    uint8_t second = text.ptr[1];
+    bool overlong = (first == 0xe0 && second < 0xa0) || (first == 0xf0 && second < 0x90);
+    bool beyond = (first == 0xed && second > 0x9f) || (first == 0xf4 && second > 0x8f); /* surrogates, 110000 on */
+    return overlong || beyond ? 0 : len;
+}
+
+static void write_escape(nv_writer *w, uint8_t code)
 {
     static const char hex[] = "0123456789abcdef";
-    for (size_t i = 0; i < text.len; i++) {
-        uint8_t c = text.ptr[i];
+    uint8_t escape[] = {'\\', 'u', '0', '0', (uint8_t)hex[code >> 4], (uint8_t)hex[code & 15]};
+    nv_write_span(w, nv_span_of(escape, sizeof(escape)));
+}
+
+/* Escape as JSON does; text lines use the same escapes, so that no peer can forge a line or steer a terminal. Bytes
+ * that are no UTF-8 (a peer's, or a character cut in two) become U+FFFD: a line is always one JSON object. */
+static void write_escaped(nv_writer *w, nv_span text, bool json)
+{
+    while (text.len > 0) {
+        uint8_t c = text.ptr[0];
+        size_t len = c < 0x80 ? 1 : utf8_len(text);
         if (c < 0x20 || c == 0x7f || (json && (c == '"' || c == '\\'))) {
-            uint8_t escape[] = {'\\', 'u', '0', '0', (uint8_t)hex[c >> 4], (uint8_t)hex[c & 15]};
-            nv_write_span(w, nv_span_of(escape, sizeof(escape)));
+            write_escape(w, c);
+        } else if (c == 0xc2 && len == 2 && text.ptr[1] < 0xa0) { /* C1 controls */
+            write_escape(w, text.ptr[1]);
+        } else if (len == 0) {
+            nv_write_span(w, nv_span_str("\\ufffd"));
         } else {
-            nv_write_u8(w, c);
+            nv_write_span(w, nv_span_first(text, len));
         }
+        text = nv_span_skip(text, len ? len : 1);
     }
 }
 
@@ -100,7 +131,7 @@ void nv_diag(nv_level level, const char *area, const nv_subject *subject, const 
     char time[NV_TIME_TEXT_SIZE];
     nv_time_format(nv_wall_us(nv_clock_system()), time);
     bool json = atomic_load(&diag.json);
-    uint8_t line[4096];
+    uint8_t line[8704]; /* every character of the message and the ids escaped, and all of it fits */
     nv_writer w = nv_writer_of(line, sizeof(line) - 2);
     write_str(&w, json ? "{\"time\":\"" : "");
     write_str(&w, time);
