@@ -98,9 +98,10 @@ static nv_err check_readable(const char *what, const char *path, char why[NV_NET
     return NV_OK;
 }
 
-static const char *last_reason(void)
+/* The first error names the cause ("no start line"); the last only who passed it on ("PEM lib"). */
+static const char *first_reason(void)
 {
-    const char *text = ERR_reason_error_string(ERR_peek_last_error());
+    const char *text = ERR_reason_error_string(ERR_peek_error());
     return text ? text : "no reason given";
 }
 
@@ -116,11 +117,11 @@ nv_err nv_tls_ctx_identity(SSL_CTX *ctx, const char *cert_file, const char *key_
     ERR_clear_error();
     SSL_CTX_set_default_passwd_cb(ctx, no_pass_phrase);
     if (SSL_CTX_use_certificate_chain_file(ctx, cert_file) != 1) {
-        (void)snprintf(why, NV_NET_WHY_SIZE, "the certificate file %s cannot be used: %s", cert_file, last_reason());
+        (void)snprintf(why, NV_NET_WHY_SIZE, "the certificate file %s cannot be used: %s", cert_file, first_reason());
         err = NV_E_INVALID;
     } else if (SSL_CTX_use_PrivateKey_file(ctx, key_file, SSL_FILETYPE_PEM) != 1) {
         (void)snprintf(why, NV_NET_WHY_SIZE, "the key file %s cannot be used with the certificate %s: %s", key_file,
-                       cert_file, last_reason());
+                       cert_file, first_reason());
         err = NV_E_INVALID;
     } else if (SSL_CTX_check_private_key(ctx) != 1) {
         (void)snprintf(why, NV_NET_WHY_SIZE, "the key in %s does not belong to the certificate in %s", key_file,
@@ -253,7 +254,7 @@ static nv_err make_server_ctx(nv_tls_server *server, SSL_CTX **out, char why[NV_
     const nv_tls_server_config *config = &server->config;
     SSL_CTX *ctx = SSL_CTX_new(TLS_server_method());
     if (!ctx || !nv_tls_ctx_common(ctx, config->lowest, NV_TLS_ANY)) {
-        (void)snprintf(why, NV_NET_WHY_SIZE, "cannot set up TLS: %s", last_reason());
+        (void)snprintf(why, NV_NET_WHY_SIZE, "cannot set up TLS: %s", first_reason());
         SSL_CTX_free(ctx);
         return NV_E_UNSUPPORTED;
     }
@@ -392,7 +393,7 @@ nv_err nv_tls_client_new(const nv_tls_client_config *config, nv_tls_client **out
     client->ctx = SSL_CTX_new(TLS_client_method());
     nv_err err = NV_OK;
     if (!client->ctx || !nv_tls_ctx_common(client->ctx, config->lowest, config->highest)) {
-        (void)snprintf(why, NV_NET_WHY_SIZE, "cannot set up TLS: %s", last_reason());
+        (void)snprintf(why, NV_NET_WHY_SIZE, "cannot set up TLS: %s", first_reason());
         err = NV_E_UNSUPPORTED;
     }
     if (err == NV_OK) {
