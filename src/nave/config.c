@@ -1,6 +1,7 @@
 #include "nave/config.h"
 
 #include "base/alloc.h"
+#include "store/log.h"
 
 #include <ctype.h>
 #include <errno.h>
@@ -30,7 +31,7 @@ const nv_option nv_options[] = {
      #member,                                                                                                          \
      NV_OPTION_INT,                                                                                                    \
      NV_LIMIT_MIN(open, azure),                                                                                        \
-     NV_LIMIT_MAX,                                                                                                     \
+     NV_LIMIT_MAX_OF(member),                                                                                          \
      NULL,                                                                                                             \
      unit,                                                                                                             \
      false,                                                                                                            \

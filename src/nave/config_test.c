@@ -141,6 +141,7 @@ static void test_refused(void **state)
         {"log:\n  retention_bytes: 1MiB\n", "log.retention_bytes"},
         {"log:\n  retention_bytes: 9999999TiB\n", "log.retention_bytes"},
         {"limits:\n  message_bytes: 0\n", "limits.message_bytes"},
+        {"limits:\n  message_bytes: 1048577\n", "limits.message_bytes|1048577|1048576"},
         {"tls:\n  key_file: k\n", "tls.certificate_file"},
         {"a: &x [1]\nb: *x\n", ": "},
     };

@@ -65,5 +65,8 @@
 /** Bounds of a limit that an option overrides: 0 is allowed only where a profile uses it as "no bound". */
 #define NV_LIMIT_MIN(open, azure) (((open) == 0 || (azure) == 0) ? 0 : 1)
 #define NV_LIMIT_MAX              (INT64_C(1) << 40)
+/* The log's own bound holds for every profile. */
+#define NV_LIMIT_MAX_OF(member)                                                                                        \
+    (offsetof(nv_limits, member) == offsetof(nv_limits, message_bytes) ? (int64_t)NV_LOG_MESSAGE_MAX : NV_LIMIT_MAX)
 
 #endif

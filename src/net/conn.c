@@ -338,6 +338,7 @@ static const char *keep_rest(nv_conn *conn, bool in_rest, nv_span bytes, size_t 
         nv_buf_deinit(&conn->rest);
         return NULL;
     }
+    conn->rest.max = conn->session->max_pending + NV_SCRATCH_SIZE; /* the session may have raised it */
     if (in_rest) {
         nv_buf_consume(&conn->rest, taken);
         return NULL;

@@ -13,9 +13,11 @@
 
 #define RING_FIRST 16u
 
+/* The largest messages that a configuration may allow count as what fits: never as none, nor into the packet id. */
 static uint32_t ring_entry(uint16_t packet_id, size_t bytes)
 {
-    return (uint32_t)packet_id << 16 | (uint32_t)((bytes + MQTT_RING_UNIT - 1) / MQTT_RING_UNIT);
+    size_t units = (bytes + MQTT_RING_UNIT - 1) / MQTT_RING_UNIT;
+    return (uint32_t)packet_id << 16 | (uint32_t)(units < UINT16_MAX ? units : UINT16_MAX);
 }
 
 static uint32_t entry_units(uint32_t entry)

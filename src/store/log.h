@@ -24,6 +24,7 @@ typedef struct nv_log_reader nv_log_reader;
 typedef struct nv_log_chunk nv_log_chunk;
 
 #define NV_LOG_MAX_PARTITIONS 32u
+#define NV_LOG_MESSAGE_MAX    (1 << 20) /* bytes of a body */
 
 /** When an append counts as done: after a sync, or once the operating system has the bytes. */
 typedef enum nv_durability { NV_DURABILITY_COMMIT, NV_DURABILITY_OS } nv_durability;

@@ -20,8 +20,8 @@
 #include <stdatomic.h>
 
 enum {
-    NV_LOG_BATCH_MAX = 2 << 20,     /* bytes of a batch, commit header included */
-    NV_LOG_RECORD_MAX = 1 << 20,    /* body bytes */
+    NV_LOG_BATCH_MAX = 2 << 20, /* bytes of a batch, commit header included */
+    NV_LOG_RECORD_MAX = NV_LOG_MESSAGE_MAX,
     NV_LOG_SEGMENT_MIN = 1 << 20,   /* smallest segment file, bytes */
     NV_LOG_SEGMENT_FIRST = 4 << 20, /* a new log starts with this and doubles */
     NV_LOG_SPARES = 2,
