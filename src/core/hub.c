@@ -111,6 +111,20 @@ bool nv_hub_is_alias(const nv_hub *hub, nv_span host)
     return false;
 }
 
+bool nv_hub_may_say_refusal(nv_hub *hub)
+{
+    int64_t second = nv_mono_us(hub->clock) / NV_US_PER_S;
+    if (atomic_exchange(&hub->_refusals_second, second) != second) {
+        size_t said = atomic_exchange(&hub->_refusals_said, 0);
+        if (said > NV_HUB_REFUSALS_PER_SECOND) {
+            nv_diag(NV_LEVEL_WARN, "hub", NULL,
+                    "%zu more refusals were not written here: no more than %u a second are; see `nave doctor`",
+                    said - NV_HUB_REFUSALS_PER_SECOND, NV_HUB_REFUSALS_PER_SECOND);
+        }
+    }
+    return atomic_fetch_add(&hub->_refusals_said, 1) < NV_HUB_REFUSALS_PER_SECOND;
+}
+
 void nv_hub_refuse(nv_hub *hub, const char *protocol, const nv_peer *peer, nv_span device_id, nv_span module_id,
                    nv_refusal refusal, const char *detail)
 {
@@ -121,6 +135,9 @@ void nv_hub_refuse(nv_hub *hub, const char *protocol, const nv_peer *peer, nv_sp
         (void)snprintf(entry.address, sizeof(entry.address), "%.*s", NV_SPAN_ARG(peer->address));
         (void)snprintf(entry.detail, sizeof(entry.detail), "%s", detail);
         nv_refusals_note(hub->refusals, device_id, module_id, &entry);
+    }
+    if (!nv_hub_may_say_refusal(hub)) {
+        return;
     }
     nv_subject subject = {.connection = peer->connection_id,
                           .device = nv_span_first(device_id, NV_ID_MAX),

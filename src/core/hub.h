@@ -57,6 +57,8 @@ struct nv_hub {
     _Atomic uint64_t _stamp_id;
     _Atomic bool _stopping;
     _Atomic int64_t _devices_connected;
+    _Atomic int64_t _refusals_second; /* monotonic: when refusals were last written */
+    _Atomic size_t _refusals_said;    /* in that second, written or not */
 };
 
 /** The core's context of one I/O loop. Sessions of that loop get it from their carrier. */
@@ -87,6 +89,12 @@ bool nv_hub_is_alias(const nv_hub *hub, nv_span host);
  */
 void nv_hub_refuse(nv_hub *hub, const char *protocol, const nv_peer *peer, nv_span device_id, nv_span module_id,
                    nv_refusal refusal, const char *detail);
+
+/** Refusals written to the log in a second; who is turned away fast enough must not fill the disk. */
+#define NV_HUB_REFUSALS_PER_SECOND 100u
+
+/** True when the line about one more refusal may be written; says how many were not. Thread: any. */
+bool nv_hub_may_say_refusal(nv_hub *hub);
 
 /** A number for a new telemetry stamp (nv_log_stamp.id). Thread: any. */
 uint64_t nv_hub_next_stamp_id(nv_hub *hub);

@@ -43,6 +43,48 @@ static void test_aliases(void **state)
     fake_core_deinit(&core);
 }
 
+static size_t refusal_lines;
+static size_t unsaid;
+
+static void count_lines(void *arg, nv_level level, const char *line, size_t len)
+{
+    (void)arg;
+    (void)level;
+    char text[1024];
+    (void)snprintf(text, sizeof(text), "%.*s", (int)len, line);
+    const char *more = strstr(text, " more refusals were not written");
+    refusal_lines += more == NULL;
+    if (more) {
+        const char *number = strstr(text, "hub: ");
+        unsaid += number ? strtoul(number + 5, NULL, 10) : 0;
+    }
+}
+
+static void test_refusals_do_not_fill_the_disk(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 1, &nv_limits_open);
+    nv_peer peer = {.address = nv_span_str("192.0.2.1:1")};
+    nv_diag_set_sink(count_lines, NULL);
+    nv_diag_setup(NV_LEVEL_WARN, false, 2);
+    for (size_t i = 0; i < 3 * NV_HUB_REFUSALS_PER_SECOND; i++) {
+        nv_hub_refuse(core.hub, "mqtt", &peer, nv_span_str("d"), NV_SPAN_EMPTY, NV_REFUSAL_MALFORMED, "");
+    }
+    assert_int_equal(refusal_lines, NV_HUB_REFUSALS_PER_SECOND);
+    assert_int_equal(unsaid, 0);
+    nv_refusal_entry entry;
+    assert_int_equal(nv_refusals_list(core.hub->refusals, nv_span_str("d"), NV_SPAN_EMPTY, &entry, 1), 1);
+    assert_int_equal(entry.count, 3 * NV_HUB_REFUSALS_PER_SECOND); /* for whom it concerns nothing is lost */
+    nv_manual_clock_advance(&core.clock, NV_US_PER_S);
+    nv_hub_refuse(core.hub, "mqtt", &peer, nv_span_str("d"), NV_SPAN_EMPTY, NV_REFUSAL_MALFORMED, "");
+    assert_int_equal(refusal_lines, NV_HUB_REFUSALS_PER_SECOND + 1);
+    assert_int_equal(unsaid, 2 * NV_HUB_REFUSALS_PER_SECOND);
+    nv_diag_set_sink(NULL, NULL);
+    nv_diag_setup(NV_LEVEL_ERROR, false, 2);
+    fake_core_deinit(&core);
+}
+
 static void test_shards_cover_the_loops(void **state)
 {
     (void)state;
@@ -323,6 +365,7 @@ int main(void)
     nv_diag_setup(NV_LEVEL_ERROR, false, 2);
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_aliases),
+        cmocka_unit_test(test_refusals_do_not_fill_the_disk),
         cmocka_unit_test(test_shards_cover_the_loops),
         cmocka_unit_test(test_refusals_of_one),
         cmocka_unit_test(test_refusals_of_many),

@@ -5,6 +5,9 @@
 /** One line for the operator; the peer learns only that it may not (http-hub.md section 2.5). */
 static void log_refusal(const nv_http_exchange *x, nv_refusal refusal, const char *detail)
 {
+    if (!nv_hub_may_say_refusal(x->hub)) {
+        return;
+    }
     const nv_refusal_info *info = nv_refusal_info_of(refusal);
     const nv_peer *peer = x->auth.peer;
     nv_subject who = {
