@@ -414,6 +414,16 @@ static const char *plain_text_kind(nv_span bytes)
     return first >= 'A' && first <= 'Z' ? "HTTP" : "bytes";
 }
 
+/* A person with a browser or curl sees why; the others have no word for it. */
+static void answer_plain(nv_conn *conn, const char *kind)
+{
+    static const char answer[] = "HTTP/1.1 400 Bad Request\r\nConnection: close\r\nContent-Type: text/plain\r\n"
+                                 "Content-Length: 56\r\n\r\nThis port speaks TLS: write https:// instead of http://\n";
+    if (strcmp(kind, "HTTP") == 0 && nv_buf_append_str(&conn->wire, answer) != NV_OK) {
+        nv_buf_clear(&conn->wire); /* then without a word */
+    }
+}
+
 const char *nv_tls_layer_server(nv_conn *conn, nv_span first_bytes)
 {
     const char *kind = plain_text_kind(first_bytes);
@@ -421,6 +431,7 @@ const char *nv_tls_layer_server(nv_conn *conn, nv_span first_bytes)
         char text[NV_NET_WHY_SIZE];
         (void)snprintf(text, sizeof(text), "plain %s on a TLS port: the client must use TLS", kind);
         say_failed(conn, text);
+        answer_plain(conn, kind);
         return "no TLS on a TLS port";
     }
     SSL *ssl = nv_tls_server_ssl(conn->origin->tls_server);

@@ -213,6 +213,7 @@ def words(service):
     for name, answer in seen.items():
         print("  %-14s %s" % (name, answer.strip()[:400]))
         assert answer.strip(), name
+    assert "https://" in seen["plain HTTP"], seen["plain HTTP"]
 
 
 def run(target):
