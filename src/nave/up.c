@@ -229,6 +229,8 @@ static void close_log(nv_up *up)
 /* Files that are no connections: loops, listeners, segments of the log, the state store. */
 #define OTHER_FILES          128u
 #define OTHER_FILES_PER_LOOP 8u
+/* Below this a newcomer should hear of it too. */
+#define FEW_CONNECTIONS 2000u
 
 /* A connection is a file. Peers must never take the last one: the log and the state store open some as they go. */
 static size_t connections_allowed(const nv_limits *limits, int64_t loops)
@@ -242,7 +244,7 @@ static size_t connections_allowed(const nv_limits *limits, int64_t loops)
         return allowed;
     }
     size_t most = (size_t)files.rlim_cur > 2 * others ? (size_t)files.rlim_cur - others : (size_t)files.rlim_cur / 2;
-    nv_diag(NV_LEVEL_INFO, "net", NULL,
+    nv_diag(most < FEW_CONNECTIONS ? NV_LEVEL_WARN : NV_LEVEL_DEBUG, "net", NULL,
             "at most %zu connections, not the %zu of limits.connections: this process may open %zu files (ulimit -n, "
             "LimitNOFILE)",
             most, allowed, (size_t)files.rlim_cur);
