@@ -29,6 +29,7 @@ static inline size_t nv_buf_len(const nv_buf *buf)
 
 static inline nv_span nv_buf_span(const nv_buf *buf)
 {
+    NV_KNOWN(buf->data || nv_buf_len(buf) == 0);
     return nv_span_of(buf->data ? buf->data + buf->start : NULL, nv_buf_len(buf));
 }
 

@@ -5,6 +5,8 @@
 #ifndef NV_BASE_SPAN_H
 #define NV_BASE_SPAN_H
 
+#include "base/attrs.h"
+
 #include <stdbool.h>
 #include <stddef.h>
 #include <stdint.h>
@@ -36,6 +38,7 @@ static inline nv_span nv_span_str(const char *text)
 
 static inline bool nv_span_eq(nv_span a, nv_span b)
 {
+    NV_KNOWN((a.len == 0 || a.ptr) && (b.len == 0 || b.ptr));
     return a.len == b.len && (a.len == 0 || memcmp(a.ptr, b.ptr, a.len) == 0);
 }
 
@@ -66,6 +69,7 @@ static inline nv_span nv_span_first(nv_span a, size_t n)
 /** Index of the first @p byte, or a.len when absent. */
 static inline size_t nv_span_find(nv_span a, uint8_t byte)
 {
+    NV_KNOWN(a.len == 0 || a.ptr);
     const void *at = a.len ? memchr(a.ptr, byte, a.len) : NULL;
     return at ? (size_t)((const uint8_t *)at - a.ptr) : a.len;
 }

@@ -334,6 +334,7 @@ void nv_http_parser_done(nv_http_parser *parser)
 
 static nv_span trimmed(nv_span text)
 {
+    NV_KNOWN(text.len == 0 || text.ptr);
     while (text.len && (text.ptr[0] == ' ' || text.ptr[0] == '\t')) {
         text = nv_span_skip(text, 1);
     }

@@ -101,6 +101,7 @@ static suspect *suspect_of(nv_refusals *refusals, const char *key, size_t len)
 /* Only when count is not 0. */
 static nv_refusal_entry *newest(const nv_refusals *refusals, const suspect *who)
 {
+    NV_KNOWN(refusals->per_identity > 0);
     return &who->entries[(who->first + who->count - 1) % refusals->per_identity];
 }
 
@@ -112,6 +113,7 @@ static bool repeats(const nv_refusal_entry *last, const nv_refusal_entry *entry)
 
 static nv_refusal_entry *next_slot(const nv_refusals *refusals, suspect *who)
 {
+    NV_KNOWN(refusals->per_identity > 0);
     if (who->count == refusals->per_identity) {
         who->first = (who->first + 1) % refusals->per_identity;
         return newest(refusals, who);

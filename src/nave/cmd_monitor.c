@@ -10,14 +10,16 @@
 #include "nave/client.h"
 #include "nave/commands.h"
 
+#include <assert.h>
 #include <inttypes.h>
 #include <json-c/json.h>
 #include <stdlib.h>
 #include <string.h>
 #include <time.h>
 
-#define PARTITIONS 32
-#define REPLAY_S   10
+#define PATH_MAX_BYTES (4u << 20) /* more than the words of one command line, encoded */
+#define PARTITIONS     32
+#define REPLAY_S       10
 
 typedef struct monitor {
     const nv_args *args;
@@ -144,8 +146,8 @@ static bool take_line(void *arg, nv_span line)
 static void add_parameter(nv_buf *path, const char *name, const char *value)
 {
     char *encoded = nv_path_segment(value);
-    nv_err ignored = nv_buf_printf(path, "&%s=%s", name, encoded);
-    (void)ignored;
+    nv_err err = nv_buf_printf(path, "&%s=%s", name, encoded);
+    assert(err == NV_OK);
     free(encoded);
 }
 
@@ -168,8 +170,9 @@ static void add_position(const monitor *m, nv_buf *path)
 static nv_stream_end follow(monitor *m, nv_client *client)
 {
     nv_buf path;
-    nv_buf_init(&path, 4096);
-    nv_err ignored = nv_buf_append_str(&path, "/nave/v1/events?follow=true");
+    nv_buf_init(&path, PATH_MAX_BYTES);
+    nv_err err = nv_buf_append_str(&path, "/nave/v1/events?follow=true");
+    assert(err == NV_OK);
     if (nv_args_get(m->args, "device")) {
         add_parameter(&path, "device", nv_args_get(m->args, "device"));
     }
@@ -177,8 +180,8 @@ static nv_stream_end follow(monitor *m, nv_client *client)
         add_parameter(&path, "partition", nv_args_get(m->args, "partition"));
     }
     add_position(m, &path);
-    ignored = nv_buf_append(&path, nv_span_of("", 1));
-    (void)ignored;
+    err = nv_buf_append(&path, nv_span_of("", 1));
+    assert(err == NV_OK);
     nv_stream_end end = nv_client_stream(client, (const char *)path.data + path.start, take_line, m);
     nv_buf_deinit(&path);
     return end;

@@ -284,7 +284,8 @@ static void limits_resolve(nv_config *config)
     bool azure_profile = config->limits_profile == 1;
 #define X(member, unit, open, azure, beyond)                                                                           \
     if (config->limits.member < 0) {                                                                                   \
-        config->limits.member = azure_profile ? (azure) : (open);                                                      \
+        const int64_t profiles[] = {(open), (azure)};                                                                  \
+        config->limits.member = profiles[azure_profile];                                                               \
     }
     NV_LIMIT_TABLE(X)
 #undef X

@@ -4,11 +4,12 @@
 #include "nave/data_dir.h"
 #include "nave/up.h"
 
+#include <assert.h>
 #include <stdlib.h>
 #include <unistd.h>
 
 #define OVERRIDES_MAX     (NV_ARGS_MAX + 2)
-#define RENEWAL_PERIOD_US (12 * 3600 * NV_US_PER_S)
+#define RENEWAL_PERIOD_US (INT64_C(12) * 3600 * NV_US_PER_S)
 
 extern char **environ;
 
@@ -168,7 +169,8 @@ static void reload_config(nv_up *up)
 /* The hub's own certificate is renewed when it nears its end; a user's is only read again. */
 static void renew_certificate(nv_up *up, bool always_reload)
 {
-    char why[NV_PKI_WHY_SIZE > NV_NET_WHY_SIZE ? NV_PKI_WHY_SIZE : NV_NET_WHY_SIZE] = "";
+    static_assert(NV_PKI_WHY_SIZE == NV_NET_WHY_SIZE, "both explain into the same text");
+    char why[NV_PKI_WHY_SIZE] = "";
     bool own = up->config->tls_certificate_file[0] == 0;
     char *dir = nv_path_join(up->data, "tls");
     nv_pki_config config = {

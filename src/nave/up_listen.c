@@ -180,7 +180,7 @@ static void set_text(struct json_object *object, const char *name, const char *t
 
 static void key_text(const nv_key *key, char out[NV_BASE64_LEN(NV_KEY_MAX) + 1])
 {
-    nv_writer w = nv_writer_of(out, NV_BASE64_LEN(NV_KEY_MAX));
+    nv_writer w = nv_writer_of(out, NV_BASE64_LEN((size_t)NV_KEY_MAX));
     nv_base64_encode(nv_span_of(key->bytes, key->len), &w);
     out[nv_writer_len(&w)] = 0;
 }

@@ -362,10 +362,13 @@ void nv_listener_free(nv_listener *listener)
 
 /* ---- binding ---- */
 
-static uint16_t port_of(const struct sockaddr *address)
+static uint16_t port_of(const struct sockaddr_storage *address)
 {
-    return ntohs(address->sa_family == AF_INET6 ? ((const struct sockaddr_in6 *)(const void *)address)->sin6_port
-                                                : ((const struct sockaddr_in *)(const void *)address)->sin_port);
+    uint16_t port;
+    size_t at = address->ss_family == AF_INET6 ? offsetof(struct sockaddr_in6, sin6_port)
+                                               : offsetof(struct sockaddr_in, sin_port);
+    memcpy(&port, (const uint8_t *)address + at, sizeof(port));
+    return ntohs(port);
 }
 
 static void set_port(struct sockaddr_storage *address, uint16_t port)
@@ -507,9 +510,9 @@ static nv_err find_targets(const char *address, target *targets, int *count, cha
 
 static uint16_t bound_port(int fd)
 {
-    struct sockaddr_storage address;
+    struct sockaddr_storage address = {0};
     socklen_t len = sizeof(address);
-    return getsockname(fd, (struct sockaddr *)&address, &len) == 0 ? port_of((struct sockaddr *)&address) : 0;
+    return getsockname(fd, (struct sockaddr *)&address, &len) == 0 ? port_of(&address) : 0;
 }
 
 /* All sockets of the listener on one port. @return 0 or errno, with the address that failed in *at */

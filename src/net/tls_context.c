@@ -22,8 +22,8 @@
 #define MAX_PEER_CHAIN ((size_t)16 * 1024)
 /* Sessions kept for TLS 1.2 clients without tickets; others cost the server nothing. */
 #define MAX_CACHED_SESSIONS 1024
-#define TICKET_ROTATION_US  (12 * 3600 * NV_US_PER_S)
-#define SESSION_LIFETIME_S  (12 * 3600)
+#define TICKET_ROTATION_US  (INT64_C(12) * 3600 * NV_US_PER_S)
+#define SESSION_LIFETIME_S  43200L
 
 typedef struct ticket_key {
     uint8_t name[16];

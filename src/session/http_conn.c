@@ -290,6 +290,7 @@ static void on_head(nv_http_conn *conn)
 static void on_request(nv_http_conn *conn)
 {
     nv_http_exchange *x = conn->exchange;
+    NV_KNOWN(x); /* the head came first */
     if (x->refused != NV_HUB_ERROR_NONE) {
         nv_http_fail_as(x, x->refused_shape, x->refused, x->refused_detail);
         return;

@@ -95,7 +95,9 @@ void nv_rig_log_set_health(nv_log *log, nv_log_health health, const char *reason
     log->health = health;
     nv_span text = nv_span_first(nv_span_str(reason), sizeof(log->reason) - 1);
     memset(log->reason, 0, sizeof(log->reason));
-    memcpy(log->reason, text.ptr, text.len);
+    if (text.len > 0) {
+        memcpy(log->reason, text.ptr, text.len);
+    }
 }
 
 const nv_log_read_options *nv_rig_log_options(nv_log *log)

@@ -126,7 +126,9 @@ static void make_stamp(mqtt_device *m, const nv_auth_request *auth, nv_span mode
     }
     size_t len = nv_buf_len(&encoded);
     m->stamp = nv_malloc(len + 1);
-    memcpy(m->stamp, nv_buf_span(&encoded).ptr, len);
+    if (len > 0) {
+        memcpy(m->stamp, nv_buf_span(&encoded).ptr, len);
+    }
     nv_buf_deinit(&encoded);
     nv_telemetry_client_init(m->session.carrier->loop->telemetry, &m->client, m->identity->device_id,
                              nv_span_of(m->stamp, len));

@@ -155,6 +155,7 @@ static void stop_threads(nv_log *log)
     pthread_cond_broadcast(&log->reader_wake);
     pthread_mutex_unlock(&log->lock);
     const pthread_t threads[] = {log->writer, log->janitor, log->reader};
+    NV_KNOWN(log->threads <= NV_COUNT_OF(threads));
     for (unsigned i = 0; i < log->threads; i++) {
         pthread_join(threads[i], NULL);
     }

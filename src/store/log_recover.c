@@ -217,7 +217,7 @@ static bool try_footer(nv_log *log, nv_segment *segment)
     uint8_t tail[NV_LOG_BLOCK];
     nv_segment_footer footer;
     size_t got = 0;
-    if (segment->file_bytes < 2 * NV_LOG_BLOCK ||
+    if (segment->file_bytes < UINT64_C(2) * NV_LOG_BLOCK ||
         nv_file_read(segment->read_file, tail, sizeof(tail), segment->file_bytes - NV_LOG_BLOCK, &got) != NV_OK ||
         got != sizeof(tail) || nv_footer_decode(&segment->header, tail, &footer) != NV_OK) {
         return false;

@@ -203,6 +203,7 @@ nv_err nv_segment_load_index(nv_log *log, nv_segment *segment, nv_index_entry **
         *count = segment->index_count;
         *out = nv_calloc(*count, sizeof(**out));
         if (*count) {
+            NV_KNOWN(segment->index);
             memcpy(*out, segment->index, *count * sizeof(**out));
         }
     }

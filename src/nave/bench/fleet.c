@@ -11,7 +11,7 @@
 #include <time.h>
 #include <unistd.h>
 
-#define READ_BYTES     (64u * 1024u)
+#define READ_BYTES     ((size_t)64 * 1024)
 #define EVENTS         256
 #define OPENING_LIMIT  64u /* connections being opened at the same time */
 #define MAX_FILTERS    4u

@@ -9,7 +9,7 @@
 
 #include <stdlib.h>
 
-#define BUILD_BYTES (64u * 1024u) /* written at once; one message may be longer */
+#define BUILD_BYTES ((size_t)64 * 1024) /* written at once; one message may be longer */
 #define PACKET_IDS  65535u
 #define NS          1000000000
 #define SPIN_NS     200000 /* open loop: look instead of sleeping, since waking up late would count as latency */

@@ -20,9 +20,9 @@
 #include <sys/epoll.h>
 #include <unistd.h>
 
-#define IN_BYTES   (256u * 1024u)
-#define OUT_BYTES  (128u * 1024u)
-#define MAX_PACKET (300u * 1024u)
+#define IN_BYTES   ((size_t)256 * 1024)
+#define OUT_BYTES  ((size_t)128 * 1024)
+#define MAX_PACKET ((size_t)300 * 1024)
 #define EVENTS     256
 
 typedef struct sink_conn {
