@@ -30,6 +30,11 @@ nv_err nv_disk_rename(nv_disk *disk, const char *from, const char *to)
     return disk->ops->rename(disk, from, to);
 }
 
+nv_err nv_disk_link(nv_disk *disk, const char *from, const char *to)
+{
+    return disk->ops->link(disk, from, to);
+}
+
 nv_err nv_disk_make_dir(nv_disk *disk, const char *path)
 {
     return disk->ops->make_dir(disk, path);

@@ -42,6 +42,7 @@ typedef struct nv_disk_ops {
     nv_err (*lock)(nv_disk *disk, const char *path, nv_file **out);
     nv_err (*remove)(nv_disk *disk, const char *path);
     nv_err (*rename)(nv_disk *disk, const char *from, const char *to);
+    nv_err (*link)(nv_disk *disk, const char *from, const char *to);
     nv_err (*make_dir)(nv_disk *disk, const char *path);
     nv_err (*sync_dir)(nv_disk *disk, const char *path);
     nv_err (*list)(nv_disk *disk, const char *path, nv_disk_entry_fn each, void *arg);
@@ -82,6 +83,8 @@ NV_NODISCARD nv_err nv_disk_lock(nv_disk *disk, const char *path, nv_file **out)
 NV_NODISCARD nv_err nv_disk_remove(nv_disk *disk, const char *path);
 /** Replaces @p to. Durable after nv_disk_sync_dir() of the folder. */
 NV_NODISCARD nv_err nv_disk_rename(nv_disk *disk, const char *from, const char *to);
+/** A second name for a file. @return NV_E_EXISTS; NV_E_UNSUPPORTED, NV_E_PERMISSION where there is no such thing */
+NV_NODISCARD nv_err nv_disk_link(nv_disk *disk, const char *from, const char *to);
 /** Mode 0700. NV_OK when it is there already. */
 NV_NODISCARD nv_err nv_disk_make_dir(nv_disk *disk, const char *path);
 /** Make creations, renames and removals in the folder durable. */

@@ -95,6 +95,12 @@ static nv_err posix_rename(nv_disk *disk, const char *from, const char *to)
     return result(rename(from, to));
 }
 
+static nv_err posix_link(nv_disk *disk, const char *from, const char *to)
+{
+    (void)disk;
+    return result(link(from, to));
+}
+
 static nv_err posix_make_dir(nv_disk *disk, const char *path)
 {
     (void)disk;
@@ -234,6 +240,7 @@ nv_disk *nv_disk_posix(void)
         .lock = posix_lock,
         .remove = posix_remove,
         .rename = posix_rename,
+        .link = posix_link,
         .make_dir = posix_make_dir,
         .sync_dir = posix_sync_dir,
         .list = posix_list,

@@ -27,7 +27,9 @@ enum {
     NV_LOG_SPARES = 2,
     NV_LOG_GROUP_MAX = 64, /* commits in one write */
     NV_LOG_GROUP_BYTES = 8 << 20,
-    NV_LOG_PATH = 512
+    NV_LOG_PATH = 512,
+    NV_LOG_PIECE = 64 << 10,     /* of background work while commits are made */
+    NV_LOG_SPARSE_MAX = 16 << 20 /* segment files grow to this while most of them is padding */
 };
 
 typedef struct nv_segment {
@@ -77,6 +79,8 @@ struct nv_log {
     uint64_t started;           /* highest segment number that was ever written to */
     uint8_t *header_block;      /* aligned */
 
+    _Atomic uint64_t committed_bytes; /* on disk, since open: what background work is paced by */
+
     pthread_mutex_t lock; /* guards: */
     pthread_cond_t writer_wake;
     pthread_cond_t janitor_wake;
@@ -96,7 +100,8 @@ struct nv_log {
     uint64_t last_number; /* highest segment number given out */
     uint64_t next_bytes;  /* size of the next segment file */
     int64_t last_roll_us; /* monotonic */
-    uint64_t dir_synced;  /* segment number up to which names are known to be durable */
+    int64_t roll_interval_us;
+    uint64_t dir_synced; /* segment number up to which names are known to be durable */
     bool janitor_kicked;
     uint64_t janitor_passes;
     pthread_cond_t janitor_done;
@@ -179,11 +184,35 @@ void nv_log_set_health_locked(nv_log *log, nv_log_health health, nv_err err, con
 void nv_log_sync_tail(nv_log *log);
 void *nv_log_writer_main(void *arg);
 
+/* log_pace.c */
+/** Background work that goes to the disk in pieces. Thread: janitor, which alone uses it. */
+typedef struct nv_pace {
+    nv_log *log;
+    double ratio;    /* bytes of work per byte committed */
+    uint64_t seen;   /* committed bytes accounted for */
+    uint64_t credit; /* bytes */
+} nv_pace;
+nv_pace nv_pace_start(nv_log *log, double ratio);
+/**
+ * Wait until the next piece may go to the disk. @return how large it may be, in bytes: at least NV_LOG_PIECE, a
+ * multiple of NV_LOG_BLOCK
+ */
+size_t nv_pace_wait(nv_pace *pace);
+/** Account for a piece. */
+void nv_pace_done(nv_pace *pace, uint64_t bytes);
+/** No spare is there and the open segment (if any) is past @p part of its file. */
+bool nv_log_spare_needed(nv_log *log, double part);
+
 /* log_janitor.c */
 void *nv_log_janitor_main(void *arg);
 void nv_log_kick_janitor_locked(nv_log *log);
 /** Have the janitor do all its work once; returns after it. For tests and the bench. */
 void nv_log_janitor_run(nv_log *log);
+/** What must not wait for a long duty: a spare for the writer. Thread: janitor. */
+void nv_log_janitor_tend(nv_log *log);
+/** Turn a file that nobody uses any more into the next spare. @return false when it cannot serve: the caller removes it
+ */
+bool nv_log_recycle(nv_log *log, const nv_segment *old, const char *path);
 /** One pass over all duties. Thread: janitor. */
 void nv_log_janitor_pass(nv_log *log);
 

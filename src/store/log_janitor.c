@@ -8,9 +8,11 @@
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { PASS_US = 10000000, FULL_PASS_US = 1000000, FAST_ROLL_US = 5000000 };
+enum { PASS_US = 10000000, FULL_PASS_US = 1000000, FAST_ROLL_US = 1000000, NICE = 10 };
 
 static nv_segment *oldest_sealed_locked(const nv_log *log)
 {
@@ -29,26 +31,23 @@ static bool expired_locked(const nv_log *log, const nv_segment *segment, int64_t
     return old || big;
 }
 
-/** Turn a released file into the next spare. @return false when it cannot serve: the caller removes it */
-static bool recycle(nv_log *log, nv_segment *old)
+bool nv_log_recycle(nv_log *log, const nv_segment *old, const char *path)
 {
-    char from[NV_LOG_PATH];
     char to[NV_LOG_PATH];
     pthread_mutex_lock(&log->lock);
-    bool fit = log->direct && old->header.prewritten && old->file_bytes == log->segment_bytes &&
-               log->next_bytes == log->segment_bytes && log->spare_count < NV_LOG_SPARES && log->health == NV_LOG_OK &&
+    bool fit = log->direct && old->header.prewritten && old->file_bytes >= log->next_bytes &&
+               old->file_bytes <= log->segment_bytes && log->spare_count < NV_LOG_SPARES && log->health == NV_LOG_OK &&
                !log->stopping;
     uint64_t number = fit ? ++log->last_number : 0;
     pthread_mutex_unlock(&log->lock);
     if (!fit) {
         return false;
     }
-    nv_segment_path(log, old->header.number, "seg", from);
     nv_segment_path(log, number, "seg", to);
     nv_segment *spare = nv_segment_new();
     spare->header = (nv_segment_header){.number = number, .prewritten = true};
     spare->file_bytes = old->file_bytes;
-    bool ok = nv_disk_rename(log->disk, from, to) == NV_OK && nv_disk_sync_dir(log->disk, log->dir) == NV_OK &&
+    bool ok = nv_disk_rename(log->disk, path, to) == NV_OK && nv_disk_sync_dir(log->disk, log->dir) == NV_OK &&
               nv_segment_open_write(log, to, 0, &spare->write_file) == NV_OK;
     if (!ok) {
         nv_segment_free(spare);
@@ -66,7 +65,7 @@ static void release_oldest(nv_log *log, nv_segment *old, bool in_use)
 {
     char path[NV_LOG_PATH];
     nv_segment_path(log, old->header.number, "seg", path);
-    if (in_use || !recycle(log, old)) {
+    if (in_use || !nv_log_recycle(log, old, path)) {
         nv_err err = nv_disk_remove(log->disk, path);
         if (err != NV_OK && err != NV_E_NOT_FOUND) {
             nv_diag(NV_LEVEL_WARN, "log", NULL, "%s could not be removed: %s", path, nv_err_text(err));
@@ -203,7 +202,8 @@ static size_t spares_wanted_locked(const nv_log *log)
         return 0;
     }
     const nv_segment *last = log->segment_count ? log->segments[log->segment_count - 1] : NULL;
-    bool fast = log->last_roll_us && nv_mono_us(nv_clock_system()) - log->last_roll_us < FAST_ROLL_US;
+    bool fast =
+        log->roll_interval_us < FAST_ROLL_US && nv_mono_us(nv_clock_system()) - log->last_roll_us < FAST_ROLL_US;
     if (!last || last->sealed) {
         return 1; /* nothing is open: the next message needs it */
     }
@@ -225,6 +225,14 @@ static void prepare_spares(nv_log *log)
         pthread_mutex_lock(&log->lock);
         log->spares[log->spare_count++] = spare; /* only this thread adds: there is still room */
         pthread_mutex_unlock(&log->lock);
+    }
+}
+
+void nv_log_janitor_tend(nv_log *log)
+{
+    if (nv_log_spare_needed(log, 0.5)) {
+        apply_retention(log);
+        prepare_spares(log);
     }
 }
 
@@ -260,9 +268,12 @@ static void close_idle_files(nv_log *log)
 void nv_log_janitor_pass(nv_log *log)
 {
     bool released = apply_retention(log);
-    prepare_spares(log);
+    if (nv_log_spare_needed(log, 0.5)) {
+        prepare_spares(log);
+    }
     write_footers(log);
-    pack_segments(log);
+    pack_segments(log); /* may give a spare: so before making the others */
+    prepare_spares(log);
     close_idle_files(log);
     pthread_mutex_lock(&log->lock);
     if (released && log->health == NV_LOG_FULL) {
@@ -281,6 +292,9 @@ void nv_log_kick_janitor_locked(nv_log *log)
 void *nv_log_janitor_main(void *arg)
 {
     nv_log *log = arg;
+#ifdef __linux__
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* of this thread only; nobody waits for it */
+#endif
     pthread_mutex_lock(&log->lock);
     while (!log->stopping) {
         if (!log->janitor_kicked) {

@@ -8,26 +8,45 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-enum { CHUNK = 1 << 20 };
+enum { OUT_BYTES = NV_COMMIT_MAX + NV_LOG_BLOCK };
+
+/* Bytes read per byte committed: done well before the next segment is full, and hardly felt by the commits. */
+static const double pack_ratio = 1.5;
 
 typedef struct packer {
     nv_log *log;
     nv_segment *from;
     nv_segment *to;
+    nv_file *in; /* direct, past the cache; or the segment's read file */
     nv_file *out;
-    uint8_t *in_bytes; /* CHUNK or one large commit */
+    nv_pace pace;
+    uint8_t *in_bytes; /* a piece or one large commit */
     size_t in_capacity;
     uint8_t *out_bytes;
     size_t out_used;
     uint64_t out_at; /* where out_bytes goes */
 } packer;
 
+/** Write whole blocks; the rest moves to the front. */
 static nv_err flush(packer *p)
 {
-    nv_err err = nv_file_write(p->out, p->out_bytes, p->out_used, p->out_at);
-    p->out_at += p->out_used;
-    p->out_used = 0;
+    size_t whole = p->out_used / NV_LOG_BLOCK * NV_LOG_BLOCK;
+    if (whole == 0) {
+        return NV_OK;
+    }
+    nv_err err = nv_file_write(p->out, p->out_bytes, whole, p->out_at);
+    p->out_at += whole;
+    p->out_used -= whole;
+    memmove(p->out_bytes, p->out_bytes + whole, p->out_used);
     return err;
+}
+
+static nv_err flush_all(packer *p)
+{
+    size_t padded = (size_t)nv_align_up(p->out_used, NV_LOG_BLOCK);
+    memset(p->out_bytes + p->out_used, 0, padded - p->out_used);
+    p->out_used = padded;
+    return flush(p);
 }
 
 static nv_err copy_commit(packer *p, const uint8_t *bytes, const nv_commit *from)
@@ -35,7 +54,7 @@ static nv_err copy_commit(packer *p, const uint8_t *bytes, const nv_commit *from
     nv_commit commit = *from;
     size_t used = NV_COMMIT_HEADER + (size_t)commit.payload_bytes;
     commit.disk_bytes = (uint32_t)nv_align_up(used, NV_LOG_DENSE_ALIGN);
-    if (p->out_used + commit.disk_bytes > NV_COMMIT_MAX) {
+    if (p->out_used >= NV_LOG_PIECE || p->out_used + commit.disk_bytes > OUT_BYTES) {
         nv_err err = flush(p);
         if (err != NV_OK) {
             return err;
@@ -62,8 +81,9 @@ static nv_err copy_commit(packer *p, const uint8_t *bytes, const nv_commit *from
 static nv_err need_capacity(packer *p, size_t need)
 {
     if (need > p->in_capacity) {
+        void *memory = NULL;
         free(p->in_bytes);
-        p->in_bytes = malloc(need);
+        p->in_bytes = posix_memalign(&memory, NV_LOG_BLOCK, need) == 0 ? memory : NULL;
         p->in_capacity = p->in_bytes ? need : 0;
     }
     return p->in_bytes ? NV_OK : NV_E_NO_MEMORY;
@@ -73,11 +93,14 @@ static nv_err copy_commits(packer *p)
 {
     uint64_t at = NV_LOG_BLOCK;
     uint64_t end = p->from->end.position;
-    nv_err err = need_capacity(p, CHUNK);
+    nv_err err = need_capacity(p, NV_LOG_PIECE);
     while (err == NV_OK && at < end) {
         size_t got = 0;
         size_t want = end - at < p->in_capacity ? (size_t)(end - at) : p->in_capacity;
-        err = nv_file_read(p->from->read_file, p->in_bytes, want, at, &got);
+        (void)nv_pace_wait(&p->pace);
+        nv_log_janitor_tend(p->log);
+        err = nv_file_read(p->in, p->in_bytes, want, at, &got);
+        nv_pace_done(&p->pace, want);
         size_t used = 0;
         while (err == NV_OK && used < got) {
             nv_commit commit;
@@ -87,7 +110,7 @@ static nv_err copy_commits(packer *p)
                 err = copy_commit(p, left.ptr, &commit);
                 used += commit.disk_bytes;
             } else if (err == NV_E_MORE && (used > 0 || commit.disk_bytes > p->in_capacity) && got == want) {
-                err = need_capacity(p, used > 0 ? CHUNK : commit.disk_bytes);
+                err = need_capacity(p, used > 0 ? NV_LOG_PIECE : commit.disk_bytes);
                 break;
             }
         }
@@ -103,13 +126,12 @@ static nv_err write_rest(packer *p)
 {
     nv_log *log = p->log;
     nv_segment *to = p->to;
-    uint8_t block[NV_LOG_BLOCK];
-    nv_err err = flush(p);
+    nv_err err = flush_all(p);
     if (err != NV_OK) {
         return err;
     }
-    nv_segment_header_encode(&to->header, block);
-    err = nv_file_write(p->out, block, sizeof(block), 0);
+    nv_segment_header_encode(&to->header, p->out_bytes);
+    err = nv_file_write(p->out, p->out_bytes, NV_LOG_BLOCK, 0);
     to->file_bytes = nv_align_up(to->end.position, NV_LOG_BLOCK) + nv_footer_bytes(log->partitions, to->index_count);
     to->write_file = p->out;
     if (err == NV_OK) {
@@ -119,8 +141,11 @@ static nv_err write_rest(packer *p)
     return err == NV_OK ? nv_file_sync(p->out) : err; /* all of it, before it replaces the old one */
 }
 
-/** Put the copy in the list where the old one was, unless retention took that meanwhile. */
-static bool swap(nv_log *log, nv_segment *from, nv_segment *to)
+/**
+ * Put the copy in the list where the old one was, unless retention took that meanwhile.
+ * @param in_use  whether a reader still holds the old one, besides the caller
+ */
+static bool swap(nv_log *log, nv_segment *from, nv_segment *to, bool *in_use)
 {
     bool swapped = false;
     nv_segment *last = NULL;
@@ -132,6 +157,7 @@ static bool swap(nv_log *log, nv_segment *from, nv_segment *to)
             swapped = true;
         }
     }
+    *in_use = from->refs > 1;
     pthread_mutex_unlock(&log->lock);
     nv_segment_free(last);
     return swapped;
@@ -141,7 +167,12 @@ static nv_err replace(packer *p, const char *temporary)
 {
     nv_log *log = p->log;
     char path[NV_LOG_PATH];
+    char second[NV_LOG_PATH];
     nv_segment_path(log, p->to->header.number, "seg", path);
+    (void)snprintf(second, sizeof(second), "%s/spare.tmp", log->dir);
+    /* The second name keeps the old file when the copy takes its place: written all over once, it is a good spare. */
+    bool kept = log->direct && p->from->header.prewritten && nv_disk_link(log->disk, path, second) == NV_OK;
+    bool in_use = true;
     nv_err err = nv_disk_rename(log->disk, temporary, path);
     if (err == NV_OK) {
         free(p->to->index);
@@ -151,11 +182,29 @@ static nv_err replace(packer *p, const char *temporary)
         p->to->packed = true;
         p->to->sealed = true;
         p->to->read_file = NULL;
-        if (swap(log, p->from, p->to)) {
+        if (swap(log, p->from, p->to, &in_use)) {
             p->to = NULL;
         }
-        err = nv_disk_sync_dir(log->disk, log->dir);
+        err = nv_disk_sync_dir(log->disk, log->dir); /* before the old file may be overwritten */
     }
+    if (kept && (err != NV_OK || in_use || !nv_log_recycle(log, p->from, second))) {
+        nv_err ignored = nv_disk_remove(log->disk, second);
+        (void)ignored;
+    }
+    return err;
+}
+
+/** Commits of a file written directly are not in the page cache, and packing has no reason to bring them there. */
+static nv_err open_input(packer *p)
+{
+    char path[NV_LOG_PATH];
+    nv_segment_path(p->log, p->from->header.number, "seg", path);
+    if (p->from->header.align == NV_LOG_BLOCK &&
+        nv_disk_open(p->log->disk, path, NV_OPEN_READ | NV_OPEN_DIRECT, &p->in) == NV_OK) {
+        return NV_OK;
+    }
+    nv_err err = nv_segment_need_read_file(p->log, p->from);
+    p->in = err == NV_OK ? p->from->read_file : NULL;
     return err;
 }
 
@@ -171,11 +220,13 @@ nv_err nv_segment_pack(nv_log *log, nv_segment *segment)
     p.to->end = segment->header.start;
     p.to->end.segment = segment->header.number;
     p.to->end.position = NV_LOG_BLOCK;
-    p.out_bytes = malloc(NV_COMMIT_MAX);
-    nv_err err = p.out_bytes ? nv_segment_need_read_file(log, segment) : NV_E_NO_MEMORY;
+    p.pace = nv_pace_start(log, pack_ratio);
+    void *memory = NULL;
+    p.out_bytes = posix_memalign(&memory, NV_LOG_BLOCK, OUT_BYTES) == 0 ? memory : NULL;
+    nv_err err = p.out_bytes ? open_input(&p) : NV_E_NO_MEMORY;
     if (err == NV_OK) {
-        err = nv_disk_open(log->disk, temporary, NV_OPEN_READ | NV_OPEN_WRITE | NV_OPEN_CREATE | NV_OPEN_TRUNCATE,
-                           &p.out);
+        unsigned flags = NV_OPEN_READ | NV_OPEN_WRITE | NV_OPEN_CREATE | NV_OPEN_TRUNCATE;
+        err = nv_disk_open(log->disk, temporary, log->direct ? flags | NV_OPEN_DIRECT : flags, &p.out);
     }
     if (err == NV_OK) {
         err = copy_commits(&p);
@@ -187,6 +238,9 @@ nv_err nv_segment_pack(nv_log *log, nv_segment *segment)
         err = write_rest(&p);
     }
     nv_file_close(p.out);
+    if (p.in != segment->read_file) {
+        nv_file_close(p.in);
+    }
     if (err == NV_OK) {
         err = replace(&p, temporary);
     } else {

@@ -413,7 +413,7 @@ static nv_err tidy(folder *f)
             changed = true;
         }
     }
-    static const char *const leftovers[] = {"writer", "janitor", "pack"};
+    static const char *const leftovers[] = {"writer", "janitor", "pack", "spare"};
     for (size_t i = 0; f->leftovers && i < NV_COUNT_OF(leftovers); i++) {
         char path[NV_LOG_PATH];
         (void)snprintf(path, sizeof(path), "%s/%s.tmp", log->dir, leftovers[i]);

@@ -7,6 +7,8 @@
 #include <stdlib.h>
 
 enum { ZEROS = 256 << 10, ZERO_PARTS = 4 };
+static const double spare_ratio_min = 1.5;
+static const double spare_ratio_max = 8;
 
 /* In .bss: read as the kernel's one page of zeros, so it costs no memory. */
 static uint8_t zeros[ZEROS] __attribute__((aligned(NV_LOG_BLOCK)));
@@ -231,20 +233,36 @@ nv_err nv_segment_open_write(nv_log *log, const char *path, unsigned extra, nv_f
     return nv_disk_open(log->disk, path, log->direct ? flags | NV_OPEN_DIRECT | NV_OPEN_DSYNC : flags, out);
 }
 
-static nv_err write_zeros(nv_file *file, uint64_t bytes)
+/** Bytes of zeros per byte committed, so that the file is ready when the open segment is three quarters full. */
+static double spare_ratio(nv_log *log, uint64_t bytes)
+{
+    pthread_mutex_lock(&log->lock);
+    const nv_segment *last = log->segment_count ? log->segments[log->segment_count - 1] : NULL;
+    uint64_t ready_at = last ? last->file_bytes / 4 * 3 : 0;
+    double left = last && !last->sealed && last->end.position < ready_at ? (double)(ready_at - last->end.position) : 1;
+    pthread_mutex_unlock(&log->lock);
+    double ratio = (double)bytes / left;
+    return ratio < spare_ratio_min ? spare_ratio_min : ratio > spare_ratio_max ? spare_ratio_max : ratio;
+}
+
+static nv_err write_zeros(nv_log *log, nv_file *file, uint64_t bytes)
 {
     nv_err err = NV_OK;
+    nv_pace pace = nv_pace_start(log, spare_ratio(log, bytes));
     for (uint64_t at = 0; at < bytes && err == NV_OK;) {
         struct iovec parts[ZERO_PARTS];
         int count = 0;
         uint64_t step = 0;
-        while (count < ZERO_PARTS && at + step < bytes) {
-            uint64_t left = bytes - at - step;
+        uint64_t end = at + nv_pace_wait(&pace);
+        end = end < bytes ? end : bytes;
+        while (count < ZERO_PARTS && at + step < end) {
+            uint64_t left = end - at - step;
             parts[count++] = (struct iovec){zeros, left < ZEROS ? (size_t)left : ZEROS};
             step += left < ZEROS ? left : ZEROS;
         }
         err = nv_file_writev(file, parts, count, at);
         at += step;
+        nv_pace_done(&pace, step);
     }
     return err;
 }
@@ -263,7 +281,7 @@ static nv_err fill_file(nv_log *log, const char *path, uint64_t bytes, bool zero
         err = nv_file_truncate(file, bytes);
     }
     if (err == NV_OK && zero_fill) {
-        err = write_zeros(file, bytes);
+        err = write_zeros(log, file, bytes);
     }
     if (err == NV_OK && log->durability == NV_DURABILITY_COMMIT) {
         err = nv_file_sync(file);

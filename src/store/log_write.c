@@ -170,6 +170,7 @@ static nv_err start_segment(nv_log *log, uint64_t need)
     bytes = nv_align_up(bytes + nv_segment_footer_reserve(log, bytes), NV_LOG_SEGMENT_MIN);
     pthread_mutex_lock(&log->lock);
     uint64_t wanted = log->next_bytes;
+    bool sparse = log->active && log->active->padding > log->active->end.position / 2;
     if (log->active) {
         log->active->sealed = true;
     }
@@ -187,8 +188,13 @@ static nv_err start_segment(nv_log *log, uint64_t need)
     log->active = segment;
     log->header_pending = true;
     pthread_mutex_lock(&log->lock);
-    log->next_bytes = log->next_bytes * 2 < log->segment_bytes ? log->next_bytes * 2 : log->segment_bytes;
-    log->last_roll_us = nv_mono_us(nv_clock_system());
+    /* Small commits are mostly padding, and packing will shrink the file: a larger one only takes longer to prepare. */
+    if (!sparse || log->next_bytes < NV_LOG_SPARSE_MAX) {
+        log->next_bytes = log->next_bytes * 2 < log->segment_bytes ? log->next_bytes * 2 : log->segment_bytes;
+    }
+    int64_t now = nv_mono_us(nv_clock_system());
+    log->roll_interval_us = now - log->last_roll_us;
+    log->last_roll_us = now;
     nv_log_kick_janitor_locked(log);
     pthread_mutex_unlock(&log->lock);
     return NV_OK;
@@ -323,8 +329,13 @@ static void publish(nv_log *log, group *g)
     if (log->durability == NV_DURABILITY_COMMIT) {
         log->synced = log->point;
     }
+    uint64_t quarter = log->active->file_bytes / 4;
+    if (g->position <= quarter && position > quarter) {
+        nv_log_kick_janitor_locked(log); /* time for the next spare */
+    }
     nv_log_wake_followers_locked(log);
     pthread_mutex_unlock(&log->lock);
+    atomic_fetch_add_explicit(&log->committed_bytes, g->bytes, memory_order_relaxed);
     nv_metric_add(NV_M_LOG_COMMITS, (int64_t)g->count);
     nv_metric_add(NV_M_LOG_WRITTEN_BYTES, (int64_t)g->bytes);
     if (log->durability == NV_DURABILITY_COMMIT) {

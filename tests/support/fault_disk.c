@@ -354,6 +354,25 @@ static nv_err fault_remove(nv_disk *disk, const char *path)
     return change_names(disk, path, NULL);
 }
 
+static nv_err fault_link(nv_disk *disk, const char *from, const char *to)
+{
+    nv_fault_disk *f = fault_of(disk);
+    pthread_mutex_lock(&f->lock);
+    nv_err err = f->off || !step(f) ? NV_E_IO : NV_OK;
+    entry *row = table_find(&f->now, from);
+    if (err == NV_OK && !row) {
+        err = NV_E_NOT_FOUND;
+    }
+    if (err == NV_OK && table_find(&f->now, to)) {
+        err = NV_E_EXISTS;
+    }
+    if (err == NV_OK) {
+        change_add(f, NULL, to, row->node);
+    }
+    pthread_mutex_unlock(&f->lock);
+    return err;
+}
+
 static nv_err fault_make_dir(nv_disk *disk, const char *path)
 {
     (void)path; /* folders are prefixes here: they exist once a name uses them */
@@ -659,6 +678,7 @@ nv_fault_disk *nv_fault_disk_new(uint64_t seed)
         .lock = fault_lock,
         .remove = fault_remove,
         .rename = change_names,
+        .link = fault_link,
         .make_dir = fault_make_dir,
         .sync_dir = fault_sync_dir,
         .list = fault_list,
