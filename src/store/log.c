@@ -57,6 +57,7 @@ static nv_log *allocate(const nv_log_config *config)
     pthread_cond_init(&log->writer_wake, &attr);
     pthread_cond_init(&log->janitor_wake, &attr);
     pthread_cond_init(&log->janitor_done, &attr);
+    pthread_cond_init(&log->gap, &attr);
     pthread_cond_init(&log->reader_wake, &attr);
     pthread_condattr_destroy(&attr);
     nv_list_init(&log->queue);
@@ -85,6 +86,7 @@ static void release(nv_log *log)
     pthread_cond_destroy(&log->writer_wake);
     pthread_cond_destroy(&log->janitor_wake);
     pthread_cond_destroy(&log->janitor_done);
+    pthread_cond_destroy(&log->gap);
     pthread_cond_destroy(&log->reader_wake);
     pthread_mutex_destroy(&log->lock);
     pthread_mutex_destroy(&log->write_lock);
@@ -152,6 +154,7 @@ static void stop_threads(nv_log *log)
     log->stopping = true;
     pthread_cond_broadcast(&log->writer_wake);
     pthread_cond_broadcast(&log->janitor_wake);
+    pthread_cond_broadcast(&log->gap);
     pthread_cond_broadcast(&log->reader_wake);
     pthread_mutex_unlock(&log->lock);
     const pthread_t threads[] = {log->writer, log->janitor, log->reader};

@@ -79,8 +79,6 @@ struct nv_log {
     uint64_t started;           /* highest segment number that was ever written to */
     uint8_t *header_block;      /* aligned */
 
-    _Atomic uint64_t committed_bytes; /* on disk, since open: what background work is paced by */
-
     pthread_mutex_t lock; /* guards: */
     pthread_cond_t writer_wake;
     pthread_cond_t janitor_wake;
@@ -103,6 +101,9 @@ struct nv_log {
     int64_t roll_interval_us;
     uint64_t dir_synced; /* segment number up to which names are known to be durable */
     bool janitor_kicked;
+    uint64_t committed_bytes; /* on disk, since open: what background work is paced by */
+    uint64_t gap_at;          /* the janitor waits for the end of the commit that brings committed_bytes here; 0 = no */
+    pthread_cond_t gap;
     uint64_t janitor_passes;
     pthread_cond_t janitor_done;
     nv_list requests;         /* of nv_log_reader, waiting for the reader thread */

@@ -333,9 +333,13 @@ static void publish(nv_log *log, group *g)
     if (g->position <= quarter && position > quarter) {
         nv_log_kick_janitor_locked(log); /* time for the next spare */
     }
+    log->committed_bytes += g->bytes;
+    if (log->gap_at && log->committed_bytes >= log->gap_at) {
+        log->gap_at = 0;
+        pthread_cond_signal(&log->gap);
+    }
     nv_log_wake_followers_locked(log);
     pthread_mutex_unlock(&log->lock);
-    atomic_fetch_add_explicit(&log->committed_bytes, g->bytes, memory_order_relaxed);
     nv_metric_add(NV_M_LOG_COMMITS, (int64_t)g->count);
     nv_metric_add(NV_M_LOG_WRITTEN_BYTES, (int64_t)g->bytes);
     if (log->durability == NV_DURABILITY_COMMIT) {
