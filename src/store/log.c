@@ -80,6 +80,7 @@ static void release(nv_log *log)
     if (log->active && log->header_pending) {
         nv_segment_free(log->active);
     }
+    nv_tail_deinit(&log->tail);
     free(log->segments);
     free(log->header_block);
     nv_file_close(log->lock_file);

@@ -139,6 +139,8 @@ struct bench {
     uint64_t read;
     bool fired;
     nv_err status;
+    nv_log_reader *follower;
+    uint64_t followed;
 };
 
 static void on_done(nv_log_batch *batch, nv_err status, void *arg)
@@ -177,6 +179,20 @@ static bool any_busy(const bench *b)
     return false;
 }
 
+static void on_followed(void *arg, nv_err status, nv_log_chunk *chunk)
+{
+    bench *b = arg;
+    nv_record record;
+    while (chunk && nv_log_chunk_next(chunk, &record)) {
+        b->followed += record.body.len == b->options->body_bytes;
+    }
+    nv_log_chunk_release(chunk);
+    b->err = b->err == NV_OK ? status : b->err;
+    if (status == NV_OK) {
+        nv_log_reader_next(b->follower, on_followed, b);
+    }
+}
+
 static void append_all(bench *b, const uint8_t *body, const nv_log_stamp *stamps)
 {
     uint32_t depth = b->options->in_flight;
@@ -194,7 +210,7 @@ static void append_all(bench *b, const uint8_t *body, const nv_log_stamp *stamps
             b->err = err;
         }
     }
-    while (any_busy(b)) {
+    while (any_busy(b) || (b->follower && b->err == NV_OK && b->followed < b->added)) {
         nv_exec_queue_run_wait(&b->exec);
     }
 }
@@ -260,7 +276,15 @@ static void measure(bench *b, nv_log_bench *out)
     }
     int64_t cpu = now_ns(CLOCK_PROCESS_CPUTIME_ID);
     int64_t start = now_ns(CLOCK_MONOTONIC);
+    if (o->follow) {
+        nv_log_read_options follow = {.from = NV_LOG_FROM_BEGINNING, .follow = true};
+        b->err = nv_log_reader_open(&b->follower, b->log, &follow, &b->exec.exec);
+        if (b->err == NV_OK) {
+            nv_log_reader_next(b->follower, on_followed, b);
+        }
+    }
     append_all(b, body, stamps);
+    nv_log_reader_close(b->follower);
     double seconds = (double)(now_ns(CLOCK_MONOTONIC) - start) / 1e9;
     double records = (double)o->records;
     out->append_cpu_s = (double)(now_ns(CLOCK_PROCESS_CPUTIME_ID) - cpu) / 1e9 * 1e6 / records;

@@ -42,13 +42,14 @@ typedef struct nv_log_bench_options {
     uint32_t batch_records; /* in one commit */
     uint32_t run_records;   /* consecutive records of one device */
     uint32_t in_flight;     /* batches, 1..16 */
+    bool follow;            /* a reader follows while records are appended */
 } nv_log_bench_options;
 
 typedef struct nv_log_bench {
     const char *mode;
     double add_ns; /* CPU time of nv_log_batch_add, each */
     double append_per_s;
-    double append_cpu_s; /* of the process, per million records */
+    double append_cpu_s; /* of the process, per million records; the following reader included */
     nv_bench_latency commit;
     double read_per_s; /* first pass, as the page cache happens to be */
     double read_again_per_s;

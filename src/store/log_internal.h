@@ -15,6 +15,7 @@
 
 #include "base/list.h"
 #include "store/log_format.h"
+#include "store/log_tail.h"
 
 #include <pthread.h>
 #include <stdatomic.h>
@@ -110,6 +111,8 @@ struct nv_log {
     nv_list followers;        /* of nv_log_reader, waiting for a commit */
     uint64_t rollbacks;       /* how often a tail was dropped */
     uint64_t rollback_commit; /* the first index dropped last time */
+
+    nv_tail tail; /* its parts say which lock guards them */
 };
 
 struct nv_log_batch {

@@ -1,6 +1,7 @@
 /**
  * Readers: one thread reads for all of them, a bounded piece at a time, from files and never past the tip. A reader's
  * place is a commit index; where that is in which file is found again whenever packing or retention changed the files.
+ * A reader that follows near the end is served from memory (log_tail.h).
  */
 #include "base/alloc.h"
 #include "base/diag.h"
@@ -9,7 +10,15 @@
 
 #include <stdlib.h>
 
-enum { CHUNK_DEFAULT = 256 << 10, CHUNK_MIN = 4 << 10, CHUNK_MAX = 4 << 20, TURNS = 4, AHEAD = 2 << 20 };
+enum {
+    CHUNK_DEFAULT = 256 << 10,
+    CHUNK_MIN = 4 << 10,
+    CHUNK_MAX = 4 << 20,
+    TURNS = 4,
+    AHEAD = 2 << 20,
+    NEAR = 1 << 20,
+    MISSES = 16
+};
 
 typedef enum reader_state { READER_IDLE, READER_QUEUED, READER_FOLLOWING, READER_RUNNING, READER_POSTED } reader_state;
 
@@ -24,7 +33,8 @@ typedef struct filter {
 struct nv_log_chunk {
     _Atomic unsigned refs;
     filter want;
-    uint8_t *bytes; /* owned: the commits, whole and verified */
+    uint8_t *bytes;       /* the commits, whole and verified: owned, or of the block */
+    nv_tail_block *block; /* NULL, or a reference */
     size_t start;
     size_t end;
     /* the iteration */
@@ -53,7 +63,11 @@ struct nv_log_reader {
     uint64_t segment; /* where next_commit is, when the generation still fits */
     uint64_t generation;
     uint64_t position;
-    uint64_t ahead; /* how far reading ahead was asked for */
+    uint64_t ahead;   /* how far reading ahead was asked for */
+    uint64_t tail_id; /* the block of the tail that was read last, ... */
+    size_t tail_at;   /* ... where next_commit would be in it */
+    bool near;        /* counts as a user of the tail; changed under lock */
+    unsigned misses;  /* reads from the disk in a row while near */
     uint64_t rollbacks;
     /* the request and its answer */
     nv_log_read_done done;
@@ -64,21 +78,31 @@ struct nv_log_reader {
 
 /* ---- chunks ----------------------------------------------------------------------------------------------- */
 
-static nv_log_chunk *chunk_new(const filter *want, size_t capacity)
+/** A chunk without content. @return NULL no memory */
+static nv_log_chunk *chunk_alloc(const filter *want)
 {
     nv_log_chunk *chunk = calloc(1, sizeof(*chunk) + want->device_id.len);
-    uint8_t *bytes = malloc(capacity);
-    if (!chunk || !bytes) {
-        free(chunk);
-        free(bytes);
+    if (!chunk) {
         return NULL;
     }
     atomic_init(&chunk->refs, 1);
     chunk->want = *want;
-    chunk->bytes = bytes;
     if (want->device_id.len) {
         memcpy(chunk->device, want->device_id.ptr, want->device_id.len);
         chunk->want.device_id.ptr = chunk->device;
+    }
+    return chunk;
+}
+
+static nv_log_chunk *chunk_new(const filter *want, size_t capacity)
+{
+    nv_log_chunk *chunk = chunk_alloc(want);
+    if (chunk) {
+        chunk->bytes = malloc(capacity);
+        if (!chunk->bytes) {
+            free(chunk);
+            return NULL;
+        }
     }
     return chunk;
 }
@@ -91,7 +115,11 @@ void nv_log_chunk_ref(nv_log_chunk *chunk)
 void nv_log_chunk_release(nv_log_chunk *chunk)
 {
     if (chunk && atomic_fetch_sub(&chunk->refs, 1) == 1) {
-        free(chunk->bytes);
+        if (chunk->block) {
+            nv_tail_block_release(chunk->block);
+        } else {
+            free(chunk->bytes);
+        }
         free(chunk);
     }
 }
@@ -259,6 +287,16 @@ static nv_err locate(nv_log *log, nv_log_reader *r)
     return err == NV_OK && gone ? NV_E_GONE : err;
 }
 
+/** A tail was dropped: if this reader had seen some of it, it goes back. */
+static void heed_rollback_locked(const nv_log *log, nv_log_reader *r)
+{
+    if (r->rollbacks != log->rollbacks) {
+        r->rollbacks = log->rollbacks;
+        r->next_commit = r->next_commit < log->rollback_commit ? r->next_commit : log->rollback_commit;
+        r->segment = 0;
+    }
+}
+
 /**
  * The segment that holds next_commit, with a reference, and how far it may be read.
  * @return NV_E_EOF nothing there yet; NV_E_GONE next_commit was moved to the oldest there is
@@ -267,11 +305,7 @@ static nv_err resolve(nv_log *log, nv_log_reader *r, nv_segment **out, uint64_t 
 {
     nv_err err = NV_E_EOF;
     pthread_mutex_lock(&log->lock);
-    if (r->rollbacks != log->rollbacks) {
-        r->rollbacks = log->rollbacks;
-        r->next_commit = r->next_commit < log->rollback_commit ? r->next_commit : log->rollback_commit;
-        r->segment = 0;
-    }
+    heed_rollback_locked(log, r);
     size_t low = 0;
     size_t high = log->segment_count;
     while (low < high) {
@@ -300,6 +334,16 @@ static nv_err resolve(nv_log *log, nv_log_reader *r, nv_segment **out, uint64_t 
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
 
+static uint64_t count_wanted(const filter *want, nv_span payload)
+{
+    uint64_t records = 0;
+    nv_run run;
+    while (nv_run_next(&payload, &run)) {
+        records += wanted(want, &run) ? run.records : 0;
+    }
+    return records;
+}
+
 /** Verify the commits in the buffer, keep those from next_commit on. @return records that are wanted */
 static uint64_t take_commits(nv_log_reader *r, const nv_segment *segment, nv_log_chunk *chunk, size_t got, nv_err *err,
                              size_t *need)
@@ -320,11 +364,7 @@ static uint64_t take_commits(nv_log_reader *r, const nv_segment *segment, nv_log
             chunk->start = at + commit.disk_bytes;
             continue;
         }
-        nv_span payload = nv_span_of(commit.payload, commit.payload_bytes);
-        nv_run run;
-        while (nv_run_next(&payload, &run)) {
-            records += wanted(&r->want, &run) ? run.records : 0;
-        }
+        records += count_wanted(&r->want, nv_span_of(commit.payload, commit.payload_bytes));
         r->next_commit = commit.index + 1;
     }
     chunk->end = at;
@@ -388,6 +428,86 @@ static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uin
     return err == NV_E_MORE ? NV_E_CORRUPT : err;
 }
 
+/* ---- the tail in memory ----------------------------------------------------------------------------------- */
+
+static void set_near_locked(nv_log *log, nv_log_reader *r, bool near)
+{
+    r->misses = 0;
+    if (r->near != near) {
+        r->near = near;
+        atomic_fetch_add_explicit(&log->tail.users, near ? 1u : -1u, memory_order_relaxed);
+    }
+}
+
+/** After a read from the disk: is this reader close enough to the end to go on from memory, or has it fallen behind? */
+static void judge_distance(nv_log *log, nv_log_reader *r, uint64_t limit)
+{
+    pthread_mutex_lock(&log->lock);
+    if (r->closed) {
+        /* gave its place up already */
+    } else if (!r->near) {
+        set_near_locked(log, r, r->follow && r->segment == log->tip.segment && limit <= r->position + NEAR);
+    } else if (++r->misses > MISSES) {
+        set_near_locked(log, r, false);
+    }
+    pthread_mutex_unlock(&log->lock);
+}
+
+/** The piece of the tail that holds next_commit, with a reference. */
+static bool find_in_tail(nv_log *log, nv_log_reader *r, nv_tail_piece *out)
+{
+    pthread_mutex_lock(&log->lock);
+    heed_rollback_locked(log, r);
+    const nv_tail_piece *piece = r->near ? nv_tail_find_locked(&log->tail, r->next_commit) : NULL;
+    if (piece) {
+        *out = *piece;
+        nv_tail_block_ref(out->block);
+    }
+    pthread_mutex_unlock(&log->lock);
+    return piece != NULL;
+}
+
+/** @return false when the tail does not hold next_commit. True with *out NULL: nothing wanted in there, moved on */
+static bool read_tail(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
+{
+    nv_tail_piece piece;
+    if (!find_in_tail(log, r, &piece)) {
+        return false;
+    }
+    const uint8_t *bytes = piece.block->bytes;
+    bool known = piece.block->id == r->tail_id && r->tail_at >= piece.start && r->tail_at < piece.end;
+    size_t at = known ? r->tail_at : piece.start;
+    while (nv_get64(bytes + at + 8) < r->next_commit) {
+        at += nv_get32(bytes + at + 20);
+    }
+    size_t start = at;
+    uint64_t from = r->next_commit;
+    uint64_t records = 0;
+    do {
+        records += count_wanted(&r->want, nv_span_of(bytes + at + NV_COMMIT_HEADER, nv_get32(bytes + at + 16)));
+        r->next_commit = nv_get64(bytes + at + 8) + 1;
+        at += nv_get32(bytes + at + 20);
+    } while (at < piece.end && at - start < r->chunk_bytes);
+    r->misses = 0;
+    r->segment = 0; /* its place in the files is to be looked up when it returns to them */
+    r->tail_id = piece.block->id;
+    r->tail_at = at;
+    nv_log_chunk *chunk = records ? chunk_alloc(&r->want) : NULL;
+    if (!chunk) {
+        nv_tail_block_release(piece.block);
+        r->next_commit = records ? from : r->next_commit;
+        return records == 0; /* short of memory: the other way reports it */
+    }
+    chunk->block = piece.block;
+    chunk->bytes = piece.block->bytes;
+    chunk->start = start;
+    chunk->end = at;
+    nv_log_chunk_rewind(chunk);
+    nv_metric_add(NV_M_READ_MESSAGES, (int64_t)records);
+    *out = chunk;
+    return true;
+}
+
 /** One bounded piece of work. @return NV_E_AGAIN: not done yet, the others come first */
 static nv_err serve(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
 {
@@ -395,11 +515,18 @@ static nv_err serve(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
     for (int turn = 0; turn < TURNS && err == NV_OK; turn++) {
         nv_segment *segment = NULL;
         uint64_t limit = 0;
+        if (read_tail(log, r, out)) {
+            if (*out) {
+                return NV_OK;
+            }
+            continue;
+        }
         err = resolve(log, r, &segment, &limit);
         if (err != NV_OK) {
             break;
         }
         err = read_piece(log, r, segment, limit, out);
+        judge_distance(log, r, limit);
         pthread_mutex_lock(&log->lock);
         nv_segment *last = nv_segment_unref_locked(segment);
         pthread_mutex_unlock(&log->lock);
@@ -446,6 +573,7 @@ static bool settle_locked(nv_log *log, nv_log_reader *r, nv_err err)
         return false;
     }
     if (err == NV_E_EOF && r->follow) {
+        set_near_locked(log, r, true);
         r->state = READER_FOLLOWING;
         nv_list_push_back(&log->followers, &r->link);
         return false;
@@ -567,6 +695,7 @@ void nv_log_reader_close(nv_log_reader *r)
         return;
     }
     pthread_mutex_lock(&r->log->lock);
+    set_near_locked(r->log, r, false);
     r->closed = true;
     bool free_now = r->state != READER_RUNNING && r->state != READER_POSTED;
     nv_list_remove(&r->link);

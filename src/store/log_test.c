@@ -285,11 +285,11 @@ static void packing_sheds_padding(void **state)
     for (int i = 0; i < 300; i++) { /* one message a commit: 4 KiB each */
         assert_int_equal(kit_append(&kit, (uint32_t)i % 2, "dev", "small"), NV_OK);
     }
-    kit_close(&kit);
-    kit_open(&kit);
     nv_log_status before;
     nv_log_get_status(kit.log, &before);
     assert_true(before.stored_bytes >= 300 * 4096);
+    kit_close(&kit);
+    kit_open(&kit);
     nv_log_janitor_run(kit.log);
     nv_log_status after;
     nv_log_get_status(kit.log, &after);
@@ -446,6 +446,91 @@ static void damage_in_the_middle(void **state)
     assert_int_equal(kit_append(&kit, 0, "d", "still writing"), NV_OK);
 }
 
+/** 3,000 records over several segments, each with a footer, and one that follows. @return the middle one's number */
+static uint64_t fill_segments(void)
+{
+    kit_open(&kit);
+    for (int i = 0; i < 30; i++) {
+        assert_int_equal(kit_append_many(&kit, 0, 100, 1000), NV_OK);
+    }
+    nv_log_janitor_run(kit.log);
+    assert_true(kit.log->segment_count >= 3);
+    uint64_t number = kit.log->segments[1]->header.number;
+    kit_close(&kit);
+    return number;
+}
+
+/** Read everything: one hole, told once, behind it the rest in order, and writing goes on. @return records lost */
+static size_t read_over_hole(void)
+{
+    nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING};
+    log_kit_records got = kit_read(&kit, &options);
+    assert_int_equal(got.end, NV_E_EOF);
+    assert_int_equal(got.gone, 1);
+    size_t lost = 0;
+    for (size_t i = 1; i < got.count; i++) {
+        assert_true(got.rows[i].sequence > got.rows[i - 1].sequence);
+        size_t step = (size_t)(got.rows[i].sequence - got.rows[i - 1].sequence - 1);
+        assert_true(step == 0 || lost == 0);
+        lost += step;
+    }
+    assert_true(got.count > 0 && got.rows[0].sequence == 0 && got.rows[got.count - 1].sequence == got.count + lost - 1);
+    free(got.rows);
+    return lost;
+}
+
+static void missing_segment(void **state)
+{
+    (void)state;
+    uint64_t number = fill_segments();
+    char path[64];
+    (void)snprintf(path, sizeof(path), "d/%020llu.seg", (unsigned long long)number);
+    assert_int_equal(nv_disk_remove(kit.config.disk, path), NV_OK);
+    size_t lost = 0;
+    for (int restart = 0; restart < 2; restart++) {
+        kit_open(&kit);
+        lost = read_over_hole();
+        assert_true(lost > 500 && lost < 1500);
+        assert_int_equal(kit_append(&kit, 0, "d", "still writing"), NV_OK);
+        assert_int_equal(read_over_hole(), lost);
+        kit_close(&kit);
+    }
+    /* A start within the hole, by sequence: the first record behind it. */
+    kit_open(&kit);
+    nv_log_read_options options = {.from = NV_LOG_FROM_SEQUENCE, .partitions = 1, .sequence = 1200};
+    log_kit_records got = kit_read(&kit, &options);
+    assert_true(got.end == NV_E_EOF && got.count > 0 && got.rows[0].sequence > 1200);
+    free(got.rows);
+}
+
+static void short_scan(void **state)
+{
+    (void)state;
+    uint64_t number = fill_segments();
+    char path[64];
+    (void)snprintf(path, sizeof(path), "d/%020llu.seg", (unsigned long long)number);
+    nv_file *file = NULL;
+    uint64_t size = 0;
+    assert_int_equal(nv_disk_open(kit.config.disk, path, NV_OPEN_READ, &file), NV_OK);
+    assert_int_equal(nv_file_size(file, &size), NV_OK);
+    nv_file_close(file);
+    uint8_t bits[8] = {0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff, 0xff};
+    nv_fault_disk_poke(kit.fault, path, bits, sizeof(bits), size - 4096); /* so that it has to be scanned */
+    nv_fault_disk_poke(kit.fault, path, bits, sizeof(bits), 500000);
+    size_t lost = 0;
+    for (int restart = 0; restart < 3; restart++) {
+        kit_open(&kit);
+        size_t now = read_over_hole();
+        assert_true(now > 300 && now < 900 && (restart == 0 || now == lost));
+        lost = now;
+        assert_int_equal(kit_append(&kit, 0, "d", "still writing"), NV_OK);
+        nv_log_janitor_run(kit.log); /* footer and packing of what is left of it */
+        assert_int_equal(read_over_hole(), lost);
+        kit_close(&kit);
+    }
+    kit_open(&kit);
+}
+
 static void refusals_at_open(void **state)
 {
     (void)state;
@@ -576,6 +661,8 @@ int main(void)
         TEST(failed_os_write),
         TEST(failed_background_sync),
         TEST(damage_in_the_middle),
+        TEST(missing_segment),
+        TEST(short_scan),
         TEST(refusals_at_open),
         TEST(modes_change_between_starts),
         TEST(several_loops),

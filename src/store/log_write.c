@@ -112,7 +112,9 @@ static void roll_back(nv_log *log)
     log->point = log->synced;
     log->rollbacks++;
     log->rollback_commit = log->synced.next_commit;
+    nv_tail_drop_locked(&log->tail);
     pthread_mutex_unlock(&log->lock);
+    nv_tail_release(&log->tail);
     for (size_t i = 0; i < count; i++) {
         remove_segment_file(log, gone[i]);
         pthread_mutex_lock(&log->lock);
@@ -310,6 +312,10 @@ static void publish(nv_log *log, group *g)
 {
     nv_log_point before = g->before;
     uint64_t position = g->position;
+    bool followed = atomic_load_explicit(&log->tail.users, memory_order_relaxed) > 0;
+    for (size_t i = 0; followed && i < g->count; i++) {
+        nv_tail_prepare(&log->tail, g->batches[i]->memory);
+    }
     pthread_mutex_lock(&log->lock);
     if (log->header_pending) {
         list_segment_locked(log, log->active);
@@ -338,8 +344,10 @@ static void publish(nv_log *log, group *g)
         log->gap_at = 0;
         pthread_cond_signal(&log->gap);
     }
+    nv_tail_publish_locked(&log->tail);
     nv_log_wake_followers_locked(log);
     pthread_mutex_unlock(&log->lock);
+    nv_tail_release(&log->tail);
     nv_metric_add(NV_M_LOG_COMMITS, (int64_t)g->count);
     nv_metric_add(NV_M_LOG_WRITTEN_BYTES, (int64_t)g->bytes);
     if (log->durability == NV_DURABILITY_COMMIT) {

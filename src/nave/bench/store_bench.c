@@ -20,6 +20,7 @@ typedef struct store_options {
     uint64_t batch;
     uint64_t run;
     uint64_t in_flight;
+    bool follow;
     unsigned json;
 } store_options;
 
@@ -39,6 +40,7 @@ static const nv_bench_opt log_table[] = {
     {"--batch", NV_BENCH_OPT_UINT, AT(batch), 1, 100000, NULL, "records in a commit; default 1000"},
     {"--run", NV_BENCH_OPT_UINT, AT(run), 1, 100000, NULL, "consecutive records of one device; default 16"},
     {"--in-flight", NV_BENCH_OPT_UINT, AT(in_flight), 1, 16, NULL, "commits at the same time; default 2"},
+    {"--follow", NV_BENCH_OPT_FLAG, AT(follow), 0, 0, NULL, "with a reader that follows"},
     {"-o", NV_BENCH_OPT_CHOICE, AT(json), 0, 0, "table|json", "output"},
 };
 
@@ -162,7 +164,8 @@ int nv_bench_log_main(int argc, char **argv)
                                     .body_bytes = o.size,
                                     .batch_records = (uint32_t)o.batch,
                                     .run_records = (uint32_t)o.run,
-                                    .in_flight = (uint32_t)o.in_flight};
+                                    .in_flight = (uint32_t)o.in_flight,
+                                    .follow = o.follow};
     nv_log_bench found;
     nv_buf why;
     nv_buf_init(&why, WHY_BYTES);
