@@ -56,7 +56,7 @@ static nv_err eat_base(nv_span *text, const nv_topic_owner *owner, const char **
 
 static nv_err not_found(const char **why)
 {
-    *why = "no topic of the hub (mqtt.md section 5)";
+    *why = "no topic of the hub";
     return NV_E_NOT_FOUND;
 }
 
