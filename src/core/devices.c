@@ -56,6 +56,8 @@ struct nv_device_table {
     seen_list saving; /* in flight */
     int64_t save_us;  /* not before, monotonic: many disconnections share one transaction */
     bool busy;
+    sem_t *settled; /* posted once when nothing is left to save; then nothing is saved any more */
+    bool closed;
 };
 
 #define SAVE_EVERY_US NV_US_PER_S
@@ -592,7 +594,12 @@ static void seen_saved(void *arg, nv_err status)
 
 void nv_device_table_turn_end(nv_device_table *table)
 {
-    if (table->gone.count == 0 || table->busy) {
+    if (table->settled && !table->busy && table->gone.count == 0) {
+        table->closed = true;
+        sem_post(table->settled);
+        table->settled = NULL;
+    }
+    if (table->gone.count == 0 || table->busy || table->closed) {
         return;
     }
     nv_hub *hub = table->loop->hub;
@@ -604,6 +611,11 @@ void nv_device_table_turn_end(nv_device_table *table)
     table->gone = (seen_list){0};
     table->busy = true;
     nv_registry_save_seen(table->loop, table->saving.seen, table->saving.count, seen_saved, table);
+}
+
+void nv_device_table_settle(nv_device_table *table, sem_t *settled)
+{
+    table->settled = settled; /* looked at by the end of this turn */
 }
 
 /* ---- presence and changes ----------------------------------------------------------------------------------- */

@@ -11,6 +11,8 @@
 #include "core/hub.h"
 #include "core/identity.h"
 
+#include <semaphore.h>
+
 /** A subscription kept with a persistent session: an index into the topic table and the granted QoS. */
 typedef struct nv_subscription {
     uint8_t kind; /* nv_topic filter kind, codec/topic.h */
@@ -106,5 +108,10 @@ nv_device_table *nv_device_table_new(nv_hub_loop *loop);
 void nv_device_table_free(nv_device_table *table);
 /** Saves what disconnected since the last turn. Thread: the loop's. */
 void nv_device_table_turn_end(nv_device_table *table);
+/**
+ * The last connection is gone and the hub stops (nv_hub_stop): post @p settled once everything is saved, and save
+ * nothing after that. Thread: the loop's.
+ */
+void nv_device_table_settle(nv_device_table *table, sem_t *settled);
 
 #endif

@@ -157,6 +157,33 @@ void nv_hub_stop(nv_hub *hub)
     atomic_store_explicit(&hub->_stopping, true, memory_order_relaxed);
 }
 
+typedef struct settling {
+    nv_task task;
+    nv_hub_loop *loop;
+    sem_t *settled;
+} settling;
+
+static void settle_on_loop(nv_task *task)
+{
+    settling *s = nv_container_of(task, settling, task);
+    nv_device_table_settle(s->loop->devices, s->settled);
+    free(s);
+}
+
+void nv_hub_settle(nv_hub *hub)
+{
+    sem_t settled;
+    sem_init(&settled, 0, 0);
+    for (size_t i = 0; i < hub->loop_count; i++) {
+        settling *s = nv_calloc(1, sizeof(*s));
+        *s = (settling){{NULL, settle_on_loop}, &hub->loops[i], &settled};
+        nv_post(hub->loops[i].exec, &s->task);
+    }
+    for (size_t left = hub->loop_count; left > 0; left -= sem_wait(&settled) == 0 ? 1 : 0) {
+    }
+    sem_destroy(&settled);
+}
+
 void nv_hub_loop_turn_end(nv_hub_loop *loop)
 {
     nv_telemetry_turn_end(loop->telemetry);

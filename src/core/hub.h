@@ -102,6 +102,13 @@ uint64_t nv_hub_next_stamp_id(nv_hub *hub);
 /** The hub stops: what waits for leisure is stored at the end of the next turn. Thread: any. */
 void nv_hub_stop(nv_hub *hub);
 
+/**
+ * Wait until the loops have stored what they kept for leisure; from then on they ask log and state for nothing, so that
+ * these can close while the loops still run. After nv_hub_stop() and the end of the last connection. Blocks. Thread:
+ * not a loop's.
+ */
+void nv_hub_settle(nv_hub *hub);
+
 /** At the end of each turn of a loop, after all input was handled: submits what the turn collected. Thread: that loop.
  */
 void nv_hub_loop_turn_end(nv_hub_loop *loop);

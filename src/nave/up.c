@@ -360,6 +360,8 @@ static void stop_loops(nv_up *up)
     if (left > 0) {
         nv_diag(NV_LEVEL_WARN, "hub", NULL, "%zu connections ended without confirmation of their last messages", left);
     }
+    nv_hub_stop(up->hub);
+    nv_hub_settle(up->hub);
 }
 
 /* From here on the configuration belongs to loop 0, which may replace it on SIGHUP. */
