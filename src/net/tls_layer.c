@@ -1,7 +1,7 @@
 /*
  * TLS as a layer. OpenSSL reads from the span that was just received and writes to the buffer below, through a BIO that
  * copies nothing of its own; what it decrypts goes to the loop's second buffer and from there to the session. Between
- * turns OpenSSL holds no buffers (SSL_MODE_RELEASE_BUFFERS) and neither do we.
+ * calls OpenSSL holds no buffers (SSL_free_buffers()) and neither do we.
  *
  * One BIO serves all connections of a loop, since only one of them is inside OpenSSL at a time: begin() says which. A
  * BIO each would cost 200 bytes a connection. OpenSSL pushes a buffering BIO in front of it during a handshake and pops
@@ -247,10 +247,33 @@ static const char *fill_peer(nv_conn *conn, X509 *certificate)
 
 /* ---- handshake and bytes ---- */
 
+static void forget_key(EVP_PKEY *key)
+{
+    (void)EVP_PKEY_set_type(key, EVP_PKEY_NONE); /* "unsupported algorithm": there is none any more */
+    EVP_PKEY_free(key);
+    ERR_clear_error();
+}
+
+/*
+ * OpenSSL keeps the ephemeral keys of both sides as long as the connection, and nobody needs them after the handshake:
+ * 450 bytes a connection, and a secret that forward secrecy wants gone. It lends them, so they are emptied in place.
+ */
+static void forget_ephemeral_keys(SSL *ssl)
+{
+    EVP_PKEY *key = NULL;
+    if (SSL_get_tmp_key(ssl, &key) == 1) {
+        forget_key(key);
+    }
+    if (SSL_get_peer_tmp_key(ssl, &key) == 1) {
+        forget_key(key);
+    }
+}
+
 static const char *finish_handshake(tls_layer *tls)
 {
     nv_conn *conn = tls->layer.conn;
     tls->established = true;
+    forget_ephemeral_keys(tls->ssl);
     if (!is_client(tls)) {
         nv_metric_add(NV_M_TLS_HANDSHAKES, 1);
         nv_metric_add(NV_M_TLS_RESUMED, SSL_session_reused(tls->ssl) ? 1 : 0);
@@ -297,11 +320,10 @@ static bool decrypt(tls_layer *tls, const nv_window *window, size_t *len, const 
     return true;
 }
 
-static const char *tls_input(nv_layer *layer, nv_span bytes)
+static const char *take_records(tls_layer *tls)
 {
-    tls_layer *tls = tls_of(layer);
+    nv_layer *layer = &tls->layer;
     nv_conn *conn = layer->conn;
-    begin(tls, bytes);
     const char *why = tls->established ? NULL : handshake(tls);
     if (why || !tls->established) {
         return why;
@@ -324,9 +346,18 @@ static const char *tls_input(nv_layer *layer, nv_span bytes)
     return why;
 }
 
-static const char *tls_output(nv_layer *layer)
+static const char *tls_input(nv_layer *layer, nv_span bytes)
 {
     tls_layer *tls = tls_of(layer);
+    begin(tls, bytes);
+    const char *why = take_records(tls);
+    (void)SSL_free_buffers(tls->ssl); /* those that are empty */
+    return why;
+}
+
+static const char *write_records(tls_layer *tls)
+{
+    nv_layer *layer = &tls->layer;
     if (tls->failed) {
         nv_buf_clear(&layer->out);
     }
@@ -345,12 +376,21 @@ static const char *tls_output(nv_layer *layer)
     return NULL;
 }
 
+static const char *tls_output(nv_layer *layer)
+{
+    tls_layer *tls = tls_of(layer);
+    const char *why = write_records(tls);
+    (void)SSL_free_buffers(tls->ssl);
+    return why;
+}
+
 static void tls_goodbye(nv_layer *layer)
 {
     tls_layer *tls = tls_of(layer);
     if (tls->established && !tls->failed) {
         begin(tls, NV_SPAN_EMPTY);
         (void)SSL_shutdown(tls->ssl);
+        (void)SSL_free_buffers(tls->ssl);
         ERR_clear_error();
     }
 }
