@@ -9,6 +9,7 @@
 #include <assert.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/socket.h>
 
 /* Memory of this size is worth keeping for the next flush; more goes back to the heap. */
 #define SPARE_MAX ((size_t)512 * 1024)
@@ -461,6 +462,34 @@ static size_t queued_bytes(const nv_conn *conn)
     return len;
 }
 
+/* Stopping and starting again costs system calls, so a pause that is short as a rule does not stop: while a session
+ * checks who the peer is (one read more goes to the rest, then it does stop), and from closing to the end of the turn.
+ */
+static bool session_wants_input(const nv_conn *conn)
+{
+    const nv_session *session = conn->session;
+    if (session->closing) {
+        return conn->reading;
+    }
+    return !conn->paused && (session->reading || (!conn->known && !conn->held));
+}
+
+static bool wants_input(const nv_conn *conn)
+{
+    switch (conn->state) {
+    case NV_CONN_HANDSHAKE:
+    case NV_CONN_LINGER:
+        return !conn->eof;
+    case NV_CONN_OPEN:
+        return !conn->eof && session_wants_input(conn);
+    case NV_CONN_CONNECTING:
+    case NV_CONN_CLOSING:
+    case NV_CONN_GONE:
+        return false;
+    }
+    return false;
+}
+
 /* The one place that decides whether the socket is read. */
 static void update_reading(nv_conn *conn)
 {
@@ -470,10 +499,7 @@ static void update_reading(nv_conn *conn)
     size_t queued = queued_bytes(conn);
     size_t limit = limits_of(conn)->pause_output_bytes;
     conn->paused = queued > (conn->paused ? limit / 2 : limit);
-    bool want = !conn->eof && conn->state != NV_CONN_CONNECTING && conn->state != NV_CONN_CLOSING;
-    if (conn->state == NV_CONN_OPEN) {
-        want = want && conn->session->reading && !conn->session->closing && !conn->paused;
-    }
+    bool want = wants_input(conn);
     if (want == conn->reading) {
         return;
     }
@@ -620,15 +646,24 @@ static const char *flush(nv_conn *conn)
 
 /* ---- closing ---- */
 
-static void on_shutdown(uv_shutdown_t *req, int status)
+/* The peer often hangs up right behind its last word: then there is nothing to wait for, and nobody to say goodbye to.
+ * Bytes that came first are left to the reading. */
+static void look_for_end(nv_conn *conn, uv_os_fd_t fd)
 {
-    (void)status; /* a socket that cannot be shut down is closed by the deadline or by its error */
-    free(req);
+    uint8_t byte;
+    if (!conn->eof && recv(fd, &byte, 1, MSG_PEEK | MSG_DONTWAIT) == 0) {
+        conn->eof = true;
+    }
 }
 
 /* Everything is out. @return an error text when the connection must end at once */
 static const char *finish_closing(nv_conn *conn)
 {
+    uv_os_fd_t fd = -1;
+    if (uv_fileno((const uv_handle_t *)&conn->tcp, &fd) != 0) {
+        return conn->why;
+    }
+    look_for_end(conn, fd);
     if (!conn->said_goodbye) {
         conn->said_goodbye = true;
         for (nv_layer *layer = conn->top; layer; layer = layer->below) {
@@ -648,12 +683,8 @@ static const char *finish_closing(nv_conn *conn)
     lose(conn, conn->why);
     set_state(conn, NV_CONN_LINGER);
     conn->state_by_us = conn->loop->now_us + LINGER_US;
-    uv_shutdown_t *req = nv_malloc(sizeof(*req));
-    if (uv_shutdown(req, (uv_stream_t *)&conn->tcp, on_shutdown) != 0) {
-        free(req);
-        return conn->why;
-    }
-    return NULL;
+    /* Not uv_shutdown(), which waits for the socket to be writable: nothing is queued. */
+    return shutdown(fd, SHUT_WR) == 0 ? NULL : conn->why;
 }
 
 /* ---- the end of the turn ---- */
@@ -683,7 +714,7 @@ static void service_open(nv_conn *conn)
     note_known(conn);
     if (session->closing) {
         begin_closing(conn, "closed by the hub");
-    } else if (conn->eof && !conn->held) {
+    } else if (conn->eof && !conn->held && session->reading) {
         begin_closing(conn, "the peer closed the connection");
     }
 }

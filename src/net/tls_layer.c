@@ -387,7 +387,9 @@ static const char *tls_output(nv_layer *layer)
 static void tls_goodbye(nv_layer *layer)
 {
     tls_layer *tls = tls_of(layer);
-    if (tls->established && !tls->failed) {
+    /* To a peer that left without a goodbye of its own we need not send ours. */
+    bool gone = layer->conn->eof && (SSL_get_shutdown(tls->ssl) & SSL_RECEIVED_SHUTDOWN) == 0;
+    if (tls->established && !tls->failed && !gone) {
         begin(tls, NV_SPAN_EMPTY);
         (void)SSL_shutdown(tls->ssl);
         (void)SSL_free_buffers(tls->ssl);
