@@ -175,34 +175,34 @@ static nv_err check_token(verdict *v, nv_auth_request *request, const nv_identit
 }
 
 /* A registered thumbprint of 40 digits is SHA-1, one of 64 SHA-256; anything else never matches. */
-static bool certificate_is(const nv_peer *peer, nv_span thumbprint)
+static bool certificate_is(const nv_peer_certificate *certificate, nv_span thumbprint)
 {
     uint8_t bytes[32];
-    nv_span have = thumbprint.len == 40 ? nv_span_of(peer->certificate_sha1, sizeof(peer->certificate_sha1))
-                                        : nv_span_of(peer->certificate_sha256, sizeof(peer->certificate_sha256));
+    nv_span have = thumbprint.len == 40 ? nv_span_of(certificate->sha1, sizeof(certificate->sha1))
+                                        : nv_span_of(certificate->sha256, sizeof(certificate->sha256));
     return thumbprint.len == 2 * have.len && nv_hex_decode(thumbprint, bytes, have.len) == NV_OK &&
            nv_span_eq_secret(nv_span_of(bytes, have.len), have);
 }
 
-static nv_err refuse_thumbprint(verdict *v, const nv_peer *peer)
+static nv_err refuse_thumbprint(verdict *v, const nv_peer_certificate *certificate)
 {
-    char text[2 * sizeof(peer->certificate_sha256)];
+    char text[2 * sizeof(certificate->sha256)];
     nv_writer w = nv_writer_of(text, sizeof(text));
-    nv_hex_encode_upper(nv_span_of(peer->certificate_sha256, sizeof(peer->certificate_sha256)), &w);
+    nv_hex_encode_upper(nv_span_of(certificate->sha256, sizeof(certificate->sha256)), &w);
     return refuse(v, NV_REFUSAL_CERTIFICATE, "the SHA-256 thumbprint presented is %.*s",
                   NV_SPAN_ARG(nv_writer_span(&w)));
 }
 
-static nv_err check_certificate_time(verdict *v, const nv_hub *hub, const nv_peer *peer)
+static nv_err check_certificate_time(verdict *v, const nv_hub *hub, const nv_peer_certificate *certificate)
 {
     char length[48];
     int64_t now = nv_wall_us(hub->clock);
-    if (now < peer->certificate_not_before_us) {
-        duration_text((peer->certificate_not_before_us - now) / NV_US_PER_S, length, sizeof(length));
+    if (now < certificate->not_before_us) {
+        duration_text((certificate->not_before_us - now) / NV_US_PER_S, length, sizeof(length));
         return refuse(v, NV_REFUSAL_CERTIFICATE_TIME, "valid only in %s", length);
     }
-    if (now > peer->certificate_not_after_us) {
-        duration_text((now - peer->certificate_not_after_us) / NV_US_PER_S, length, sizeof(length));
+    if (now > certificate->not_after_us) {
+        duration_text((now - certificate->not_after_us) / NV_US_PER_S, length, sizeof(length));
         return refuse(v, NV_REFUSAL_CERTIFICATE_TIME, "expired %s ago", length);
     }
     return NV_OK;
@@ -210,27 +210,27 @@ static nv_err check_certificate_time(verdict *v, const nv_hub *hub, const nv_pee
 
 static nv_err check_certificate(verdict *v, nv_auth_request *request, const nv_identity *identity)
 {
-    const nv_peer *peer = request->peer;
-    if (!peer->has_certificate) {
+    const nv_peer_certificate *certificate = request->peer->certificate;
+    if (!certificate) {
         return refuse(v, NV_REFUSAL_NO_CREDENTIAL, "the identity uses a certificate; none was presented");
     }
-    if (certificate_is(peer, identity->primary_thumbprint)) {
+    if (certificate_is(certificate, identity->primary_thumbprint)) {
         request->credential = NV_CREDENTIAL_PRIMARY;
-    } else if (certificate_is(peer, identity->secondary_thumbprint)) {
+    } else if (certificate_is(certificate, identity->secondary_thumbprint)) {
         request->credential = NV_CREDENTIAL_SECONDARY;
     } else {
-        return refuse_thumbprint(v, peer);
+        return refuse_thumbprint(v, certificate);
     }
     request->type = NV_AUTH_TYPE_X509;
     request->scope = identity->module_id.len > 0 ? NV_AUTH_SCOPE_MODULE : NV_AUTH_SCOPE_DEVICE;
     request->expires_wall_us = INT64_MAX;
-    return check_certificate_time(v, request->_loop->hub, peer);
+    return check_certificate_time(v, request->_loop->hub, certificate);
 }
 
 static nv_err check_sas_identity(verdict *v, nv_auth_request *request, const nv_identity *identity)
 {
     if (request->token.len == 0) {
-        return request->peer->has_certificate
+        return request->peer->certificate
                    ? refuse(v, NV_REFUSAL_AUTH_TYPE, "it uses SAS keys; a certificate but no token was presented")
                    : refuse(v, NV_REFUSAL_NO_CREDENTIAL, "%s", "");
     }

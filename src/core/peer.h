@@ -4,18 +4,22 @@
 
 #include "base/span.h"
 
-/** Spans belong to the connection and live as long as it does. */
+/** A certificate that was presented and whose key was proved; nothing else was checked. */
+typedef struct nv_peer_certificate {
+    uint8_t sha1[20];
+    uint8_t sha256[32];
+    nv_span cn;  /* subject common name, empty when none */
+    nv_span der; /* the leaf as presented */
+    int64_t not_before_us;
+    int64_t not_after_us;
+} nv_peer_certificate;
+
+/** What it points to belongs to the connection and lives as long as it does. */
 typedef struct nv_peer {
     uint64_t connection_id; /* unique in the process, never 0; for logs */
     nv_span address;        /* "address:port" */
     bool tls;
-    bool has_certificate; /* it presented one and proved the key; nothing else was checked */
-    uint8_t certificate_sha1[20];
-    uint8_t certificate_sha256[32];
-    nv_span certificate_cn;  /* subject common name, empty when none */
-    nv_span certificate_der; /* the leaf as presented */
-    int64_t certificate_not_before_us;
-    int64_t certificate_not_after_us;
+    const nv_peer_certificate *certificate; /* NULL: it presented none, as most do */
 } nv_peer;
 
 #endif

@@ -209,7 +209,7 @@ static void conn_free(nv_conn *conn)
     nv_timer_clear(conn->loop, &conn->timer);
     nv_buf_deinit(&conn->wire);
     nv_buf_deinit(&conn->rest);
-    free(conn->certificate);
+    free((void *)(size_t)conn->peer.certificate);
     free(conn);
     atomic_fetch_sub_explicit(&loop->load, 1, memory_order_relaxed);
     if (loop->stopping && nv_list_empty(&loop->conns) && nv_list_empty(&loop->strangers)) {

@@ -89,7 +89,6 @@ struct nv_conn {
     nv_loop *loop;
     nv_origin *origin;
     nv_write *write;     /* in flight, with its own bytes */
-    void *certificate;   /* owns the spans of the peer's certificate */
     const char *why;     /* set when CLOSING begins */
     int64_t state_by_us; /* deadline of every state but OPEN */
     nv_conn_state state : 4;

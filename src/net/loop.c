@@ -7,6 +7,9 @@
 
 #include <assert.h>
 #include <stdlib.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 /* How often a turn repeats before it looks at the sockets again: enough for append -> completion -> answer, and a
  * bound for tasks that post each other for ever. */
@@ -315,6 +318,33 @@ static void on_wake(uv_async_t *wake)
     nv_loop_enter(wake->data);
 }
 
+/* ---- memory ---- */
+
+/* Fewer handshakes than this leave too little to look for. */
+#define TRIM_COUNT    256
+#define TRIM_QUIET_US (NV_US_PER_S / 2)
+
+static void on_trim(nv_timer *timer, int64_t now_us)
+{
+    nv_loop *loop = nv_container_of(timer, nv_loop, trim_timer);
+    if (loop->trim_at_us > now_us) {
+        nv_timer_set(loop, timer, loop->trim_at_us);
+        return;
+    }
+    loop->trim_count = 0;
+#ifdef __GLIBC__
+    (void)malloc_trim(0);
+#endif
+}
+
+void nv_loop_trim_later(nv_loop *loop)
+{
+    loop->trim_at_us = loop->now_us + TRIM_QUIET_US;
+    if (++loop->trim_count == TRIM_COUNT && !loop->stopping) {
+        nv_timer_set(loop, &loop->trim_timer, loop->trim_at_us);
+    }
+}
+
 /* ---- life ---- */
 
 static nv_err init_handles(nv_loop *loop)
@@ -335,6 +365,7 @@ nv_err nv_loop_init(nv_loop *loop, struct nv_net *net, unsigned index, const nv_
     *loop = (nv_loop){.exec = {loop_post, loop_is_current}, .net = net, .index = index, .clock = clock};
     loop->alarm_us = INT64_MAX;
     loop->now_us = nv_mono_us(clock);
+    nv_timer_init(&loop->trim_timer, on_trim);
     nv_list_init(&loop->hooks);
     nv_list_init(&loop->conns);
     nv_list_init(&loop->strangers);

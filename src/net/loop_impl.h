@@ -70,6 +70,9 @@ struct nv_loop {
     unsigned tls_log_count;
     bool stopping;
     nv_timer stop_timer;
+    nv_timer trim_timer;
+    int64_t trim_at_us;
+    unsigned trim_count; /* large frees since memory was last given back */
     pthread_t thread;
 
     /* any thread */
@@ -93,6 +96,9 @@ nv_err nv_loop_start(nv_loop *loop);
 void nv_loop_join(nv_loop *loop);
 /** Run what is posted, close every handle, free. The thread is joined or never ran; the caller's becomes the loop's. */
 void nv_loop_deinit(nv_loop *loop);
+
+/** Much was freed. When a burst of that is over, the holes that it left in the heap go back to the system. */
+void nv_loop_trim_later(nv_loop *loop);
 
 /** Free what the TLS layers of the loop shared. In tls_layer.c */
 void nv_tls_loop_deinit(nv_loop *loop);

@@ -220,29 +220,32 @@ static uint8_t *common_name(X509 *certificate, size_t *len)
 
 static const char *fill_peer(nv_conn *conn, X509 *certificate)
 {
-    nv_peer *peer = &conn->peer;
     int der_len = i2d_X509(certificate, NULL);
     if (der_len <= 0) {
         return "the peer's certificate cannot be read";
     }
     size_t cn_len = 0;
     uint8_t *cn = common_name(certificate, &cn_len);
-    uint8_t *memory = nv_malloc((size_t)der_len + cn_len); /* bounded by the length of the chain we accept */
+    /* Bounded by the length of the chain we accept. */
+    nv_peer_certificate *own = nv_malloc(sizeof(*own) + (size_t)der_len + cn_len);
+    uint8_t *memory = (uint8_t *)(own + 1);
     uint8_t *end = memory;
     (void)i2d_X509(certificate, &end);
     if (cn_len) {
         memcpy(memory + der_len, cn, cn_len);
     }
     OPENSSL_free(cn);
-    conn->certificate = memory;
-    peer->certificate_der = nv_span_of(memory, (size_t)der_len);
-    peer->certificate_cn = nv_span_of(memory + der_len, cn_len);
-    peer->certificate_not_before_us = time_us(X509_get0_notBefore(certificate));
-    peer->certificate_not_after_us = time_us(X509_get0_notAfter(certificate));
-    peer->has_certificate =
-        EVP_Digest(memory, (size_t)der_len, peer->certificate_sha1, NULL, EVP_sha1(), NULL) == 1 &&
-        EVP_Digest(memory, (size_t)der_len, peer->certificate_sha256, NULL, EVP_sha256(), NULL) == 1;
-    return peer->has_certificate ? NULL : "the peer's certificate cannot be hashed";
+    own->der = nv_span_of(memory, (size_t)der_len);
+    own->cn = nv_span_of(memory + der_len, cn_len);
+    own->not_before_us = time_us(X509_get0_notBefore(certificate));
+    own->not_after_us = time_us(X509_get0_notAfter(certificate));
+    if (EVP_Digest(memory, (size_t)der_len, own->sha1, NULL, EVP_sha1(), NULL) != 1 ||
+        EVP_Digest(memory, (size_t)der_len, own->sha256, NULL, EVP_sha256(), NULL) != 1) {
+        free(own);
+        return "the peer's certificate cannot be hashed";
+    }
+    conn->peer.certificate = own; /* freed with the connection */
+    return NULL;
 }
 
 /* ---- handshake and bytes ---- */
@@ -274,6 +277,7 @@ static const char *finish_handshake(tls_layer *tls)
     nv_conn *conn = tls->layer.conn;
     tls->established = true;
     forget_ephemeral_keys(tls->ssl);
+    nv_loop_trim_later(conn->loop);
     if (!is_client(tls)) {
         nv_metric_add(NV_M_TLS_HANDSHAKES, 1);
         nv_metric_add(NV_M_TLS_RESUMED, SSL_session_reused(tls->ssl) ? 1 : 0);
@@ -414,6 +418,7 @@ static void tls_free(nv_layer *layer)
         SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     }
     SSL_free(tls->ssl);
+    nv_loop_trim_later(layer->conn->loop);
     free(tls);
 }
 

@@ -378,23 +378,23 @@ typedef struct seen {
 static void see_peer(void *arg, const nv_peer *peer)
 {
     seen *s = arg;
-    if (!peer->has_certificate) {
+    if (!peer->certificate) {
         atomic_fetch_add(&s->without, 1);
         return;
     }
     char sha1[41];
     char sha256[65];
     for (size_t i = 0; i < 20; i++) {
-        (void)snprintf(sha1 + 2 * i, 3, "%02X", peer->certificate_sha1[i]);
+        (void)snprintf(sha1 + 2 * i, 3, "%02X", peer->certificate->sha1[i]);
     }
     for (size_t i = 0; i < 32; i++) {
-        (void)snprintf(sha256 + 2 * i, 3, "%02X", peer->certificate_sha256[i]);
+        (void)snprintf(sha256 + 2 * i, 3, "%02X", peer->certificate->sha256[i]);
     }
     int64_t now_us = nv_wall_us(nv_clock_system());
     bool right = strcmp(sha1, shared.device.sha1) == 0 && strcmp(sha256, shared.device.sha256) == 0 &&
-                 nv_span_eq_str(peer->certificate_cn, "device-1") && peer->certificate_der.len > 200 &&
-                 peer->certificate_not_before_us < now_us &&
-                 peer->certificate_not_after_us > now_us + 28 * 86400 * NV_US_PER_S && peer->tls;
+                 nv_span_eq_str(peer->certificate->cn, "device-1") && peer->certificate->der.len > 200 &&
+                 peer->certificate->not_before_us < now_us &&
+                 peer->certificate->not_after_us > now_us + 28 * 86400 * NV_US_PER_S && peer->tls;
     atomic_fetch_add(right ? &s->with_certificate : &s->wrong, 1);
 }
 

@@ -69,7 +69,7 @@ nv_http_verdict nv_http_authorize(nv_http_exchange *x)
     bool own_device = route->flags & NV_HTTP_OWN_DEVICE;
     nv_span token = NV_SPAN_EMPTY;
     bool presented = nv_http_find_header(x->request, "authorization", &token) && token.len > 0;
-    if (own_device && (presented ? !nv_auth_token_is_policy(token) : x->auth.peer->has_certificate)) {
+    if (own_device && (presented ? !nv_auth_token_is_policy(token) : x->auth.peer->certificate != NULL)) {
         return ask_device(x, token);
     }
     if (!presented) {

@@ -758,15 +758,14 @@ static void an_edge_device_keeps_its_modules(void **state)
                        "\"x509Thumbprint\":{\"primaryThumbprint\":\"ABABABABABABABABABABABABABABABABABABABAB\"}}}");
     use_token("");
     expect_error("GET", "/devices/gwx/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
-    rig.peer.has_certificate = true;
-    rig.peer.certificate_not_before_us = 0;
-    rig.peer.certificate_not_after_us = INT64_MAX;
-    memset(rig.peer.certificate_sha1, 0xab, sizeof(rig.peer.certificate_sha1));
+    nv_peer_certificate certificate = {.not_before_us = 0, .not_after_us = INT64_MAX};
+    memset(certificate.sha1, 0xab, sizeof(certificate.sha1));
+    rig.peer.certificate = &certificate;
     expect("GET", "/devices/gwx/modules" EDGE, NULL, 200);
     expect_error("GET", "/devices/gwx" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
-    rig.peer.certificate_sha1[0] = 0;
+    certificate.sha1[0] = 0;
     expect_error("GET", "/devices/gwx/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
-    rig.peer.has_certificate = false;
+    rig.peer.certificate = NULL;
 }
 
 /* ---- the rest ------------------------------------------------------------------------------------------------ */

@@ -275,13 +275,12 @@ static void test_certificates(void **state)
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         bench *t = bench_new(&nv_limits_open);
         fake_register(&t->core, "x", "", rows[i].set);
-        nv_peer *peer = &t->a.peer;
-        peer->has_certificate = rows[i].present;
-        memcpy(peer->certificate_sha1, bytes, sizeof(peer->certificate_sha1));
-        memcpy(peer->certificate_sha256, bytes, sizeof(peer->certificate_sha256));
-        peer->certificate_sha1[0] = peer->certificate_sha256[0] = rows[i].first_byte;
-        peer->certificate_not_before_us = FAKE_NOW_US + rows[i].valid_from_s * NV_US_PER_S;
-        peer->certificate_not_after_us = FAKE_NOW_US + rows[i].valid_to_s * NV_US_PER_S;
+        nv_peer_certificate certificate = {.not_before_us = FAKE_NOW_US + rows[i].valid_from_s * NV_US_PER_S,
+                                           .not_after_us = FAKE_NOW_US + rows[i].valid_to_s * NV_US_PER_S};
+        memcpy(certificate.sha1, bytes, sizeof(certificate.sha1));
+        memcpy(certificate.sha256, bytes, sizeof(certificate.sha256));
+        certificate.sha1[0] = certificate.sha256[0] = rows[i].first_byte;
+        t->a.peer.certificate = rows[i].present ? &certificate : NULL;
         mqtt_pair_connect(&t->a, &rows[i].login);
         expect(t, &t->a, rows[i].why == NV_REFUSAL_NONE ? "20020000" : "20020005");
         assert_int_equal(last_refusal(t, "x", ""), rows[i].why);
