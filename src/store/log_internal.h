@@ -103,6 +103,7 @@ struct nv_log {
     uint64_t dir_synced; /* segment number up to which names are known to be durable */
     bool janitor_kicked;
     uint64_t committed_bytes; /* on disk, since open: what background work is paced by */
+    uint64_t sync_asked_at;   /* with NV_DURABILITY_OS: committed_bytes when the writer was last asked to sync */
     uint64_t gap_at;          /* the janitor waits for the end of the commit that brings committed_bytes here; 0 = no */
     pthread_cond_t gap;
     uint64_t janitor_passes;

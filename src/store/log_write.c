@@ -10,7 +10,7 @@
 #include <stdlib.h>
 #include <time.h>
 
-enum { RETRY_FIRST_US = 100000, RETRY_MAX_US = 5000000, TAIL_SYNC_US = 1000000 };
+enum { RETRY_FIRST_US = 100000, RETRY_MAX_US = 5000000, TAIL_SYNC_US = 1000000, TAIL_SYNC_BYTES = 8 << 20 };
 
 static const char cannot_start[] = "the telemetry log cannot start a new segment file";
 
@@ -344,6 +344,10 @@ static void publish(nv_log *log, group *g)
         log->gap_at = 0;
         pthread_cond_signal(&log->gap);
     }
+    if (log->durability == NV_DURABILITY_OS && log->committed_bytes - log->sync_asked_at >= TAIL_SYNC_BYTES) {
+        log->sync_asked_at = log->committed_bytes;
+        pthread_cond_signal(&log->writer_wake);
+    }
     nv_tail_publish_locked(&log->tail);
     nv_log_wake_followers_locked(log);
     pthread_mutex_unlock(&log->lock);
@@ -460,6 +464,10 @@ void nv_log_sync_tail(nv_log *log)
     for (size_t i = 0; i < count && err == NV_OK; i++) {
         err = nv_file_sync(list[i]->write_file);
         nv_metric_add(NV_M_LOG_SYNCS, 1);
+        /* The next writes get these pages again, warm. Pages the machine never used cost more than all the rest of a
+         * message, above all in a virtual machine that is given its memory page by page. */
+        nv_err ignored = nv_file_drop_cache(list[i]->write_file);
+        (void)ignored;
     }
     pthread_mutex_lock(&log->write_lock);
     pthread_mutex_lock(&log->lock);
