@@ -71,14 +71,20 @@ class Hub:
         text = self.cli("monitor", "--from", "beginning", "--count", str(count), "-o", "json")
         return [json.loads(line) for line in text.splitlines()]
 
-    def all_events(self):
-        """Everything stored now, through the public API, without following."""
+    def each_event(self):
+        """Everything stored now, one by one, through the public API, without following."""
         shown = self.json("hub", "show")
         token = self.cli("sas", "--policy", "service").strip()
         url = "https://localhost/nave/v1/events?from=beginning&follow=false"
-        answer = subprocess.run(["curl", "-sS", "--fail", "--cacert", shown["caFile"], "-H", "Authorization: " + token,
-                                 url], stdout=subprocess.PIPE, timeout=120, check=True)
-        return [json.loads(line) for line in answer.stdout.splitlines() if line.strip()]
+        with subprocess.Popen(["curl", "-sS", "--fail", "--cacert", shown["caFile"], "-H", "Authorization: " + token, url],
+                              stdout=subprocess.PIPE) as curl:
+            for line in curl.stdout:
+                if line.strip():
+                    yield json.loads(line)
+        assert curl.returncode == 0, "curl: exit %d" % curl.returncode
+
+    def all_events(self):
+        return list(self.each_event())
 
     def ca(self):
         return self.json("hub", "show")["caFile"]

@@ -117,7 +117,7 @@ def main():
         for p in publishers:
             p.join(30)
             assert not p.is_alive() and not p.error, "%s: %r" % (p.name, p.error)
-        lost = verify(hub.all_events(), publishers)
+        lost = verify(hub.each_event(), publishers)  # millions: never all in memory
         print("%d cycles, %d acknowledged, lost %d" % (cycles, sum(len(p.acked) for p in publishers), lost), flush=True)
         return 1 if lost else 0
     except BaseException:
