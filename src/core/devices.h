@@ -21,6 +21,28 @@ typedef struct nv_subscription {
 
 #define NV_SUBSCRIPTIONS_MAX 16u
 
+/** What a connection wants to be told, from its subscriptions or links. */
+enum { NV_WANTS_DESIRED = 1, NV_WANTS_METHODS = 2 };
+
+typedef enum nv_delivery_kind {
+    NV_DELIVER_DESIRED, /* desired properties changed: version and body (the patch, or the whole section on a replace;
+                           without $version, which the session writes as its protocol wants it) */
+    NV_DELIVER_METHOD   /* a method is called: call, name and body (JSON; "null" when the caller gave none) */
+} nv_delivery_kind;
+
+/** What the hub hands to a connection. Immutable; the spans live as long as it does. */
+typedef struct nv_delivery {
+    nv_delivery_kind kind;
+    uint64_t version; /* DESIRED: $version after the change */
+    uint64_t call;    /* METHOD: names the call in nv_method_answer(); unique for the life of the hub process */
+    nv_span name;     /* METHOD */
+    nv_span body;     /* compact JSON */
+    /* private */
+    nv_task _task;
+    struct nv_claim *_claim;
+    uint8_t _bytes[];
+} nv_delivery;
+
 typedef enum nv_claim_state { NV_CLAIM_IDLE, NV_CLAIM_ASKED, NV_CLAIM_HELD, NV_CLAIM_RELEASED } nv_claim_state;
 
 /** Embedded in the session. Thread: the session's loop; the table behind it lives on the shard's loop. */
@@ -32,6 +54,11 @@ typedef struct nv_claim {
     void (*granted)(struct nv_claim *claim);
     /** Close with this reason (taken over, revoked): stop reading, let appends finish, then release. */
     void (*evict)(struct nv_claim *claim, nv_refusal why);
+    /**
+     * Something for the device, in the order of the shard; only while the claim is held and only what it wants at the
+     * moment of sending. Valid during the call. NULL: the session wants nothing.
+     */
+    void (*deliver)(struct nv_claim *claim, const nv_delivery *delivery);
     /* out, valid in granted(); the session's own from then on */
     nv_err status; /* NV_OK or NV_E_IO */
     bool session_present;
@@ -67,6 +94,45 @@ static inline void nv_claim_touch(nv_claim *claim, int64_t now_us)
 }
 
 /**
+ * Say what the connection wants (NV_WANTS_*), replacing what it wanted before. While the claim is held. What is sent
+ * from the shard later obeys; what was on its way arrives still. Thread: the session's loop.
+ */
+void nv_claim_want(nv_claim *claim, uint32_t wants);
+
+/**
+ * The first operation of this connection happened (a message sent, something received or subscribed): only then does it
+ * raise a connection event (semantics.md section 4.1). Later calls cost a comparison. Thread: the session's loop.
+ */
+void nv_claim_operated(nv_claim *claim);
+
+/**
+ * Hand something to the connection that holds the identity, if it wants that kind. Thread: the shard's loop.
+ * @param delivery  made by nv_delivery_new; taken over, also when it cannot be handed out
+ * @return false: nobody is connected who wants it
+ */
+bool nv_devices_deliver(nv_hub_loop *shard, nv_span device_id, nv_span module_id, nv_delivery *delivery);
+/** Name and body are copied. */
+nv_delivery *nv_delivery_new(nv_delivery_kind kind, nv_span name, nv_span body);
+
+/**
+ * Tell @p watcher when a connection of the identity comes to want @p wants, or when the connection that is there now
+ * goes; once, then it is forgotten. Thread: the shard's loop, both ways; never from within the call.
+ */
+typedef struct nv_device_watcher {
+    /* in */
+    uint32_t wants; /* 0: tell only when the connection goes */
+    void (*changed)(struct nv_device_watcher *watcher);
+    /* private */
+    nv_list _link;
+    struct nv_device_entry *_entry;
+} nv_device_watcher;
+void nv_devices_watch(nv_hub_loop *shard, nv_span device_id, nv_span module_id, nv_device_watcher *watcher);
+/** Harmless after it was told. */
+void nv_devices_unwatch(nv_device_watcher *watcher);
+/** True when a connection of the identity holds it and wants all of @p wants. Thread: the shard's loop. */
+bool nv_devices_wants(nv_hub_loop *shard, nv_span device_id, nv_span module_id, uint32_t wants);
+
+/**
  * Store the subscriptions of a persistent session; done(arg, status) on the caller's loop once durable, always later.
  * The claim on the identity is held until then. Stores complete in the order they were asked for.
  */
@@ -90,6 +156,9 @@ typedef struct nv_presence_request {
     nv_task _task;
 } nv_presence_request;
 void nv_presence_get(nv_hub_loop *loop, nv_presence_request *request);
+
+/** The same at once, by a short lock on the table: for queries, which ask for many. Thread: any. */
+nv_presence nv_presence_now(nv_hub *hub, nv_span device_id, nv_span module_id);
 
 /** Connected devices (not modules) of the whole hub now. Thread: any. */
 int64_t nv_devices_connected(const nv_hub *hub);

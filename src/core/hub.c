@@ -71,6 +71,7 @@ void nv_hub_free(nv_hub *hub)
     for (size_t i = 0; i < hub->loop_count; i++) {
         nv_device_table_free(hub->loops[i].devices);
         nv_telemetry_free(hub->loops[i].telemetry);
+        nv_timers_deinit(&hub->loops[i].timers);
     }
     free(hub->loops);
     nv_refusals_free(hub->refusals);
@@ -188,4 +189,14 @@ void nv_hub_loop_turn_end(nv_hub_loop *loop)
 {
     nv_telemetry_turn_end(loop->telemetry);
     nv_device_table_turn_end(loop->devices);
+}
+
+int64_t nv_hub_loop_due(const nv_hub_loop *loop)
+{
+    return nv_timers_due(&loop->timers);
+}
+
+void nv_hub_loop_tick(nv_hub_loop *loop, int64_t now_us)
+{
+    nv_timers_run(&loop->timers, now_us);
 }

@@ -11,6 +11,7 @@
 #include "base/clock.h"
 #include "base/rng.h"
 #include "base/task.h"
+#include "base/timers.h"
 #include "core/limits.h"
 #include "core/refusal.h"
 #include "store/log.h"
@@ -68,6 +69,9 @@ struct nv_hub_loop {
     uint32_t index;
     struct nv_telemetry *telemetry;  /* core/telemetry.h */
     struct nv_device_table *devices; /* core/devices.h: the devices whose shard lives here */
+    struct nv_methods *methods;      /* core/method.h: calls to these devices */
+    struct nv_c2d *c2d;              /* core/c2d.h: queues of these devices */
+    nv_timers timers;                /* of the core on this loop, by the hub's monotonic clock */
 };
 
 /** Blocks while policies are loaded. */
@@ -112,5 +116,11 @@ void nv_hub_settle(nv_hub *hub);
 /** At the end of each turn of a loop, after all input was handled: submits what the turn collected. Thread: that loop.
  */
 void nv_hub_loop_turn_end(nv_hub_loop *loop);
+
+/** When nv_hub_loop_tick() is to be called next; it moves with every turn. INT64_MAX: not at all. Thread: the loop's.
+ */
+int64_t nv_hub_loop_due(const nv_hub_loop *loop);
+/** Run the core's timers that are due (locks of messages, method timeouts, expiry). Thread: the loop's. */
+void nv_hub_loop_tick(nv_hub_loop *loop, int64_t now_us);
 
 #endif

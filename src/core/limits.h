@@ -28,6 +28,21 @@
     X(bulk_items, "items", 100, 100, "400")                                                                            \
     X(devices, "identities", 0, 1000000, "403 TooManyDevices; 0 = no bound")                                           \
     X(c2d_depth, "messages", 1000, 50, "403 DeviceMaximumQueueDepthExceeded")                                          \
+    X(c2d_bytes, "bytes", 65536, 65536, "body and properties of a cloud-to-device message: 413")                       \
+    X(c2d_inflight, "messages", 64, 10, "handed to one receiver and not settled: the next wait")                       \
+    X(c2d_max_deliveries, "times", 10, 10, "dead-lettered as DeliveryCountExceeded")                                   \
+    X(c2d_lock_s, "seconds", 60, 60, "a message not settled by then returns to its queue")                             \
+    X(c2d_ttl_s, "seconds", 3600, 3600, "default life of a cloud-to-device message: Expired")                          \
+    X(c2d_ttl_max_s, "seconds", 172800, 172800, "expiry further ahead: 400")                                           \
+    X(feedback_ttl_s, "seconds", 3600, 3600, "feedback nobody fetched is dropped")                                     \
+    X(methods_per_device, "calls", 1024, 100, "waiting calls of one device: 429")                                      \
+    X(methods, "calls", 100000, 10000, "waiting calls of one loop: 429")                                               \
+    X(method_bytes, "bytes", 131072, 131072, "payload of a direct method, each way: 413")                              \
+    X(twin_tags_bytes, "bytes", 8192, 8192, "size of tags by the formula of the service: 400")                         \
+    X(twin_desired_bytes, "bytes", 32768, 32768, "size of desired properties: 400")                                    \
+    X(twin_reported_bytes, "bytes", 32768, 32768, "size of reported properties: 400")                                  \
+    X(queries, "queries", 64, 64, "running queries: 429")                                                              \
+    X(websocket_frame_bytes, "bytes", 1048576, 1048576, "longer WebSocket messages: the connection is closed")         \
     X(sas_clock_skew_s, "seconds", 0, 0, "token that expired longer ago: refused")                                     \
     X(readers, "readers", 256, 256, "further readers of events: 429")                                                  \
     X(reader_queue_bytes, "bytes", 1048576, 1048576, "output a reader does not read: the hub waits for it")            \

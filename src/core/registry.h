@@ -22,22 +22,27 @@
     X(DeviceAuthenticationTypeIsMissing, 400000, 400, "The authentication type is missing")                            \
     X(StringIsNotThumbprint, 400000, 400, "A thumbprint is 40 or 64 hexadecimal digits")                               \
     X(IotHubUnauthorizedAccess, 401002, 401, "Unauthorized")                                                           \
+    X(DeviceMaximumQueueDepthExceeded, 403004, 403, "The queue of the device is full")                                 \
     X(TooManyDevices, 413002, 403, "The hub holds as many devices as its limit allows")                                \
     X(DeviceNotFound, 404001, 404, "")                                                                                 \
     X(ModuleNotFound, 404010, 404, "")                                                                                 \
+    X(DeviceNotOnline, 404103, 404, "The device is not online, or takes no direct methods")                            \
+    X(DeviceConnectionClosedRemotely, 404104, 404, "The connection of the device ended before it answered")            \
     X(ResourceNotFound, 404000, 404, "There is nothing at this path")                                                  \
     X(MethodNotAllowed, 405000, 405, "The resource does not have this method")                                         \
     X(RequestTimeout, 408000, 408, "The request did not arrive in time")                                               \
     X(DeviceAlreadyExists, 409001, 409, "")                                                                            \
     X(ModuleAlreadyExistsOnDevice, 409301, 409, "")                                                                    \
     X(PreconditionFailed, 412001, 412, "Precondition failed: Invalid ETag")                                            \
+    X(DeviceMessageLockLost, 412002, 412, "The lock of the message is lost or unknown")                                \
     X(MessageTooLarge, 413001, 413, "The request is larger than the limit")                                            \
     X(UpgradeRequired, 426000, 426, "This path speaks WebSocket: send Upgrade: websocket")                             \
     X(RequestHeadTooLarge, 431000, 431, "The request line and headers are larger than the limit")                      \
     X(TooManyModulesOnDevice, 413003, 413, "The device holds as many modules as its limit allows")                     \
     X(ThrottlingException, 429001, 429, "Too many requests")                                                           \
     X(ServerError, 500001, 500, "The hub failed to carry this out; see its log")                                       \
-    X(ServiceUnavailable, 503001, 503, "The hub cannot store now")
+    X(ServiceUnavailable, 503001, 503, "The hub cannot store now")                                                     \
+    X(GatewayTimeout, 504101, 504, "The device did not answer in time")
 
 typedef enum nv_hub_error {
 #define X(id, number, status, text) NV_HUB_ERROR_##id,

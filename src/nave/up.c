@@ -273,8 +273,18 @@ static void free_net(nv_up *up)
 
 static void end_turn(nv_turn_hook *hook, int64_t now_us)
 {
+    nv_up_hook *self = (nv_up_hook *)hook;
     (void)now_us;
-    nv_hub_loop_turn_end(((nv_up_hook *)hook)->loop);
+    nv_hub_loop_turn_end(self->loop);
+    int64_t due_us = nv_hub_loop_due(self->loop);
+    if (due_us != self->core.due_us) {
+        nv_timer_set(nv_loop_current(), &self->core, due_us);
+    }
+}
+
+static void run_core_timers(nv_timer *timer, int64_t now_us)
+{
+    nv_hub_loop_tick(nv_container_of(timer, nv_up_hook, core)->loop, now_us);
 }
 
 /* A turn now and then on an idle loop too, for what the hub keeps for leisure. */
@@ -308,6 +318,7 @@ static int make_hub(nv_up *up)
         up->hooks[i] = (nv_up_hook){.hook.run = end_turn, .loop = &up->hub->loops[i]};
         nv_loop_set_hub(nv_net_loop(up->net, i), up->hooks[i].loop);
         nv_loop_add_turn_hook(nv_net_loop(up->net, i), &up->hooks[i].hook);
+        nv_timer_init(&up->hooks[i].core, run_core_timers);
         nv_timer_init(&up->hooks[i].idle, idle_turn);
         nv_timer_set(nv_net_loop(up->net, i), &up->hooks[i].idle, nv_mono_us(nv_clock_system()) + NV_US_PER_S);
     }

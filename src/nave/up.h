@@ -17,6 +17,7 @@ typedef enum nv_port { NV_PORT_MQTTS, NV_PORT_HTTPS, NV_PORT_MQTT, NV_PORT_ADMIN
 typedef struct nv_up_hook {
     nv_turn_hook hook; /* first member */
     nv_timer idle;
+    nv_timer core; /* rings when the first of the hub's own timers is due */
     nv_hub_loop *loop;
 } nv_up_hook;
 

@@ -116,89 +116,16 @@ static void run_tasks(nv_loop *loop)
     run_list(own);
 }
 
-/* ---- timers: a binary heap of (due, timer) ---- */
-
-static void heap_place(nv_loop *loop, uint32_t at, nv_heap_entry entry)
-{
-    loop->heap[at] = entry;
-    entry.timer->_index = at + 1;
-}
-
-static void heap_up(nv_loop *loop, uint32_t at, nv_heap_entry entry)
-{
-    while (at > 0 && loop->heap[(at - 1) / 2].due_us > entry.due_us) {
-        heap_place(loop, at, loop->heap[(at - 1) / 2]);
-        at = (at - 1) / 2;
-    }
-    heap_place(loop, at, entry);
-}
-
-static void heap_down(nv_loop *loop, uint32_t at, nv_heap_entry entry)
-{
-    for (;;) {
-        uint32_t child = 2 * at + 1;
-        if (child >= loop->heap_len) {
-            break;
-        }
-        if (child + 1 < loop->heap_len && loop->heap[child + 1].due_us < loop->heap[child].due_us) {
-            child++;
-        }
-        if (loop->heap[child].due_us >= entry.due_us) {
-            break;
-        }
-        heap_place(loop, at, loop->heap[child]);
-        at = child;
-    }
-    heap_place(loop, at, entry);
-}
-
-void nv_timer_init(nv_timer *timer, void (*run)(nv_timer *timer, int64_t now_us))
-{
-    *timer = (nv_timer){.due_us = INT64_MAX, .run = run};
-}
+/* ---- timers ---- */
 
 void nv_timer_clear(nv_loop *loop, nv_timer *timer)
 {
-    if (timer->_index == 0) {
-        return;
-    }
-    uint32_t at = timer->_index - 1;
-    timer->_index = 0;
-    timer->due_us = INT64_MAX;
-    nv_heap_entry last = loop->heap[--loop->heap_len];
-    if (at == loop->heap_len) {
-        return;
-    }
-    if (at > 0 && loop->heap[(at - 1) / 2].due_us > last.due_us) {
-        heap_up(loop, at, last);
-    } else {
-        heap_down(loop, at, last);
-    }
+    nv_timers_clear(&loop->timers, timer);
 }
 
 void nv_timer_set(nv_loop *loop, nv_timer *timer, int64_t due_us)
 {
-    nv_timer_clear(loop, timer);
-    if (due_us == INT64_MAX) {
-        return;
-    }
-    if (loop->heap_len == loop->heap_capacity) {
-        loop->heap_capacity = loop->heap_capacity ? loop->heap_capacity * 2 : 64;
-        loop->heap = nv_realloc(loop->heap, loop->heap_capacity * sizeof(*loop->heap));
-    }
-    timer->due_us = due_us;
-    heap_up(loop, loop->heap_len++, (nv_heap_entry){due_us, timer});
-}
-
-/* Due ones are detached first: a timer that sets itself again in the past runs in the next turn, not for ever. */
-static void run_timers(nv_loop *loop)
-{
-    uint32_t most = loop->heap_len;
-    for (uint32_t i = 0; i < most && loop->heap_len > 0 && loop->heap[0].due_us <= loop->now_us; i++) {
-        nv_timer *timer = loop->heap[0].timer;
-        nv_timer_clear(loop, timer);
-        timer->run(timer, loop->now_us);
-    }
+    nv_timers_set(&loop->timers, timer, due_us);
 }
 
 static void on_alarm(uv_timer_t *alarm)
@@ -211,12 +138,13 @@ static void on_alarm(uv_timer_t *alarm)
 /* The alarm may ring early (the first timer has moved away meanwhile), never late. */
 static void set_alarm(nv_loop *loop)
 {
-    if (loop->heap_len == 0 || loop->heap[0].due_us >= loop->alarm_us) {
+    int64_t due_us = nv_timers_due(&loop->timers);
+    if (due_us >= loop->alarm_us) {
         return;
     }
-    int64_t wait_us = loop->heap[0].due_us - loop->now_us;
+    int64_t wait_us = due_us - loop->now_us;
     uint64_t wait_ms = wait_us <= 0 ? 0 : (uint64_t)(wait_us + NV_US_PER_MS - 1) / NV_US_PER_MS;
-    loop->alarm_us = loop->heap[0].due_us;
+    loop->alarm_us = due_us;
     uv_update_time(&loop->uv);
     (void)uv_timer_start(&loop->alarm, on_alarm, wait_ms, 0);
 }
@@ -292,7 +220,7 @@ static void on_turn(uv_prepare_t *prepare)
     nv_loop_enter(loop);
     loop->now_us = nv_mono_us(loop->clock);
     run_tasks(loop);
-    run_timers(loop);
+    nv_timers_run(&loop->timers, loop->now_us);
     run_hooks(loop);
     nv_conn_service_woken(loop);
     for (int round = 1; round < ROUNDS_PER_TURN && has_work(loop); round++) {
@@ -444,5 +372,5 @@ void nv_loop_deinit(nv_loop *loop)
     nv_buf_deinit(&loop->spare_out);
     free(loop->read_buf);
     free(loop->plain_buf);
-    free(loop->heap);
+    nv_timers_deinit(&loop->timers);
 }

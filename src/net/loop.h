@@ -18,6 +18,7 @@
 #include "base/clock.h"
 #include "base/list.h"
 #include "base/task.h"
+#include "base/timers.h"
 
 typedef struct nv_loop nv_loop;
 struct nv_hub_loop;
@@ -57,20 +58,12 @@ struct nv_turn_hook {
 void nv_loop_add_turn_hook(nv_loop *loop, nv_turn_hook *hook);
 void nv_loop_remove_turn_hook(nv_turn_hook *hook);
 
-/**
- * A timer of a loop, a member of whatever it belongs to. Setting and clearing cost O(log n) and allocate nothing once
- * the loop's heap has grown; a deadline that only moves away should be left set and compared when it fires.
- * Thread: the loop's (or before nv_net_start()).
+/*
+ * Timers of a loop (base/timers.h). Setting and clearing cost O(log n) and allocate nothing once the loop's heap has
+ * grown; a deadline that only moves away should be left set and compared when it fires. Thread: the loop's (or before
+ * nv_net_start()).
  */
-typedef struct nv_timer nv_timer;
-struct nv_timer {
-    int64_t due_us;  /* monotonic, by the loop's clock; INT64_MAX when not set. Read only */
-    uint32_t _index; /* place in the heap + 1, 0 when not set */
-    /** Runs once per set, with the timer no longer set: it may set it again, or free it. */
-    void (*run)(nv_timer *timer, int64_t now_us);
-};
 
-void nv_timer_init(nv_timer *timer, void (*run)(nv_timer *timer, int64_t now_us));
 /** Set or move. @p due_us in the past fires in this turn (from inside a timer: in the next). */
 void nv_timer_set(nv_loop *loop, nv_timer *timer, int64_t due_us);
 /** Harmless when not set. */

@@ -19,11 +19,6 @@ struct nv_net;
 #define NV_REST_COPY_MAX ((size_t)16 * 1024) /* a longer rest is completed in its own buffer instead */
 #define NV_SCRATCH_SIZE  (NV_READ_SIZE + NV_REST_COPY_MAX)
 
-typedef struct nv_heap_entry {
-    int64_t due_us;
-    nv_timer *timer;
-} nv_heap_entry;
-
 /** A place for bytes that go to a session: behind the rest that it left. */
 typedef struct nv_window {
     uint8_t *at;
@@ -50,9 +45,7 @@ struct nv_loop {
     nv_task *own_head; /* posted by the loop's own thread */
     nv_task *own_tail;
     nv_list hooks;
-    nv_heap_entry *heap;
-    uint32_t heap_len;
-    uint32_t heap_capacity;
+    nv_timers timers;
     nv_list conns;     /* by nv_conn.link: all that are not in strangers */
     nv_list strangers; /* by nv_conn.link: open, accepted, not authenticated; the oldest first */
     nv_list woken;     /* to be serviced at the end of the turn */
