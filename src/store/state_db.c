@@ -34,6 +34,7 @@ static const char *const migrations[] = {
     " content BYTEA NOT NULL, PRIMARY KEY (device_id, module_id));"
     "CREATE TABLE policies (name TEXT NOT NULL PRIMARY KEY, rights INTEGER NOT NULL, primary_key BYTEA NOT NULL,"
     " secondary_key BYTEA NOT NULL);",
+    NV_SQL_TWIN_SCHEMA NV_SQL_C2D_SCHEMA NV_SQL_OUTBOX_SCHEMA,
 };
 #define SCHEMA_VERSION ((int64_t)NV_COUNT_OF(migrations))
 

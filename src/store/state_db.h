@@ -4,6 +4,9 @@
 
 #include "base/arena.h"
 #include "store/state.h"
+#include "store/state_c2d_sql.h"
+#include "store/state_outbox_sql.h"
+#include "store/state_twin_sql.h"
 
 #include <sqlite3.h>
 
@@ -64,7 +67,10 @@
                   "secondary_key = excluded.secondary_key")                                                            \
     X(META_GET, "SELECT value FROM meta WHERE name = $1")                                                              \
     X(META_PUT, "INSERT INTO meta (name, value) VALUES ($1, $2) "                                                      \
-                "ON CONFLICT (name) DO UPDATE SET value = excluded.value")
+                "ON CONFLICT (name) DO UPDATE SET value = excluded.value")                                             \
+    NV_SQL_TWIN_TABLE(X)                                                                                               \
+    NV_SQL_C2D_TABLE(X)                                                                                                \
+    NV_SQL_OUTBOX_TABLE(X)
 
 typedef enum nv_sql {
 #define X(id, text) NV_SQL_##id,
