@@ -141,4 +141,14 @@ struct nv_txn {
     bool savepoint; /* this operation wrote something */
 };
 
+/** In front of each write of an operation: sets its savepoint at the first one. */
+NV_NODISCARD nv_err nv_txn_begin_write(nv_txn *txn);
+/** Bind both ids. */
+void nv_query_ids(nv_query *query, nv_span device_id, nv_span module_id);
+/** The columns of NV_SQL_IDENTITY_COLUMNS and the effective `enabled` behind them; spans are the statement's. */
+nv_identity_row nv_query_identity(const nv_query *query);
+
+/** Everything of the twin of a module, or of a device and its modules; absent is fine. */
+NV_NODISCARD nv_err nv_txn_twin_delete(nv_txn *txn, nv_span device_id, nv_span module_id);
+
 #endif

@@ -7,8 +7,8 @@
 #define TICKS_AT_UNIX_EPOCH UINT64_C(621355968000000000)
 #define TICKS_PER_US        UINT64_C(10)
 
-/* Before the first write of an operation: its savepoint. Operations that only look need none. */
-static nv_err begin_write(nv_txn *txn)
+/* Operations that only look need no savepoint. */
+nv_err nv_txn_begin_write(nv_txn *txn)
 {
     assert(txn->writes);
     if (txn->savepoint) {
@@ -19,7 +19,7 @@ static nv_err begin_write(nv_txn *txn)
     return err;
 }
 
-static void bind_ids(nv_query *query, nv_span device_id, nv_span module_id)
+void nv_query_ids(nv_query *query, nv_span device_id, nv_span module_id)
 {
     nv_query_text(query, device_id);
     nv_query_text(query, module_id);
@@ -27,8 +27,7 @@ static void bind_ids(nv_query *query, nv_span device_id, nv_span module_id)
 
 /* ---- identities ---- */
 
-/* The row of NV_SQL_IDENTITY_COLUMNS and the effective `enabled`; spans are the statement's. */
-static nv_identity_row borrow_row(const nv_query *query)
+nv_identity_row nv_query_identity(const nv_query *query)
 {
     return (nv_identity_row){
         .device_id = nv_query_column_span(query, 0),
@@ -69,10 +68,10 @@ static nv_identity_row copy_row(nv_arena *arena, nv_identity_row row)
 nv_err nv_txn_identity_get(nv_txn *txn, nv_span device_id, nv_span module_id, nv_identity_row *row)
 {
     nv_query query = nv_query_start(txn->db, NV_SQL_IDENTITY_GET);
-    bind_ids(&query, device_id, module_id);
+    nv_query_ids(&query, device_id, module_id);
     nv_err err = nv_query_step(&query);
     if (err == NV_OK) {
-        *row = copy_row(&txn->arena, borrow_row(&query));
+        *row = copy_row(&txn->arena, nv_query_identity(&query));
     }
     nv_query_end(&query);
     return err == NV_E_EOF ? NV_E_NOT_FOUND : err;
@@ -87,7 +86,7 @@ typedef struct probe {
 static nv_err probe_identity(nv_txn *txn, nv_span device_id, nv_span module_id, probe *out)
 {
     nv_query query = nv_query_start(txn->db, NV_SQL_IDENTITY_PROBE);
-    bind_ids(&query, device_id, module_id);
+    nv_query_ids(&query, device_id, module_id);
     nv_err err = nv_query_step(&query);
     *out = (probe){.present = err == NV_OK};
     if (err == NV_OK) {
@@ -101,7 +100,7 @@ static nv_err probe_identity(nv_txn *txn, nv_span device_id, nv_span module_id, 
 static nv_err insert_row(nv_txn *txn, const nv_identity_row *row)
 {
     nv_query query = nv_query_start(txn->db, NV_SQL_IDENTITY_PUT);
-    bind_ids(&query, row->device_id, row->module_id);
+    nv_query_ids(&query, row->device_id, row->module_id);
     nv_query_u64(&query, row->generation);
     nv_query_u64(&query, row->etag);
     nv_query_int(&query, row->module_id.len ? 1 : row->enabled);
@@ -154,7 +153,7 @@ static nv_err put_module(nv_txn *txn, const nv_identity_row *row)
 
 nv_err nv_txn_identity_put(nv_txn *txn, const nv_identity_row *row)
 {
-    nv_err err = begin_write(txn);
+    nv_err err = nv_txn_begin_write(txn);
     if (err != NV_OK) {
         return err;
     }
@@ -170,6 +169,7 @@ static nv_err delete_device(nv_txn *txn, nv_span device_id, bool enabled)
         nv_query_text(&query, device_id);
         err = nv_query_finish(&query);
     }
+    err = err == NV_OK ? nv_txn_twin_delete(txn, device_id, NV_SPAN_EMPTY) : err;
     if (err == NV_OK) {
         nv_query query = nv_query_start(txn->db, NV_SQL_DEVICE_DELETE);
         nv_query_text(&query, device_id);
@@ -186,11 +186,12 @@ static nv_err delete_device(nv_txn *txn, nv_span device_id, bool enabled)
 static nv_err delete_module(nv_txn *txn, nv_span device_id, nv_span module_id)
 {
     nv_err err = nv_txn_session_delete(txn, device_id, module_id);
+    err = err == NV_OK ? nv_txn_twin_delete(txn, device_id, module_id) : err;
     if (err != NV_OK) {
         return err;
     }
     nv_query query = nv_query_start(txn->db, NV_SQL_MODULE_DELETE);
-    bind_ids(&query, device_id, module_id);
+    nv_query_ids(&query, device_id, module_id);
     err = nv_query_finish(&query);
     if (err == NV_OK) {
         txn->totals.counts.modules--;
@@ -205,7 +206,7 @@ nv_err nv_txn_identity_delete(nv_txn *txn, nv_span device_id, nv_span module_id)
     if (err != NV_OK || !old.present) {
         return err;
     }
-    err = begin_write(txn);
+    err = nv_txn_begin_write(txn);
     if (err != NV_OK) {
         return err;
     }
@@ -218,7 +219,7 @@ static nv_err walk(nv_query *query, nv_identity_visit visit, void *arg)
     while (err == NV_OK) {
         err = nv_query_step(query);
         if (err == NV_OK) {
-            nv_identity_row row = borrow_row(query);
+            nv_identity_row row = nv_query_identity(query);
             err = visit(arg, &row);
         }
     }
@@ -273,14 +274,14 @@ uint64_t nv_txn_generation(nv_txn *txn)
 nv_err nv_txn_seen_put(nv_txn *txn, nv_span device_id, nv_span module_id, uint64_t generation,
                        int64_t connection_updated_us, int64_t last_activity_us)
 {
-    nv_err err = begin_write(txn);
+    nv_err err = nv_txn_begin_write(txn);
     if (err != NV_OK) {
         return err;
     }
     nv_query query = nv_query_start(txn->db, NV_SQL_SEEN_PUT);
     nv_query_int(&query, connection_updated_us);
     nv_query_int(&query, last_activity_us);
-    bind_ids(&query, device_id, module_id);
+    nv_query_ids(&query, device_id, module_id);
     nv_query_u64(&query, generation);
     return nv_query_finish(&query);
 }
@@ -290,7 +291,7 @@ nv_err nv_txn_seen_put(nv_txn *txn, nv_span device_id, nv_span module_id, uint64
 nv_err nv_txn_session_get(nv_txn *txn, nv_span device_id, nv_span module_id, uint64_t generation, nv_span *blob)
 {
     nv_query query = nv_query_start(txn->db, NV_SQL_SESSION_GET);
-    bind_ids(&query, device_id, module_id);
+    nv_query_ids(&query, device_id, module_id);
     nv_query_u64(&query, generation);
     nv_err err = nv_query_step(&query);
     if (err == NV_OK) {
@@ -310,12 +311,12 @@ nv_err nv_txn_session_put(nv_txn *txn, nv_span device_id, nv_span module_id, uin
     if (err != NV_OK || !identity.present || identity.generation != generation) {
         return err != NV_OK ? err : NV_E_NOT_FOUND;
     }
-    err = begin_write(txn);
+    err = nv_txn_begin_write(txn);
     if (err != NV_OK) {
         return err;
     }
     nv_query query = nv_query_start(txn->db, NV_SQL_SESSION_PUT);
-    bind_ids(&query, device_id, module_id);
+    nv_query_ids(&query, device_id, module_id);
     nv_query_u64(&query, generation);
     nv_query_bytes(&query, blob);
     return nv_query_finish(&query);
@@ -325,18 +326,18 @@ nv_err nv_txn_session_delete(nv_txn *txn, nv_span device_id, nv_span module_id)
 {
     /* Most clean connections find nothing to forget: look first, so that they cost no write and no sync. */
     nv_query probe_query = nv_query_start(txn->db, NV_SQL_SESSION_PROBE);
-    bind_ids(&probe_query, device_id, module_id);
+    nv_query_ids(&probe_query, device_id, module_id);
     nv_err err = nv_query_step(&probe_query);
     nv_query_end(&probe_query);
     if (err != NV_OK) {
         return err == NV_E_EOF ? NV_OK : err;
     }
-    err = begin_write(txn);
+    err = nv_txn_begin_write(txn);
     if (err != NV_OK) {
         return err;
     }
     nv_query query = nv_query_start(txn->db, NV_SQL_SESSION_DELETE);
-    bind_ids(&query, device_id, module_id);
+    nv_query_ids(&query, device_id, module_id);
     return nv_query_finish(&query);
 }
 
@@ -364,7 +365,7 @@ nv_err nv_txn_policies(nv_txn *txn, nv_policy_visit visit, void *arg)
 
 nv_err nv_txn_policy_put(nv_txn *txn, const nv_policy_row *row)
 {
-    nv_err err = begin_write(txn);
+    nv_err err = nv_txn_begin_write(txn);
     if (err != NV_OK) {
         return err;
     }
@@ -390,7 +391,7 @@ nv_err nv_txn_meta_get(nv_txn *txn, nv_span name, nv_span *value)
 
 nv_err nv_txn_meta_put(nv_txn *txn, nv_span name, nv_span value)
 {
-    nv_err err = begin_write(txn);
+    nv_err err = nv_txn_begin_write(txn);
     if (err != NV_OK) {
         return err;
     }
