@@ -68,9 +68,14 @@ typedef struct nv_claim {
     nv_claim_state _state;
     nv_hub_loop *_loop;
     void (*_done)(struct nv_claim *claim);
-    _Atomic int64_t _touched_us; /* read by the shard */
-    nv_task _open;               /* asks, then comes back with the grant */
-    nv_task _close;              /* releases, then comes back done */
+    bool _operated;
+    uint64_t _number;            /* unique in the process */
+    _Atomic int64_t _touched_us; /* read by others */
+    _Atomic uint32_t _wants;     /* read by the shard */
+    _Atomic bool _want_posted;
+    nv_task _want_task;
+    nv_task _open;  /* asks, then comes back with the grant */
+    nv_task _close; /* releases, then comes back done */
     /* private: the shard's loop */
     nv_task _evict;
     nv_list _link;
@@ -131,6 +136,14 @@ void nv_devices_watch(nv_hub_loop *shard, nv_span device_id, nv_span module_id, 
 void nv_devices_unwatch(nv_device_watcher *watcher);
 /** True when a connection of the identity holds it and wants all of @p wants. Thread: the shard's loop. */
 bool nv_devices_wants(nv_hub_loop *shard, nv_span device_id, nv_span module_id, uint32_t wants);
+
+/** The number of the connection that holds the identity, 0: none; nv_claim_number() of it. Thread: the shard's loop. */
+uint64_t nv_devices_connection(nv_hub_loop *shard, nv_span device_id, nv_span module_id);
+/** Unique in the process, never 0: a claim's memory may come back as another's. Thread: the session's loop. */
+static inline uint64_t nv_claim_number(const nv_claim *claim)
+{
+    return claim->_number;
+}
 
 /**
  * Store the subscriptions of a persistent session; done(arg, status) on the caller's loop once durable, always later.
