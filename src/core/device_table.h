@@ -56,8 +56,7 @@ struct nv_device_table {
     nv_seen_list saving;  /* in flight */
     int64_t save_us;      /* not before, monotonic: many disconnections share one transaction */
     bool busy;
-    sem_t *settled; /* posted once when nothing is left to save; then nothing is saved any more */
-    bool closed;
+    bool closed; /* nothing is saved any more */
 };
 
 /* ---- devices.c ---- */

@@ -11,8 +11,6 @@
 #include "core/hub.h"
 #include "core/identity.h"
 
-#include <semaphore.h>
-
 /** A subscription kept with a persistent session: an index into the topic table and the granted QoS. */
 typedef struct nv_subscription {
     uint8_t kind; /* nv_topic filter kind, codec/topic.h */
@@ -190,10 +188,9 @@ nv_device_table *nv_device_table_new(nv_hub_loop *loop);
 void nv_device_table_free(nv_device_table *table);
 /** Saves what disconnected since the last turn. Thread: the loop's. */
 void nv_device_table_turn_end(nv_device_table *table);
-/**
- * The last connection is gone and the hub stops (nv_hub_stop): post @p settled once everything is saved, and save
- * nothing after that. Thread: the loop's.
- */
-void nv_device_table_settle(nv_device_table *table, sem_t *settled);
+/** Everything is saved. Thread: the loop's. */
+bool nv_device_table_idle(const nv_device_table *table);
+/** The last connection is gone and the hub stops: save nothing from now on. Thread: the loop's. */
+void nv_device_table_close(nv_device_table *table);
 
 #endif

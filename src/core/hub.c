@@ -5,11 +5,13 @@
 #include "base/hash.h"
 #include "core/devices.h"
 #include "core/identity.h"
+#include "core/method.h"
 #include "core/policies.h"
 #include "core/registry.h"
 #include "core/telemetry.h"
 
 #include <assert.h>
+#include <semaphore.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -31,6 +33,7 @@ static void make_loops(nv_hub *hub, const nv_hub_config *config)
         *loop = (nv_hub_loop){.hub = hub, .exec = config->loops[i], .index = (uint32_t)i};
         loop->telemetry = nv_telemetry_new(loop);
         loop->devices = nv_device_table_new(loop);
+        loop->methods = nv_methods_new(loop);
     }
     for (size_t shard = 0; shard < NV_SHARDS; shard++) {
         hub->shard_to_loop[shard] = (uint16_t)(shard % config->loop_count);
@@ -46,6 +49,7 @@ nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why)
     hub->clock = config->clock;
     hub->rng = config->rng;
     hub->limits = *config->limits;
+    hub->azure = config->azure;
     nv_err err = nv_policies_load(&hub->policies, config->state, config->rng, config->known_keys);
     if (err != NV_OK) {
         if (nv_buf_printf(why, "the hub's access policies cannot be loaded: %s", nv_err_text(err)) != NV_OK) {
@@ -69,6 +73,7 @@ void nv_hub_free(nv_hub *hub)
         return;
     }
     for (size_t i = 0; i < hub->loop_count; i++) {
+        nv_methods_free(hub->loops[i].methods);
         nv_device_table_free(hub->loops[i].devices);
         nv_telemetry_free(hub->loops[i].telemetry);
         nv_timers_deinit(&hub->loops[i].timers);
@@ -153,9 +158,21 @@ uint64_t nv_hub_next_stamp_id(nv_hub *hub)
     return atomic_fetch_add_explicit(&hub->_stamp_id, 1, memory_order_relaxed) + 1;
 }
 
+static void wake_up(nv_task *task)
+{
+    free(task); /* the end of the turn does the rest */
+}
+
 void nv_hub_stop(nv_hub *hub)
 {
-    atomic_store_explicit(&hub->_stopping, true, memory_order_relaxed);
+    if (atomic_exchange_explicit(&hub->_stopping, true, memory_order_relaxed)) {
+        return;
+    }
+    for (size_t i = 0; i < hub->loop_count; i++) {
+        nv_task *task = nv_calloc(1, sizeof(*task));
+        task->run = wake_up;
+        nv_post(hub->loops[i].exec, task);
+    }
 }
 
 typedef struct settling {
@@ -167,8 +184,18 @@ typedef struct settling {
 static void settle_on_loop(nv_task *task)
 {
     settling *s = nv_container_of(task, settling, task);
-    nv_device_table_settle(s->loop->devices, s->settled);
+    s->loop->_settling = s->settled; /* looked at by the end of this turn */
     free(s);
+}
+
+/* Nothing is on its way to log or state, and nothing will be. */
+static void look_whether_settled(nv_hub_loop *loop)
+{
+    if (nv_device_table_idle(loop->devices) && nv_methods_idle(loop->methods)) {
+        nv_device_table_close(loop->devices);
+        sem_post(loop->_settling);
+        loop->_settling = NULL;
+    }
 }
 
 void nv_hub_settle(nv_hub *hub)
@@ -188,7 +215,11 @@ void nv_hub_settle(nv_hub *hub)
 void nv_hub_loop_turn_end(nv_hub_loop *loop)
 {
     nv_telemetry_turn_end(loop->telemetry);
+    nv_methods_turn_end(loop->methods);
     nv_device_table_turn_end(loop->devices);
+    if (loop->_settling) {
+        look_whether_settled(loop);
+    }
 }
 
 int64_t nv_hub_loop_due(const nv_hub_loop *loop)

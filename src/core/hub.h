@@ -36,6 +36,7 @@ typedef struct nv_hub_config {
     nv_rng *rng;
     nv_exec *const *loops; /* one executor per loop; borrowed */
     size_t loop_count;
+    bool azure;      /* nv_hub.azure */
     bool known_keys; /* policies get fixed, well-known keys on an empty store (--dev-known-keys) */
 } nv_hub_config;
 
@@ -49,6 +50,7 @@ struct nv_hub {
     const nv_clock *clock;
     nv_rng *rng;
     nv_limits limits;
+    bool azure;          /* the service's own ways where ours are kinder (limits.profile azure) */
     nv_span *host_names; /* owned; the first is the hub's own */
     size_t host_name_count;
     nv_hub_loop *loops;
@@ -57,6 +59,7 @@ struct nv_hub {
     /* written by all loops */
     _Atomic uint64_t _stamp_id;
     _Atomic uint64_t _claims; /* numbers given to connections */
+    _Atomic uint64_t _method_calls;
     _Atomic bool _stopping;
     _Atomic int64_t _devices_connected;
     _Atomic int64_t _refusals_second; /* monotonic: when refusals were last written */
@@ -73,6 +76,7 @@ struct nv_hub_loop {
     struct nv_methods *methods;      /* core/method.h: calls to these devices */
     struct nv_c2d *c2d;              /* core/c2d.h: queues of these devices */
     nv_timers timers;                /* of the core on this loop, by the hub's monotonic clock */
+    void *_settling;                 /* nv_hub_settle waits */
 };
 
 /** Blocks while policies are loaded. */

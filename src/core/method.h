@@ -23,12 +23,14 @@ typedef struct nv_method_call {
     nv_span name;                /* case-sensitive; 1 to NV_METHOD_NAME_MAX bytes of [A-Za-z0-9._*-], checked here */
     nv_span payload;             /* JSON text, any value, checked here; empty = none, which the device sees as null */
     int64_t response_timeout_us; /* 5 s to 300 s, checked here */
-    int64_t connect_timeout_us;  /* 0 to 300 s; how long to wait for a device that is not there, or takes no methods */
+    int64_t connect_timeout_us;  /* 0 to 300 s, cut to the response timeout (refused with profile azure); how long to
+                                    wait for a device that is not there, or takes no methods */
     void (*done)(struct nv_method_call *call); /* on the loop that asked, never from within the call */
     void *arg;
     /* out */
-    nv_hub_error error; /* NONE, DeviceNotFound, DeviceNotOnline, GatewayTimeout, DeviceConnectionClosedRemotely,
-                           ArgumentInvalid, MessageTooLarge, ThrottlingException, ServiceUnavailable */
+    nv_hub_error
+        error; /* NONE, DeviceNotFound, DeviceNotOnline, GatewayTimeout, DeviceConnectionClosedRemotely,
+                  BadDeviceResponse, ArgumentInvalid, MessageTooLarge, ThrottlingException, ServiceUnavailable */
     char detail[200];
     int64_t status; /* of the device, any number */
     nv_buf answer;  /* compact JSON, "null" when the device sent nothing; the caller deinits it */
@@ -52,6 +54,10 @@ void nv_method_answer(nv_claim *claim, uint64_t call, int64_t status, nv_span pa
 
 typedef struct nv_methods nv_methods;
 nv_methods *nv_methods_new(nv_hub_loop *loop);
+/** Once the hub stops, calls in flight end with ServiceUnavailable, and so do new ones. Thread: the loop's. */
+void nv_methods_turn_end(nv_methods *methods);
+/** No call is in flight. Thread: the loop's. */
+bool nv_methods_idle(const nv_methods *methods);
 /** No call is in flight. NULL is fine. */
 void nv_methods_free(nv_methods *methods);
 

@@ -95,11 +95,6 @@ static void seen_saved(void *arg, nv_err status)
 
 void nv_device_table_turn_end(nv_device_table *table)
 {
-    if (table->settled && !table->busy && table->gone.count == 0) {
-        table->closed = true;
-        sem_post(table->settled);
-        table->settled = NULL;
-    }
     if (table->gone.count == 0 || table->busy || table->closed) {
         return;
     }
@@ -114,9 +109,14 @@ void nv_device_table_turn_end(nv_device_table *table)
     nv_registry_save_seen(table->loop, table->saving.seen, table->saving.count, seen_saved, table);
 }
 
-void nv_device_table_settle(nv_device_table *table, sem_t *settled)
+bool nv_device_table_idle(const nv_device_table *table)
 {
-    table->settled = settled; /* looked at by the end of this turn */
+    return !table->busy && table->gone.count == 0;
+}
+
+void nv_device_table_close(nv_device_table *table)
+{
+    table->closed = true;
 }
 
 /* ---- asking ------------------------------------------------------------------------------------------------- */

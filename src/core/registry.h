@@ -41,6 +41,7 @@
     X(TooManyModulesOnDevice, 413003, 413, "The device holds as many modules as its limit allows")                     \
     X(ThrottlingException, 429001, 429, "Too many requests")                                                           \
     X(ServerError, 500001, 500, "The hub failed to carry this out; see its log")                                       \
+    X(BadDeviceResponse, 502000, 502, "The device answered with something that is no method answer")                   \
     X(ServiceUnavailable, 503001, 503, "The hub cannot store now")                                                     \
     X(GatewayTimeout, 504101, 504, "The device did not answer in time")
 
