@@ -4,6 +4,7 @@
 #include "base/diag.h"
 #include "base/hash.h"
 #include "core/devices.h"
+#include "core/fault.h"
 #include "core/identity.h"
 #include "core/method.h"
 #include "core/policies.h"
@@ -62,6 +63,7 @@ nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why)
     hub->registry = nv_registry_new(NV_REGISTRY_CACHE_BYTES, nv_rng_u64(config->rng));
     hub->refusals =
         nv_refusals_new(hub->limits.refusals_identities, hub->limits.refusals_per_identity, nv_rng_u64(config->rng));
+    hub->faults = config->fault_injection ? nv_faults_new() : NULL;
     make_loops(hub, config);
     *out = hub;
     return NV_OK;
@@ -80,6 +82,7 @@ void nv_hub_free(nv_hub *hub)
     }
     free(hub->loops);
     nv_refusals_free(hub->refusals);
+    nv_faults_free(hub->faults);
     nv_registry_free(hub->registry);
     for (size_t i = 0; i < hub->host_name_count; i++) {
         free((void *)(size_t)hub->host_names[i].ptr);

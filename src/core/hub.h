@@ -36,8 +36,9 @@ typedef struct nv_hub_config {
     nv_rng *rng;
     nv_exec *const *loops; /* one executor per loop; borrowed */
     size_t loop_count;
-    bool azure;      /* nv_hub.azure */
-    bool known_keys; /* policies get fixed, well-known keys on an empty store (--dev-known-keys) */
+    bool azure;           /* nv_hub.azure */
+    bool known_keys;      /* policies get fixed, well-known keys on an empty store (--dev-known-keys) */
+    bool fault_injection; /* devices may ask for faults (testing.fault_injection) */
 } nv_hub_config;
 
 /** What all loops read without a lock; fixed after nv_hub_new. */
@@ -47,6 +48,7 @@ struct nv_hub {
     struct nv_policies *policies; /* shared access policies of the hub; core/policies.h */
     struct nv_registry *registry; /* snapshots kept in memory; made by nv_registry_new in nv_hub_new; core/registry.h */
     nv_refusals *refusals;
+    struct nv_faults *faults; /* core/fault.h; NULL: faults are not asked for */
     const nv_clock *clock;
     nv_rng *rng;
     nv_limits limits;

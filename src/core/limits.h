@@ -41,6 +41,7 @@
     X(twin_tags_bytes, "bytes", 8192, 8192, "size of tags by the formula of the service: 400")                         \
     X(twin_desired_bytes, "bytes", 32768, 32768, "size of desired properties: 400")                                    \
     X(twin_reported_bytes, "bytes", 32768, 32768, "size of reported properties: 400")                                  \
+    X(twin_inflight, "requests", 64, 16, "twin requests of one connection in flight: the hub stops reading")           \
     X(queries, "queries", 64, 64, "running queries: 429")                                                              \
     X(websocket_frame_bytes, "bytes", 1048576, 1048576, "longer WebSocket messages: the connection is closed")         \
     X(sas_clock_skew_s, "seconds", 0, 0, "token that expired longer ago: refused")                                     \

@@ -17,7 +17,8 @@
     X(tls, "The server's certificate")                                                                                 \
     X(log, "The telemetry log")                                                                                        \
     X(limits, "What a peer may have, send or keep. A row that is not set has the number of the profile")               \
-    X(diag, "The program's own log")
+    X(diag, "The program's own log")                                                                                   \
+    X(testing, "For tests of devices and services against this hub; never in production")
 
 /*
  * section, name, type, min, max (LIST: entries; TEXT: bytes), default, unit, reloadable, choices, help
@@ -60,7 +61,9 @@
     X(limits, profile, CHOICE, 0, 0, "open", "", false, "open|azure",                                                  \
       "`open`: generous; `azure`: the service's own numbers, for tests that must fail as in the cloud")                \
     X(diag, level, CHOICE, 0, 0, "info", "", true, "debug|info|warn|error", "Least level that is written")             \
-    X(diag, format, CHOICE, 0, 0, "text", "", true, "text|json", "Lines of text, or one JSON object a line")
+    X(diag, format, CHOICE, 0, 0, "text", "", true, "text|json", "Lines of text, or one JSON object a line")           \
+    X(testing, fault_injection, BOOL, 0, 0, "false", "", false, "",                                                    \
+      "Do what messages with AzIoTHub_FaultOperationType ask for: cut or end connections, throttle, refuse")
 
 /** Bounds of a limit that an option overrides: 0 is allowed only where a profile uses it as "no bound". */
 #define NV_LIMIT_MIN(open, azure) (((open) == 0 || (azure) == 0) ? 0 : 1)

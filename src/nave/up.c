@@ -312,6 +312,7 @@ static int make_hub(nv_up *up)
         .loops = up->execs,
         .loop_count = count,
         .known_keys = nv_args_has(up->args, "dev-known-keys"),
+        .fault_injection = up->config->testing_fault_injection,
     };
     nv_err err = nv_hub_new(&up->hub, &config, &up->why);
     for (unsigned i = 0; err == NV_OK && i < count; i++) {

@@ -1,0 +1,56 @@
+/**
+ * Faults that a device asks for, as the SDKs' own tests do by properties of a message (AzIoTHub_FaultOperationType and
+ * its companions): the service acknowledges the message, waits for the delay, then misbehaves for the duration. Only
+ * with `testing.fault_injection`; otherwise the properties mean nothing.
+ */
+#ifndef NV_CORE_FAULT_H
+#define NV_CORE_FAULT_H
+
+#include "base/span.h"
+
+#include <stdint.h>
+
+/* id, AzIoTHub_FaultOperationType, what happens */
+#define NV_FAULT_TABLE(X)                                                                                              \
+    X(NONE, "", "")                                                                                                    \
+    X(KILL_TCP, "KillTcp", "the connection is cut; it cannot connect for the duration")                                \
+    X(SHUT_DOWN_MQTT, "ShutDownMqtt", "the connection ends in order; it cannot connect for the duration")              \
+    X(SHUT_DOWN_AMQP, "ShutDownAmqp", "the same over AMQP")                                                            \
+    X(THROTTLE, "InvokeThrottling", "messages are not acknowledged for the duration; requests get 429")                \
+    X(QUOTA, "InvokeMaxMessageQuota", "messages are refused for the duration: MQTT closes, others answer 403")         \
+    X(AUTH, "InvokeAuthError", "the connection ends, and CONNECT is unauthorized for the duration")
+
+typedef enum nv_fault_kind {
+#define X(id, name, what) NV_FAULT_##id,
+    NV_FAULT_TABLE(X)
+#undef X
+} nv_fault_kind;
+
+/** The name on the wire. Static storage. */
+const char *nv_fault_name(nv_fault_kind kind);
+
+typedef struct nv_fault_order {
+    nv_fault_kind kind;
+    int64_t delay_us;    /* from the message to the fault */
+    int64_t duration_us; /* of the fault */
+    char reason[64];     /* AzIoTHub_FaultOperationCloseReason, for the log */
+} nv_fault_order;
+
+/**
+ * What the properties of a message (encoded section, store/record.h) ask for. A delay or duration that is absent or no
+ * number is 0; at most an hour. Pure. @return false: nothing, or a kind that is not known
+ */
+bool nv_fault_read(nv_span properties, nv_fault_order *out);
+
+/** Faults that outlive the connection they were asked on. Bounded: the oldest is dropped. Thread: any (a lock). */
+typedef struct nv_faults nv_faults;
+
+nv_faults *nv_faults_new(void);
+/** NULL is fine. */
+void nv_faults_free(nv_faults *faults);
+/** The identity is in @p kind until @p until_us, monotonic. Replaces what it was in. */
+void nv_faults_set(nv_faults *faults, nv_span device_id, nv_span module_id, nv_fault_kind kind, int64_t until_us);
+/** @return what the identity is in at @p now_us, and until when */
+nv_fault_kind nv_faults_get(nv_faults *faults, nv_span device_id, nv_span module_id, int64_t now_us, int64_t *until_us);
+
+#endif
