@@ -24,6 +24,13 @@ else()
     target_compile_definitions(nv_http_engine INTERFACE NV_HAVE_LLHTTP=0)
 endif()
 
+# Frames of WebSocket. No .pc file either.
+add_library(nv_wslay INTERFACE)
+find_path(WSLAY_INCLUDE wslay/wslay.h REQUIRED)
+find_library(WSLAY_LIBRARY wslay REQUIRED)
+target_include_directories(nv_wslay SYSTEM INTERFACE ${WSLAY_INCLUDE})
+target_link_libraries(nv_wslay INTERFACE ${WSLAY_LIBRARY})
+
 add_library(nv_flags INTERFACE)
 target_include_directories(nv_flags INTERFACE ${PROJECT_SOURCE_DIR}/src)
 target_compile_definitions(nv_flags INTERFACE _GNU_SOURCE NV_VERSION="${PROJECT_VERSION}")

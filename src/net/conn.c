@@ -5,6 +5,7 @@
 #include "base/metrics.h"
 #include "net/net_impl.h"
 #include "net/tls_impl.h"
+#include "net/websocket_layer.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -107,6 +108,14 @@ static void carrier_wake(nv_carrier *carrier)
     nv_conn_wake(nv_container_of(carrier, nv_conn, carrier));
 }
 
+static void carrier_upgrade(nv_carrier *carrier, const nv_upgrade *to)
+{
+    nv_conn *conn = nv_container_of(carrier, nv_conn, carrier);
+    assert(!conn->next);
+    conn->next = nv_ws_layer_new(to);
+    nv_conn_wake(conn);
+}
+
 void nv_conn_wake(nv_conn *conn)
 {
     assert(nv_loop_current() == conn->loop);
@@ -130,7 +139,8 @@ nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin, const struct sockaddr *ad
     conn->state_by_us = INT64_MAX;
     conn->peer.connection_id = nv_net_next_id(loop->net);
     conn->peer.tls = origin->tls_server != NULL || origin->tls_client != NULL;
-    conn->carrier = (nv_carrier){.peer = &conn->peer, .loop = loop->hub, .wake = carrier_wake};
+    conn->carrier =
+        (nv_carrier){.peer = &conn->peer, .loop = loop->hub, .wake = carrier_wake, .upgrade = carrier_upgrade};
     nv_timer_init(&conn->timer, on_deadline);
     nv_buf_init(&conn->wire, loop->net->limits.max_output_bytes);
     nv_list_push_back(origin->counted ? &loop->strangers : &loop->conns, &conn->link);
@@ -171,18 +181,26 @@ void nv_conn_begin(nv_conn *conn)
     nv_conn_wake(conn);
 }
 
-const char *nv_conn_ready(nv_conn *conn, nv_span alpn)
+/* @return NULL, or why the connection must end */
+static const char *take_session(nv_conn *conn, nv_session *session)
 {
-    nv_buf *out = conn->top ? &conn->top->out : &conn->wire;
-    conn->carrier.out = out;
-    nv_session *session = conn->origin->accept(conn->origin, conn, alpn);
     if (!session) {
         return "refused";
     }
     session->carrier = &conn->carrier;
-    session->out = out;
+    session->out = conn->carrier.out;
     conn->session = session;
     nv_buf_init(&conn->rest, session->max_pending + NV_SCRATCH_SIZE);
+    return NULL;
+}
+
+const char *nv_conn_ready(nv_conn *conn, nv_span alpn)
+{
+    conn->carrier.out = conn->top ? &conn->top->out : &conn->wire;
+    const char *why = take_session(conn, conn->origin->accept(conn->origin, conn, alpn));
+    if (why) {
+        return why;
+    }
     set_state(conn, NV_CONN_OPEN);
     nv_conn_wake(conn);
     return NULL;
@@ -197,6 +215,9 @@ static void free_session(nv_conn *conn)
 
 static void conn_free(nv_conn *conn)
 {
+    if (conn->next) {
+        conn->next->ops->free(conn->next);
+    }
     while (conn->top) {
         nv_layer *layer = conn->top;
         conn->top = layer->below;
@@ -382,6 +403,20 @@ const char *nv_conn_input(nv_conn *conn, const nv_window *window, size_t len)
     return feed(conn, false, nv_span_of(window->start, (size_t)(window->at - window->start) + len));
 }
 
+nv_window nv_layer_window(nv_layer *layer, uint8_t *scratch)
+{
+    return layer->above ? (nv_window){scratch, read_size(layer->conn), scratch} : nv_conn_window(layer->conn, scratch);
+}
+
+const char *nv_layer_up(nv_layer *layer, const nv_window *window, size_t len)
+{
+    if (!layer->above) {
+        return nv_conn_input(layer->conn, window, len);
+    }
+    bool open = layer->conn->state == NV_CONN_OPEN; /* or it is too late: drop */
+    return open ? layer->above->ops->input(layer->above, nv_span_of(window->at, len)) : NULL;
+}
+
 static bool reads_straight(const nv_conn *conn)
 {
     return conn->state == NV_CONN_OPEN && !conn->bottom;
@@ -481,7 +516,7 @@ static bool wants_input(const nv_conn *conn)
     case NV_CONN_LINGER:
         return !conn->eof;
     case NV_CONN_OPEN:
-        return !conn->eof && session_wants_input(conn);
+        return !conn->eof && !conn->ended && session_wants_input(conn);
     case NV_CONN_CONNECTING:
     case NV_CONN_CLOSING:
     case NV_CONN_GONE:
@@ -518,6 +553,18 @@ size_t nv_conn_room(const nv_conn *conn)
     size_t queued = writing_bytes(conn) + nv_buf_len(&conn->wire);
     size_t limit = limits_of(conn)->pause_output_bytes;
     return queued < limit ? limit - queued : 0;
+}
+
+size_t nv_layer_room(const nv_layer *layer)
+{
+    size_t room = nv_conn_room(layer->conn);
+    if (!layer->below) {
+        return room;
+    }
+    const nv_buf *below = &layer->below->out;
+    size_t free_bytes = below->max - nv_buf_len(below);
+    size_t most = room > nv_buf_len(below) ? room - nv_buf_len(below) : 0;
+    return most < free_bytes ? most : free_bytes;
 }
 
 static void on_written(uv_write_t *req, int status)
@@ -666,10 +713,12 @@ static const char *finish_closing(nv_conn *conn)
     look_for_end(conn, fd);
     if (!conn->said_goodbye) {
         conn->said_goodbye = true;
-        for (nv_layer *layer = conn->top; layer; layer = layer->below) {
+        const char *why = NULL;
+        for (nv_layer *layer = conn->top; layer && !why; layer = layer->below) {
             layer->ops->goodbye(layer);
+            why = encode(conn); /* what it said goes through those below before they say theirs */
         }
-        const char *why = flush(conn);
+        why = why ? why : flush(conn);
         if (why) {
             return why;
         }
@@ -700,8 +749,39 @@ static void note_known(nv_conn *conn)
     }
 }
 
+/* The session has handed the connection over: what it has left unread are the first frames. */
+static const char *change_session(nv_conn *conn)
+{
+    nv_layer *layer = conn->next;
+    nv_buf frames = conn->rest;
+    conn->next = NULL;
+    conn->rest = (nv_buf){.max = 0};
+    conn->held = false;
+    conn->session->ops->lost(conn->session, "handed over", conn->loop->now_us);
+    assert(conn->session->done);
+    free_session(conn);
+    nv_conn_push_layer(conn, layer);
+    conn->carrier.out = &layer->out;
+    const char *why = take_session(conn, nv_ws_layer_session(layer, &conn->carrier));
+    if (!why) {
+        why = layer->ops->input(layer, nv_buf_span(&frames));
+    }
+    if (!why && conn->loop->stopping) {
+        conn->session->ops->drain(conn->session, conn->loop->now_us);
+    }
+    nv_buf_deinit(&frames);
+    return why;
+}
+
 static void service_open(nv_conn *conn)
 {
+    if (conn->next) {
+        const char *why = change_session(conn);
+        if (why) {
+            begin_closing(conn, why);
+            return;
+        }
+    }
     nv_session *session = conn->session;
     if (conn->held && session->reading && !session->closing) {
         conn->held = false;
@@ -714,7 +794,7 @@ static void service_open(nv_conn *conn)
     note_known(conn);
     if (session->closing) {
         begin_closing(conn, "closed by the hub");
-    } else if (conn->eof && !conn->held && session->reading) {
+    } else if ((conn->eof || conn->ended) && !conn->held && session->reading) {
         begin_closing(conn, "the peer closed the connection");
     }
 }

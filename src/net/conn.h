@@ -1,5 +1,5 @@
 /**
- * A connection, for net/ alone: a socket below, layers (TLS, later WebSocket) on it, one session on top.
+ * A connection, for net/ alone: a socket below, layers (TLS, WebSocket) on it, one session on top.
  *
  *   session  --- session.out ---> [ top layer ... bottom layer ] --- wire ---> socket
  *            <-- input(window) --                                <-- read_buf --
@@ -31,9 +31,9 @@ typedef struct nv_origin nv_origin;
 
 /** Functions that return a const char * give NULL, or static text that says why the connection must end. */
 typedef struct nv_layer_ops {
-    /** Bytes from below: take all of them, hand decoded ones up by nv_layer_window() and nv_layer_up(). */
+    /** Bytes from below: take all of them, hand decoded ones up by nv_layer_up(). */
     const char *(*input)(nv_layer *layer, nv_span bytes);
-    /** Encode layer->out into nv_layer_below() until it is empty or nv_conn_room() is 0. */
+    /** Encode layer->out into nv_layer_below() until it is empty or nv_layer_room() is used up. */
     const char *(*output)(nv_layer *layer);
     /** Everything was sent: write the layer's goodbye below. Once. */
     void (*goodbye)(nv_layer *layer);
@@ -85,6 +85,7 @@ struct nv_conn {
     nv_buf rest; /* what the session has not taken yet */
     nv_layer *top;
     nv_layer *bottom;
+    nv_layer *next; /* to be put on top at the end of the turn, with a session of its own */
     nv_session *session;
     nv_loop *loop;
     nv_origin *origin;
@@ -97,6 +98,7 @@ struct nv_conn {
     bool sent : 1;         /* bytes went out since the session was last told */
     bool paused : 1;       /* too much output: not reading */
     bool eof : 1;          /* the peer sends no more */
+    bool ended : 1;        /* a layer heard the peer's goodbye: nothing more comes up */
     bool lost : 1;         /* lost() was called */
     bool said_goodbye : 1; /* the layers did */
     bool known : 1;        /* session->authenticated was seen */
@@ -127,13 +129,18 @@ void nv_conn_drain(nv_conn *conn);
 /** Whom log lines concern. */
 nv_subject nv_conn_subject(const nv_conn *conn);
 
-/** How many bytes a layer may still put into the buffer below before the peer must read. */
+/** How many bytes may still be put into conn->wire before the peer must read. */
 size_t nv_conn_room(const nv_conn *conn);
+/** How many bytes a layer may still put into the buffer below. */
+size_t nv_layer_room(const nv_layer *layer);
 
-/** @p scratch is one of the loop's two buffers, the one that the bytes do not come from. */
+/** @p scratch is one of the loop's buffers, one that the bytes do not come from. */
 nv_window nv_conn_window(nv_conn *conn, uint8_t *scratch);
 /** @p len bytes were written to the window: let the session eat. */
 const char *nv_conn_input(nv_conn *conn, const nv_window *window, size_t len);
+/** The same for a layer: whoever is above it, a layer or the session, eats. */
+nv_window nv_layer_window(nv_layer *layer, uint8_t *scratch);
+const char *nv_layer_up(nv_layer *layer, const nv_window *window, size_t len);
 
 static inline nv_buf *nv_layer_below(nv_layer *layer)
 {

@@ -78,6 +78,11 @@ static void take_line(echo *e, nv_span line)
     } else if (nv_span_eq_str(text, "stop")) {
         e->session.reading = false;
         atomic_fetch_add(&e->config->counts.stopped, 1);
+    } else if (nv_span_eq_str(text, "upgrade")) {
+        e->session.reading = false;
+        e->session.carrier->upgrade(
+            e->session.carrier,
+            &(nv_upgrade){echo_accept, e->config, e->config->max_message ? e->config->max_message : (size_t)64 * 1024});
     } else if (nv_span_eq_str(text, "known")) {
         e->session.authenticated = true;
     }

@@ -1,7 +1,7 @@
 /**
  * The session that tests of net/ carry: it echoes lines. Commands as whole lines: "close" closes after the echo, "stop"
  * stops reading until the test releases it, "known" authenticates, "flood N" answers with N bytes at once, "stream N"
- * as there is room, "hold" delays done after lost.
+ * as there is room, "hold" delays done after lost, "upgrade" hands over to another echo behind a WebSocket.
  */
 #ifndef NV_NET_ECHO_SESSION_H
 #define NV_NET_ECHO_SESSION_H
@@ -25,6 +25,7 @@ typedef struct echo_counts {
 typedef struct echo_config {
     echo_counts counts;
     size_t max_pending;   /* 0: 64 KiB */
+    size_t max_message;   /* of WebSocket; 0: 64 KiB */
     int64_t deadline_us;  /* 0: none */
     bool close_when_full; /* when an answer does not fit */
     bool bulk;            /* echo all bytes at once, no lines */

@@ -273,6 +273,28 @@ void nv_loop_trim_later(nv_loop *loop)
     }
 }
 
+uint8_t *nv_loop_frame_buf(nv_loop *loop)
+{
+    if (!loop->frame_buf) {
+        loop->frame_buf = nv_malloc(NV_SCRATCH_SIZE);
+    }
+    return loop->frame_buf;
+}
+
+/* ---- words ---- */
+
+#define LINES_PER_SECOND 10
+
+bool nv_loop_may_say(nv_loop *loop)
+{
+    int64_t second = loop->now_us / NV_US_PER_S;
+    if (second != loop->said_second) {
+        loop->said_second = second;
+        loop->said_count = 0;
+    }
+    return loop->said_count++ < LINES_PER_SECOND;
+}
+
 /* ---- life ---- */
 
 static nv_err init_handles(nv_loop *loop)
@@ -372,5 +394,6 @@ void nv_loop_deinit(nv_loop *loop)
     nv_buf_deinit(&loop->spare_out);
     free(loop->read_buf);
     free(loop->plain_buf);
+    free(loop->frame_buf);
     nv_timers_deinit(&loop->timers);
 }

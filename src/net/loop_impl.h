@@ -12,8 +12,9 @@
 struct nv_layer;
 struct nv_net;
 
-/* One large buffer per loop is lent to every read; a second one takes what TLS decrypts. Each has room in front for the
- * rest that a session left the last time. Untouched pages cost nothing. */
+/* One large buffer per loop is lent to every read; a second one takes what TLS decrypts, a third one the payload of
+ * WebSocket frames. Each has room in front for the rest that a session left the last time. Untouched pages cost
+ * nothing. */
 #define NV_READ_SIZE     ((size_t)256 * 1024)
 #define NV_READ_SIZE_NEW ((size_t)16 * 1024) /* before the session says who the peer is */
 #define NV_REST_COPY_MAX ((size_t)16 * 1024) /* a longer rest is completed in its own buffer instead */
@@ -52,15 +53,16 @@ struct nv_loop {
     nv_list listeners; /* accepting here */
     uint8_t *read_buf; /* NV_SCRATCH_SIZE each */
     uint8_t *plain_buf;
-    nv_window window; /* what on_alloc lent to the read that follows */
-    int64_t in_bytes; /* not yet in the metrics */
+    uint8_t *frame_buf; /* NULL until the first WebSocket */
+    nv_window window;   /* what on_alloc lent to the read that follows */
+    int64_t in_bytes;   /* not yet in the metrics */
     int64_t out_bytes;
     nv_buf spare_out;         /* memory lent to the connection being flushed */
     void *tls_bio;            /* shared by the TLS layers of the loop */
     struct nv_layer *tls_now; /* the one inside OpenSSL */
     nv_span tls_in;           /* what it received and OpenSSL has not read yet */
-    int64_t tls_log_second;
-    unsigned tls_log_count;
+    int64_t said_second;      /* what any peer can cause is said so often in a second at most */
+    unsigned said_count;
     bool stopping;
     nv_timer stop_timer;
     nv_timer trim_timer;
@@ -92,6 +94,11 @@ void nv_loop_deinit(nv_loop *loop);
 
 /** Much was freed. When a burst of that is over, the holes that it left in the heap go back to the system. */
 void nv_loop_trim_later(nv_loop *loop);
+
+/** One more line about a peer that nobody knows may be written: a scan must not fill the log. */
+bool nv_loop_may_say(nv_loop *loop);
+/** NV_SCRATCH_SIZE bytes for the payload of frames. */
+uint8_t *nv_loop_frame_buf(nv_loop *loop);
 
 /** Free what the TLS layers of the loop shared. In tls_layer.c */
 void nv_tls_loop_deinit(nv_loop *loop);

@@ -24,8 +24,6 @@
 #include <time.h>
 
 #define RECORD_SIZE ((size_t)16 * 1024)
-/* Failed handshakes said per second and loop; a scan must not fill the log. */
-#define LINES_PER_SECOND 10
 
 typedef struct tls_layer {
     nv_layer layer;
@@ -132,20 +130,10 @@ static bool is_client(const tls_layer *tls)
     return tls->layer.conn->origin->tls_client != NULL;
 }
 
-static bool may_say(nv_loop *loop)
-{
-    int64_t second = loop->now_us / NV_US_PER_S;
-    if (second != loop->tls_log_second) {
-        loop->tls_log_second = second;
-        loop->tls_log_count = 0;
-    }
-    return loop->tls_log_count++ < LINES_PER_SECOND;
-}
-
 static void say_failed(nv_conn *conn, const char *text)
 {
     nv_metric_add(NV_M_TLS_FAILED, 1);
-    if (may_say(conn->loop)) {
+    if (nv_loop_may_say(conn->loop)) {
         nv_subject subject = nv_conn_subject(conn);
         nv_diag(NV_LEVEL_WARN, "tls", &subject, "%s", text);
     }
@@ -333,14 +321,14 @@ static const char *take_records(tls_layer *tls)
         return why;
     }
     for (bool more = true; more && !why;) {
-        nv_window window = nv_conn_window(conn, conn->loop->plain_buf);
+        nv_window window = nv_layer_window(layer, conn->loop->plain_buf);
         if (window.room == 0) {
             return "out of memory for its input";
         }
         size_t len = 0;
         more = decrypt(tls, &window, &len, &why);
         if (len > 0) {
-            const char *refused = nv_conn_input(conn, &window, len);
+            const char *refused = nv_layer_up(layer, &window, len);
             why = why ? why : refused;
         }
     }

@@ -21,6 +21,14 @@ typedef struct nv_session nv_session;
 typedef struct nv_carrier nv_carrier;
 struct nv_hub_loop;
 
+/** What comes after the session that now speaks: a WebSocket whose binary messages carry another one's bytes. */
+typedef struct nv_upgrade {
+    /** Makes the successor; as at the begin of a connection it may write to carrier->out at once. NULL: refused. */
+    nv_session *(*make)(void *arg, nv_carrier *carrier);
+    void *arg;
+    size_t max_message_bytes; /* of a WebSocket message; a longer one closes the connection */
+} nv_upgrade;
+
 /** The connection as its session sees it. */
 struct nv_carrier {
     const nv_peer *peer;
@@ -29,6 +37,12 @@ struct nv_carrier {
     /** Something changed between calls: look at the session's members at the end of this turn. Idempotent, never
      * reenters. */
     void (*wake)(nv_carrier *carrier);
+    /**
+     * Hand the connection over (@p to is copied). What the session has written goes out as it is; the bytes behind
+     * those that it has taken are the first of the WebSocket. It must not read or write from here on: at the end of
+     * the turn it gets lost(), is done then, and is freed; the peer stays the same. Once per connection.
+     */
+    void (*upgrade)(nv_carrier *carrier, const nv_upgrade *to);
 };
 
 typedef struct nv_session_ops {
