@@ -43,6 +43,7 @@
     X(STATE_OPS, counter, "nave_state_operations_total", "operations of the state store")                              \
     X(HTTP_REQUESTS, counter, "nave_http_requests_total", "HTTP requests answered")                                    \
     X(HTTP_ERRORS, counter, "nave_http_errors_total", "HTTP requests answered with 4xx or 5xx")                        \
+    X(WEBSOCKETS, counter, "nave_http_websockets_total", "connections that became WebSockets")                         \
     X(READERS_OPEN, gauge, "nave_reader_open", "open readers of the telemetry log")                                    \
     X(READ_MESSAGES, counter, "nave_reader_messages_total", "messages handed to readers")
 

@@ -344,14 +344,46 @@ static nv_span trimmed(nv_span text)
     return text;
 }
 
-bool nv_http_find_header(const nv_http_request *request, const char *name, nv_span *value)
+/* From header *at on, which then is the one behind what was found. */
+static bool find_from(const nv_http_request *request, const char *name, uint32_t *at, nv_span *value)
 {
     nv_span text = nv_buf_span(&request->text);
     nv_span wanted = nv_span_str(name);
-    for (uint32_t i = 0; i < request->header_count; i++) {
-        const nv_http_header *h = &request->headers[i];
+    while (*at < request->header_count) {
+        const nv_http_header *h = &request->headers[(*at)++];
         if (nv_span_eq_nocase(nv_span_first(nv_span_skip(text, h->name), h->name_len), wanted)) {
             *value = trimmed(nv_span_first(nv_span_skip(text, h->value), h->value_len));
+            return true;
+        }
+    }
+    return false;
+}
+
+bool nv_http_find_header(const nv_http_request *request, const char *name, nv_span *value)
+{
+    uint32_t at = 0;
+    return find_from(request, name, &at, value);
+}
+
+bool nv_http_next_token(nv_http_tokens *tokens, nv_span *token)
+{
+    while (tokens->_rest.len > 0 || find_from(tokens->request, tokens->name, &tokens->_next, &tokens->_rest)) {
+        nv_span element = nv_span_first(tokens->_rest, nv_span_find(tokens->_rest, ','));
+        tokens->_rest = nv_span_skip(tokens->_rest, element.len + 1);
+        *token = trimmed(element);
+        if (token->len > 0) {
+            return true;
+        }
+    }
+    return false;
+}
+
+bool nv_http_has_token(const nv_http_request *request, const char *name, const char *token)
+{
+    nv_http_tokens tokens = {.request = request, .name = name};
+    nv_span one;
+    while (nv_http_next_token(&tokens, &one)) {
+        if (nv_span_eq_nocase(one, nv_span_str(token))) {
             return true;
         }
     }

@@ -55,6 +55,19 @@ static inline nv_span nv_http_target(const nv_http_request *request)
 /** The first header called @p name, ignoring case, without white space around it. @return false: absent */
 bool nv_http_find_header(const nv_http_request *request, const char *name, nv_span *value);
 
+/** The elements of a list such as `Connection: keep-alive, Upgrade`, over all headers of that name. */
+typedef struct nv_http_tokens {
+    const nv_http_request *request;
+    const char *name; /* of the header, in any case */
+    uint32_t _next;   /* header */
+    nv_span _rest;    /* of the present one */
+} nv_http_tokens;
+
+/** The next element that is not empty. @return false: there is none */
+bool nv_http_next_token(nv_http_tokens *tokens, nv_span *token);
+/** True when one of the elements is @p token, ignoring case. */
+bool nv_http_has_token(const nv_http_request *request, const char *name, const char *token);
+
 typedef struct nv_http_parser nv_http_parser;
 
 /** @return never NULL */

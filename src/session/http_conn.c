@@ -52,6 +52,7 @@ static bool reads_in(nv_http_state state)
     case NV_HTTP_AUTH:
     case NV_HTTP_BUSY:
     case NV_HTTP_CLOSED:
+    case NV_HTTP_UPGRADED:
         break;
     }
     return false;
@@ -70,9 +71,10 @@ static bool may_follow(nv_http_state from, nv_http_state to)
         [NV_HTTP_IN_HEAD] = 1 << NV_HTTP_AUTH | 1 << NV_HTTP_IN_BODY,
         [NV_HTTP_AUTH] = 1 << NV_HTTP_IN_BODY | 1 << NV_HTTP_IDLE,
         [NV_HTTP_IN_BODY] = 1 << NV_HTTP_BUSY | 1 << NV_HTTP_IDLE,
-        [NV_HTTP_BUSY] = 1 << NV_HTTP_STREAM | 1 << NV_HTTP_IDLE,
+        [NV_HTTP_BUSY] = 1 << NV_HTTP_STREAM | 1 << NV_HTTP_IDLE | 1 << NV_HTTP_UPGRADED,
         [NV_HTTP_STREAM] = 1 << NV_HTTP_IDLE,
         [NV_HTTP_CLOSED] = 0,
+        [NV_HTTP_UPGRADED] = 0,
     };
     return to == NV_HTTP_CLOSED || next[from] & 1 << to;
 }
@@ -206,6 +208,19 @@ void nv_http_conn_stream(nv_http_conn *conn)
 {
     set_state(conn, NV_HTTP_STREAM);
     conn->session.carrier->wake(conn->session.carrier);
+}
+
+void nv_http_conn_upgrade(nv_http_conn *conn, const nv_upgrade *to)
+{
+    exchange_free(conn->exchange);
+    conn->exchange = NULL;
+    nv_http_parser_done(conn->parser);
+    if (nv_buf_len(&conn->tail) > 0) {
+        abort_conn(conn); /* it asked behind answers that it does not read: no client does */
+        return;
+    }
+    set_state(conn, NV_HTTP_UPGRADED);
+    conn->session.carrier->upgrade(conn->session.carrier, to);
 }
 
 /** Answer something that never became a request, and close. */
@@ -379,6 +394,7 @@ static void conn_tick(nv_session *session, int64_t now_us)
         break;
     case NV_HTTP_AUTH:
     case NV_HTTP_BUSY:
+    case NV_HTTP_UPGRADED:
         break;
     }
 }
@@ -416,6 +432,7 @@ static void conn_drain(nv_session *session, int64_t now_us)
     case NV_HTTP_IN_BODY:
     case NV_HTTP_BUSY:
     case NV_HTTP_CLOSED:
+    case NV_HTTP_UPGRADED:
         break;
     }
 }

@@ -9,9 +9,10 @@ typedef enum nv_http_state {
     NV_HTTP_IN_HEAD,
     NV_HTTP_AUTH, /* head complete, a device's credential is being checked */
     NV_HTTP_IN_BODY,
-    NV_HTTP_BUSY,   /* a handler works on it */
-    NV_HTTP_STREAM, /* an answer without an end of its own is going out */
-    NV_HTTP_CLOSED  /* what is queued goes out, nothing is read any more */
+    NV_HTTP_BUSY,    /* a handler works on it */
+    NV_HTTP_STREAM,  /* an answer without an end of its own is going out */
+    NV_HTTP_CLOSED,  /* what is queued goes out, nothing is read any more */
+    NV_HTTP_UPGRADED /* the connection is another protocol's; the carrier ends this session */
 } nv_http_state;
 
 typedef struct nv_http_conn {
@@ -36,6 +37,8 @@ size_t nv_http_conn_queued(const nv_http_conn *conn);
 void nv_http_conn_finish(nv_http_conn *conn);
 /** The answer becomes a stream. */
 void nv_http_conn_stream(nv_http_conn *conn);
+/** The exchange is over, with a 101, and so is HTTP on this connection. */
+void nv_http_conn_upgrade(nv_http_conn *conn, const nv_upgrade *to);
 
 /** Render and queue a reply; the exchange goes on living. */
 void nv_http_write_reply(nv_http_conn *conn, const nv_http_reply *reply);

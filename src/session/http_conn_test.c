@@ -79,8 +79,6 @@ static void errors_have_their_form(void **state)
         {"GET / HTTP/3.0\r\n\r\n", 400, "IotHubFormatError", true},
         {"PUT /devices/d HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", 413, "MessageTooLarge", true},
         {"GET /$iothub/websocket HTTP/1.1\r\n\r\n", 426, "UpgradeRequired", false},
-        {"GET /$iothub/websocket HTTP/1.1\r\nConnection: Upgrade\r\nUpgrade: websocket\r\n\r\n", 404,
-         "ResourceNotFound", true},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         for (size_t step = 0; step < 8; step++) {

@@ -140,6 +140,9 @@ void nv_http_fail_as(nv_http_exchange *x, nv_http_shape shape, nv_hub_error erro
 /** Note a refusal that is sent once the request has been read. The first one counts. */
 void nv_http_refuse(nv_http_exchange *x, nv_http_shape shape, nv_hub_error error, const char *detail);
 
+/** Answer 101 with these header lines, each with CRLF, and hand the connection over: the last of HTTP on it. */
+void nv_http_switch(nv_http_exchange *x, const char *headers, const nv_upgrade *to);
+
 /** Begin an answer of unknown length: set stream_sent, stream_tick and stream_stop before. */
 void nv_http_stream_begin(nv_http_exchange *x, const char *content_type);
 /** Queue a part. */

@@ -1,4 +1,4 @@
-/** Our own additions to the service API, and the seam for WebSocket. */
+/** Our own additions to the service API. */
 #include "session/http_exchange.h"
 
 #include "base/clock.h"
@@ -199,19 +199,4 @@ void nv_http_refusals(nv_http_exchange *x)
     nv_json_end_object(&w);
     nv_http_send_json(x, &w, NV_SPAN_EMPTY);
     nv_buf_deinit(&body);
-}
-
-/* ---- GET /$iothub/websocket ---------------------------------------------------------------------------------- */
-
-void nv_http_websocket(nv_http_exchange *x)
-{
-    nv_span upgrade = NV_SPAN_EMPTY;
-    bool asked = x->request->upgrade && nv_http_find_header(x->request, "upgrade", &upgrade) &&
-                 nv_span_eq_nocase(upgrade, nv_span_str("websocket"));
-    if (asked) {
-        nv_http_fail_as(x, NV_HTTP_E2, NV_HUB_ERROR_ResourceNotFound, "This hub does not speak WebSocket yet");
-        return;
-    }
-    (void)snprintf(x->refused_headers, sizeof(x->refused_headers), "Upgrade: websocket\r\nConnection: Upgrade\r\n");
-    nv_http_fail_as(x, NV_HTTP_E2, NV_HUB_ERROR_UpgradeRequired, NULL);
 }

@@ -43,6 +43,7 @@ static const char *reason_of(unsigned status)
         unsigned status;
         const char *text;
     } rows[] = {
+        {101, "Switching Protocols"},
         {200, "OK"},
         {204, "No Content"},
         {207, "Multi-Status"},
@@ -325,6 +326,14 @@ bool nv_http_body_json(nv_http_exchange *x, struct json_object **tree)
     nv_http_fail(x, NV_HUB_ERROR_IotHubFormatError,
                  err == NV_E_TOO_BIG ? "The request body is nested too deeply or holds too many values" : NULL);
     return false;
+}
+
+void nv_http_switch(nv_http_exchange *x, const char *headers, const nv_upgrade *to)
+{
+    stamp s;
+    stamp_make(x->conn, &s);
+    write_head(x->conn, &(head){.status = 101, .headers = headers, .framing = "Connection: Upgrade\r\n"}, &s);
+    nv_http_conn_upgrade(x->conn, to);
 }
 
 /* ---- streams ------------------------------------------------------------------------------------------------ */

@@ -80,11 +80,20 @@ static void wake(nv_carrier *carrier)
     ((nv_rig *)(void *)carrier)->woken = true;
 }
 
+static void upgrade(nv_carrier *carrier, const nv_upgrade *to)
+{
+    nv_rig *rig = (nv_rig *)(void *)carrier;
+    assert_null(rig->upgrade.make);
+    rig->upgrade = *to;
+    rig->woken = true;
+}
+
 void nv_rig_init(nv_rig *rig, nv_rig_hub *on, nv_session *(*make)(nv_carrier *))
 {
     *rig = (nv_rig){.on = on, .window = SIZE_MAX};
     rig->peer = (nv_peer){.connection_id = 7, .address = nv_span_str("192.0.2.1:5000")};
-    rig->carrier = (nv_carrier){.peer = &rig->peer, .loop = &on->hub->loops[0], .out = &rig->out, .wake = wake};
+    rig->carrier = (nv_carrier){
+        .peer = &rig->peer, .loop = &on->hub->loops[0], .out = &rig->out, .wake = wake, .upgrade = upgrade};
     nv_buf_init(&rig->out, 1 << 20);
     nv_buf_init(&rig->in, 64 << 20);
     nv_buf_init(&rig->received, 64 << 20);
@@ -145,7 +154,7 @@ static bool pump_out(nv_rig *rig)
     }
     assert_int_equal(nv_buf_append(&rig->received, part), NV_OK);
     nv_buf_consume(&rig->out, part.len);
-    if (!rig->session->closing) {
+    if (!rig->session->closing && !rig->upgrade.make) {
         rig->session->ops->sent(rig->session, nv_mono_us(&rig->on->clock.clock));
     }
     return true;
@@ -230,7 +239,7 @@ bool nv_rig_take_answer(nv_rig *rig, bool to_head, nv_answer *out)
     out->status = (unsigned)strtoul(out->head + strlen("HTTP/1.1 "), NULL, 10);
     const char *length = nv_answer_header(out, "Content-Length");
     size_t body = length ? strtoul(length, NULL, 10) : 0;
-    if (to_head || out->status == 204 || out->status == 100) {
+    if (to_head || out->status == 204 || out->status < 200) {
         body = 0;
     } else if (!length && nv_answer_header(out, "Transfer-Encoding")) {
         body = unchunk(nv_span_skip(all, head), out);

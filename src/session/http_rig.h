@@ -40,6 +40,7 @@ typedef struct nv_rig {
     size_t step;     /* input arrives in pieces of this size; 0: all at once */
     size_t window;   /* the client reads at most this many bytes a turn; SIZE_MAX: all */
     size_t most_queued;
+    nv_upgrade upgrade; /* what the session handed the connection over to; make is NULL: it did not */
     bool woken;
     bool lost;
 } nv_rig;
