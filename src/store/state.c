@@ -19,6 +19,7 @@
 #include <errno.h>
 #include <fcntl.h>
 #include <signal.h>
+#include <stdatomic.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
@@ -57,6 +58,7 @@ struct nv_state {
     char id[33];
     bool failing; /* the writer's: the last commit failed; to log once */
     /* any thread */
+    _Atomic int health; /* nv_err of the last commit */
     pthread_mutex_t counts_lock;
     nv_state_counts counts;
 };
@@ -225,6 +227,12 @@ static void note_outcome(nv_state *state, nv_err err)
         nv_diag(NV_LEVEL_INFO, "state", NULL, "storing in %s works again", state->path);
     }
     state->failing = err != NV_OK;
+    atomic_store_explicit(&state->health, (int)err, memory_order_relaxed);
+}
+
+nv_err nv_state_health(const nv_state *state)
+{
+    return (nv_err)atomic_load_explicit(&state->health, memory_order_relaxed);
 }
 
 /*

@@ -84,6 +84,9 @@ typedef struct nv_state_counts {
 /** As committed. Thread: any. Blocks: never. */
 nv_state_counts nv_state_counts_now(nv_state *state);
 
+/** Why the last commit failed; NV_OK: it did not. Thread: any. Blocks: never. */
+nv_err nv_state_health(const nv_state *state);
+
 /** 32 hexadecimal digits, made when the store was created: tells two hubs apart. Valid while it is open. */
 nv_span nv_state_id(const nv_state *state);
 

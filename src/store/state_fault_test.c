@@ -156,10 +156,12 @@ static void a_full_disk_refuses_writes_and_serves_reads(void **state)
         }
         assert_int_equal(err, NV_E_NO_SPACE);
         assert_int_equal(put(w, number), NV_E_NO_SPACE);
+        assert_int_equal(nv_state_health(w->state), NV_E_NO_SPACE);
         assert_int_equal(w->errors_logged, round + 1); /* once, not per commit */
         expect(w, number - 1);
         nv_fault_disk_set_capacity(w->disk, UINT64_MAX);
         assert_int_equal(put(w, number), NV_OK);
+        assert_int_equal(nv_state_health(w->state), NV_OK);
         expect(w, number);
         expect(w, number - 1);
     }
