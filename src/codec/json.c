@@ -482,6 +482,61 @@ nv_err nv_json_parse(nv_span text, uint32_t max_depth, uint32_t max_values, stru
     return err;
 }
 
+/* ---- reading text ------------------------------------------------------------------------------------------ */
+
+/** Bytes of the string at the front of @p text, with its quotes; 0: there is none. */
+static size_t string_len(nv_span text)
+{
+    if (text.len == 0 || text.ptr[0] != '"') {
+        return 0;
+    }
+    for (size_t i = 1; i < text.len; i++) {
+        if (text.ptr[i] == '"') {
+            return i + 1;
+        }
+        i += text.ptr[i] == '\\';
+    }
+    return 0;
+}
+
+/** Bytes of the value at the front of @p text, up to the comma or bracket behind it; 0: there is none. */
+static size_t value_len(nv_span text)
+{
+    size_t depth = 0;
+    for (size_t i = 0; i < text.len;) {
+        uint8_t c = text.ptr[i];
+        size_t string = string_len(nv_span_skip(text, i));
+        if (c == '"' && string == 0) {
+            return 0;
+        }
+        if (depth == 0 && (c == ',' || c == '}' || c == ']')) {
+            return i;
+        }
+        depth += c == '{' || c == '[';
+        depth -= c == '}' || c == ']';
+        i += string ? string : 1;
+    }
+    return depth == 0 ? text.len : 0;
+}
+
+bool nv_json_next_member(nv_span object, size_t *at, nv_span *name, nv_span *value)
+{
+    nv_span rest = nv_span_skip(object, *at);
+    if (rest.len == 0 || rest.ptr[0] != (*at == 0 ? '{' : ',')) {
+        return false;
+    }
+    rest = nv_span_skip(rest, 1);
+    size_t quoted = string_len(rest);
+    if (quoted == 0 || quoted == rest.len || rest.ptr[quoted] != ':') {
+        return false;
+    }
+    *name = nv_span_of(rest.ptr + 1, quoted - 2);
+    rest = nv_span_skip(rest, quoted + 1);
+    *value = nv_span_first(rest, value_len(rest));
+    *at = (size_t)(value->ptr + value->len - object.ptr);
+    return value->len > 0;
+}
+
 /* ---- reading ---------------------------------------------------------------------------------------------- */
 
 struct json_object *nv_json_member(struct json_object *object, const char *name)

@@ -71,6 +71,17 @@ static inline nv_err nv_json_check(nv_span text, uint32_t max_depth, uint32_t ma
 /** Check, then build the tree. The caller owns *out (json_object_put). The literal null gives NV_OK and NULL. */
 NV_NODISCARD nv_err nv_json_parse(nv_span text, uint32_t max_depth, uint32_t max_values, struct json_object **out);
 
+/* ---- reading text ------------------------------------------------------------------------------------------ */
+
+/**
+ * The next member of an object in the compact form that nv_json_compact() makes, as it stands in the text: nothing is
+ * decoded, so that numbers stay as written. Start with *at = 0.
+ * @param name   what stands between the quotes, escapes included
+ * @param value  the value's text
+ * @return false: the end, or no such object
+ */
+bool nv_json_next_member(nv_span object, size_t *at, nv_span *name, nv_span *value);
+
 /* ---- reading trees: what is absent, null or of another type says so --------------------------------------- */
 
 /** The member called @p name, ignoring case, an exact match first (http-hub.md section 1). NULL: absent or null. */

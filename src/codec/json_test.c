@@ -157,12 +157,48 @@ static void trees_are_read_without_case(void **state)
     assert_int_equal(nv_json_parse(nv_span_str("{1:2}"), 4, 10, &tree), NV_E_SYNTAX);
 }
 
+static void members_as_they_stand(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        const char *want; /* "name=value;" of each */
+    } rows[] = {
+        {"{}", ""},
+        {"{\"a\":1}", "a=1;"},
+        {"{\"a\":1.0,\"b\":{\"c\":[1,{\"}\":\"],\\\"\"}]},\"d\":\"x,y\"}",
+         "a=1.0;b={\"c\":[1,{\"}\":\"],\\\"\"}]};d=\"x,y\";"},
+        {"{\"q\\\"\":null,\"\":-1e3}", "q\\\"=null;=-1e3;"},
+        {"[1,2]", ""},
+        {"1", ""},
+        {"", ""},
+        {"{\"a", ""},
+        {"{\"a\"", ""},
+        {"{\"a\":", ""},
+        {"{\"a\":\"b", ""},
+        {"{\"a\":[1", ""},
+        {"{\"a\":1,", "a=1;"},
+        {"{\"a\":}", ""},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        char got[200] = "";
+        size_t len = 0;
+        size_t at = 0;
+        nv_span name;
+        nv_span value;
+        while (nv_json_next_member(nv_span_str(rows[i].text), &at, &name, &value)) {
+            len += (size_t)snprintf(got + len, sizeof(got) - len, "%.*s=%.*s;", NV_SPAN_ARG(name), NV_SPAN_ARG(value));
+        }
+        assert_string_equal(got, rows[i].want);
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(checker_accepts_json_only),    cmocka_unit_test(compact_restores_a_full_buffer),
         cmocka_unit_test(writer_escapes_and_separates), cmocka_unit_test(writer_error_sticks),
-        cmocka_unit_test(trees_are_read_without_case),
+        cmocka_unit_test(trees_are_read_without_case),  cmocka_unit_test(members_as_they_stand),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
