@@ -167,6 +167,18 @@ char *nv_path_segment(const char *id)
     return nv_span_dup(nv_writer_span(&w));
 }
 
+char *nv_path_of(const char *root, const char *device, const char *module, const char *tail)
+{
+    char *d = nv_path_segment(device);
+    char *m = nv_path_segment(module ? module : "");
+    size_t size = strlen(root) + strlen(d) + strlen(m) + strlen(tail) + 16;
+    char *path = nv_malloc(size);
+    (void)snprintf(path, size, "/%s/%s%s%s%s", root, d, module ? "/modules/" : "", m, tail);
+    free(d);
+    free(m);
+    return path;
+}
+
 char *nv_device_string(const char *host, const char *device, const char *module, const char *key)
 {
     nv_connstr parts = {
@@ -190,6 +202,27 @@ void nv_print_json(struct json_object *object)
                                                     JSON_C_TO_STRING_NOSLASHESCAPE));
 }
 
+static void print_members(struct json_object *object, const char *prefix)
+{
+    json_object_object_foreach(object, name, value)
+    {
+        char full[1200];
+        (void)snprintf(full, sizeof(full), "%s%s%s", prefix, prefix[0] ? "." : "", name);
+        if (json_object_is_type(value, json_type_object)) {
+            print_members(value, full);
+        } else if (value) {
+            printf("%-44s %s\n", full, json_object_get_string(value));
+        }
+    }
+}
+
+void nv_print_members(struct json_object *object)
+{
+    if (json_object_is_type(object, json_type_object)) {
+        print_members(object, "");
+    }
+}
+
 const char *nv_json_text(struct json_object *object, const char *name)
 {
     struct json_object *member = object ? nv_json_member(object, name) : NULL;
@@ -200,7 +233,7 @@ const char *nv_json_text(struct json_object *object, const char *name)
 
 typedef struct receive {
     nv_buf body;
-    int64_t date_unix_s;
+    nv_answer *answer;
 } receive;
 
 static size_t take_body(char *bytes, size_t size, size_t count, void *arg)
@@ -209,17 +242,44 @@ static size_t take_body(char *bytes, size_t size, size_t count, void *arg)
     return nv_buf_append(&r->body, nv_span_of(bytes, size * count)) == NV_OK ? size * count : 0;
 }
 
+/** The value of the header called @p name, which the caller frees, when @p line is that header; else NULL. */
+static char *header_value(nv_span line, const char *name)
+{
+    size_t colon = nv_span_find(line, ':');
+    if (!nv_span_eq_nocase(nv_span_first(line, colon), nv_span_str(name))) {
+        return NULL;
+    }
+    nv_span value = nv_span_skip(line, colon + 1);
+    while (value.len > 0 && (value.ptr[0] == ' ' || value.ptr[0] == '\t')) {
+        value = nv_span_skip(value, 1);
+    }
+    while (value.len > 0 && value.ptr[value.len - 1] <= ' ') {
+        value.len--;
+    }
+    return nv_span_dup(value);
+}
+
 static size_t take_header(char *bytes, size_t size, size_t count, void *arg)
 {
-    receive *r = arg;
-    size_t len = size * count;
-    if (len > 6 && strncasecmp(bytes, "date:", 5) == 0) {
-        char *text = nv_span_dup(nv_span_of(bytes + 5, len - 5));
-        time_t date = curl_getdate(text, NULL);
-        r->date_unix_s = date > 0 ? (int64_t)date : 0;
-        free(text);
+    nv_answer *answer = ((receive *)arg)->answer;
+    nv_span line = nv_span_of(bytes, size * count);
+    char *date = header_value(line, "date");
+    char *error = header_value(line, "iothub-errorcode");
+    char *continuation = header_value(line, "x-ms-continuation");
+    if (date) {
+        time_t seconds = curl_getdate(date, NULL);
+        answer->date_unix_s = seconds > 0 ? (int64_t)seconds : 0;
+        free(date);
     }
-    return len;
+    if (error) {
+        free(answer->error);
+        answer->error = error;
+    }
+    if (continuation) {
+        free(answer->continuation);
+        answer->continuation = continuation;
+    }
+    return line.len;
 }
 
 static struct curl_slist *add_header(struct curl_slist *list, const char *name, const char *value)
@@ -315,15 +375,28 @@ static int unreachable(const nv_client *client, const exchange *x, CURLcode code
                   x->error[0] ? x->error : curl_easy_strerror(code), cure);
 }
 
-int nv_client_request(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
-                      nv_answer *answer)
+static void add_paging(exchange *x, const nv_call *call)
+{
+    char page[24];
+    if (call->page > 0) {
+        (void)snprintf(page, sizeof(page), "%u", call->page);
+        x->headers = add_header(x->headers, "x-ms-max-item-count", page);
+    }
+    if (call->continuation) {
+        x->headers = add_header(x->headers, "x-ms-continuation", call->continuation);
+    }
+    curl_easy_setopt(x->curl, CURLOPT_HTTPHEADER, x->headers);
+}
+
+int nv_client_call(nv_client *client, const nv_call *call, nv_answer *answer)
 {
     memset(answer, 0, sizeof(*answer));
-    receive r = {.date_unix_s = 0};
+    receive r = {.answer = answer};
     nv_buf_init(&r.body, ANSWER_MAX);
     exchange x;
-    exchange_init(&x, client, method, path, body, if_match);
-    curl_easy_setopt(x.curl, CURLOPT_TIMEOUT, 60L);
+    exchange_init(&x, client, call->method, call->path, call->body, call->if_match);
+    add_paging(&x, call);
+    curl_easy_setopt(x.curl, CURLOPT_TIMEOUT, call->timeout_s ? call->timeout_s : 60L);
     curl_easy_setopt(x.curl, CURLOPT_WRITEFUNCTION, take_body);
     curl_easy_setopt(x.curl, CURLOPT_WRITEDATA, &r);
     curl_easy_setopt(x.curl, CURLOPT_HEADERFUNCTION, take_header);
@@ -334,7 +407,6 @@ int nv_client_request(nv_client *client, const char *method, const char *path, c
         code = unreachable(client, &x, result);
     } else {
         curl_easy_getinfo(x.curl, CURLINFO_RESPONSE_CODE, &answer->status);
-        answer->date_unix_s = r.date_unix_s;
         if (nv_buf_len(&r.body) > 0 &&
             nv_json_parse(nv_buf_span(&r.body), NV_JSON_MAX_DEPTH, UINT32_MAX, &answer->body) != NV_OK) {
             code = refuse("%s:%u answered %ld with something that is not JSON; is it a hub?", client->host,
@@ -346,12 +418,18 @@ int nv_client_request(nv_client *client, const char *method, const char *path, c
     return code;
 }
 
-/* "ErrorCode:Name;text" becomes "text (Name)"; anything else stands as it is. */
-static void complain(long status, const char *message)
+/* "ErrorCode:Name;text" becomes "text (Name)", JSON in a string its message; anything else stands as it is. */
+static void complain(long status, const char *message, const char *error)
 {
     const char *name = strncmp(message, "ErrorCode:", 10) == 0 ? message + 10 : NULL;
     const char *text = name ? strchr(name, ';') : NULL;
-    if (text && text[1]) {
+    struct json_object *inner = NULL;
+    if (message[0] == '{' && nv_json_parse(nv_span_str(message), 8, 100, &inner) == NV_OK) {
+        const char *said = nv_json_text(inner, "message");
+        (void)refuse("%s%s%s%s", said[0] ? said : "the hub refused", error ? " (" : "", error ? error : "",
+                     error ? ")" : "");
+        json_object_put(inner);
+    } else if (text && text[1]) {
         (void)refuse("%s (%.*s)", text + 1, (int)(text - name), name);
     } else if (message[0]) {
         (void)refuse("%s", message);
@@ -362,13 +440,12 @@ static void complain(long status, const char *message)
 
 void nv_answer_complain(const nv_answer *answer)
 {
-    complain(answer->status, nv_json_text(answer->body, "Message"));
+    complain(answer->status, nv_json_text(answer->body, "Message"), answer->error);
 }
 
-int nv_client_do(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
-                 nv_answer *answer)
+int nv_client_must(nv_client *client, const nv_call *call, nv_answer *answer)
 {
-    int code = nv_client_request(client, method, path, body, if_match, answer);
+    int code = nv_client_call(client, call, answer);
     if (code == NV_EXIT_OK && answer->status >= 400) {
         nv_answer_complain(answer);
         code = NV_EXIT_REFUSED;
@@ -376,9 +453,25 @@ int nv_client_do(nv_client *client, const char *method, const char *path, const 
     return code;
 }
 
+int nv_client_request(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
+                      nv_answer *answer)
+{
+    return nv_client_call(client, &(nv_call){.method = method, .path = path, .body = body, .if_match = if_match},
+                          answer);
+}
+
+int nv_client_do(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
+                 nv_answer *answer)
+{
+    return nv_client_must(client, &(nv_call){.method = method, .path = path, .body = body, .if_match = if_match},
+                          answer);
+}
+
 void nv_answer_deinit(nv_answer *answer)
 {
     json_object_put(answer->body);
+    free(answer->error);
+    free(answer->continuation);
     memset(answer, 0, sizeof(*answer));
 }
 
@@ -424,7 +517,7 @@ static nv_stream_end refused(stream *s, long status)
     if (nv_json_parse(nv_buf_span(&s->pending), NV_JSON_MAX_DEPTH, 10000, &body) != NV_OK) {
         body = NULL;
     }
-    complain(status, nv_json_text(body, "Message"));
+    complain(status, nv_json_text(body, "Message"), NULL);
     json_object_put(body);
     return NV_STREAM_REFUSED;
 }

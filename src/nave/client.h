@@ -36,16 +36,28 @@ typedef struct nv_answer {
     long status;
     struct json_object *body; /* NULL when there is none; put by nv_answer_deinit */
     int64_t date_unix_s;      /* the hub's clock, 0 = not said */
+    char *error;              /* name of an error, or NULL */
+    char *continuation;       /* of the next page, or NULL */
 } nv_answer;
 
-/**
- * One request. @p path is encoded and begins with '/', the api-version is added. @p body is JSON text or NULL.
- * @param if_match  or NULL
- * @return NV_EXIT_OK the hub answered (look at status); else it could not be reached, said on stderr
- */
+typedef struct nv_call {
+    const char *method;
+    const char *path;         /* encoded, begins with '/'; the api-version is added */
+    const char *body;         /* JSON text, or NULL */
+    const char *if_match;     /* or NULL */
+    const char *continuation; /* of the page before, or NULL */
+    unsigned page;            /* rows of a page; 0: not said */
+    long timeout_s;           /* 0: a minute */
+} nv_call;
+
+/** One request. @return NV_EXIT_OK the hub answered (look at status); else it could not be reached, said on stderr */
+int nv_client_call(nv_client *client, const nv_call *call, nv_answer *answer);
+/** As nv_client_call(), but a status of 400 or more is said on stderr and gives NV_EXIT_REFUSED. */
+int nv_client_must(nv_client *client, const nv_call *call, nv_answer *answer);
+/** nv_client_call() in short. @param body, if_match  or NULL */
 int nv_client_request(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
                       nv_answer *answer);
-/** As nv_client_request(), but a status of 400 or more is said on stderr and gives NV_EXIT_REFUSED. */
+/** nv_client_must() in short. */
 int nv_client_do(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
                  nv_answer *answer);
 void nv_answer_deinit(nv_answer *answer);
@@ -69,6 +81,8 @@ char *nv_make_token(const char *resource, const char *policy, nv_span key, int64
 
 /** Percent-encode one segment of a path; the caller frees. */
 char *nv_path_segment(const char *id);
+/** "/@p root/ID[/modules/MODULE]@p tail", ids encoded; @p module may be NULL. The caller frees. */
+char *nv_path_of(const char *root, const char *device, const char *module, const char *tail);
 
 /** "HostName=..;DeviceId=..[;ModuleId=..];SharedAccessKey=.." or "..;x509=true" when @p key is NULL. The caller frees.
  */
@@ -76,6 +90,8 @@ char *nv_device_string(const char *host, const char *device, const char *module,
 
 /** Print JSON on stdout, with a newline. */
 void nv_print_json(struct json_object *object);
+/** Print the members of an object for people, one a line, those of objects in it as "outer.inner". */
+void nv_print_members(struct json_object *object);
 /** A member's text, or "" when it is not there. Borrowed. */
 const char *nv_json_text(struct json_object *object, const char *name);
 

@@ -4,7 +4,9 @@
 #include "nave/client.h"
 #include "nave/commands.h"
 
+#include <arpa/inet.h>
 #include <json-c/json.h>
+#include <netdb.h>
 #include <stdarg.h>
 #include <stdlib.h>
 #include <string.h>
@@ -17,9 +19,45 @@ static void set_text(struct json_object *object, const char *name, const char *t
 
 /* ---- hub show ------------------------------------------------------------------------------------------------ */
 
+static bool is_address(const char *name)
+{
+    struct in6_addr out;
+    return inet_pton(AF_INET, name, &out) == 1 || inet_pton(AF_INET6, name, &out) == 1;
+}
+
+static bool resolves(const char *name)
+{
+    struct addrinfo *found = NULL;
+    int result = getaddrinfo(name, NULL, NULL, &found);
+    if (result == 0) {
+        freeaddrinfo(found);
+    }
+    return result == 0;
+}
+
+/* The Java SDK refuses host names without a dot: one of the hub's names with a dot that leads here, names before
+ * addresses. NULL: there is none. Borrowed. */
+static const char *dotted_name(struct json_object *names)
+{
+    const char *address = NULL;
+    size_t count = json_object_is_type(names, json_type_array) ? json_object_array_length(names) : 0;
+    for (size_t i = 0; i < count; i++) {
+        const char *name = json_object_get_string(json_object_array_get_idx(names, i));
+        if (!name || !strchr(name, '.')) {
+            continue;
+        }
+        if (!is_address(name) && resolves(name)) {
+            return name;
+        }
+        address = is_address(name) && !address ? name : address;
+    }
+    return address;
+}
+
 static void print_hub(struct json_object *hub)
 {
     printf("host name       %s\n", nv_json_text(hub, "hostName"));
+    printf("with a dot      %s\n", nv_json_text(hub, "dottedHostName"));
     printf("trusted root    %s\n", nv_json_text(hub, "caFile"));
     printf("service string  %s\n", nv_json_text(hub, "serviceConnectionString"));
     struct json_object *endpoints = nv_json_member(hub, "endpoints");
@@ -78,6 +116,7 @@ int nv_cmd_hub_show(const nv_args *args)
         code = remote_hub(&client, &hub);
     }
     if (code == NV_EXIT_OK) {
+        set_text(hub, "dottedHostName", dotted_name(nv_json_member(hub, "hostNames")));
         if (client.json) {
             nv_print_json(hub);
         } else {

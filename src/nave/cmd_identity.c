@@ -19,14 +19,7 @@ static int usage(const char *text)
 
 static char *path_of(const char *device, const char *module)
 {
-    char *d = nv_path_segment(device);
-    char *m = nv_path_segment(module ? module : "");
-    size_t size = strlen(d) + strlen(m) + 32;
-    char *path = nv_malloc(size);
-    (void)snprintf(path, size, module ? "/devices/%s/modules/%s" : "/devices/%s", d, m);
-    free(d);
-    free(m);
-    return path;
+    return nv_path_of("devices", device, module, "");
 }
 
 static void set_text(struct json_object *object, const char *name, const char *text)
@@ -196,20 +189,6 @@ static void print_added(const nv_client *client, struct json_object *identity)
     free(string);
 }
 
-static void print_members(struct json_object *object, const char *prefix)
-{
-    json_object_object_foreach(object, name, value)
-    {
-        char full[256];
-        (void)snprintf(full, sizeof(full), "%s%s%s", prefix, prefix[0] ? "." : "", name);
-        if (json_object_is_type(value, json_type_object)) {
-            print_members(value, full);
-        } else if (value) {
-            printf("%-44s %s\n", full, json_object_get_string(value));
-        }
-    }
-}
-
 static void print_identity(const nv_client *client, struct json_object *identity)
 {
     char *string = string_of(client, identity);
@@ -220,7 +199,7 @@ static void print_identity(const nv_client *client, struct json_object *identity
     if (client->json) {
         nv_print_json(identity);
     } else {
-        print_members(identity, "");
+        nv_print_members(identity);
     }
 }
 
@@ -310,11 +289,45 @@ static int remove_identity(const nv_args *args, const char *device, const char *
     return code;
 }
 
+/* What the twin knows beside: messages that wait, versions. A policy without the right to it shows the identity only.
+ */
+static void add_live_state(nv_client *client, struct json_object *identity, const char *device, const char *module)
+{
+    nv_answer twin = {0};
+    char *path = nv_path_of("twins", device, module, "");
+    if (nv_client_request(client, "GET", path, NULL, NULL, &twin) == NV_EXIT_OK && twin.status == 200) {
+        struct json_object *live = json_object_new_object();
+        struct json_object *properties = nv_json_member(twin.body, "properties");
+        struct json_object *count = nv_json_member(twin.body, "cloudToDeviceMessageCount");
+        json_object_object_add(live, "version", json_object_get(nv_json_member(twin.body, "version")));
+        json_object_object_add(live, "desiredVersion",
+                               json_object_get(nv_json_member(nv_json_member(properties, "desired"), "$version")));
+        json_object_object_add(live, "reportedVersion",
+                               json_object_get(nv_json_member(nv_json_member(properties, "reported"), "$version")));
+        set_text(live, "etag", nv_json_text(twin.body, "etag"));
+        json_object_object_add(identity, "cloudToDeviceMessageCount", json_object_get(count));
+        json_object_object_add(identity, "twin", live);
+    }
+    free(path);
+    nv_answer_deinit(&twin);
+}
+
 static int show_identity(const nv_args *args, const char *device, const char *module)
 {
+    nv_client client = {0};
+    nv_answer answer = {0};
     char *path = path_of(device, module);
-    int code = show(args, path, print_identity);
+    int code = nv_client_open(&client, args);
+    if (code == NV_EXIT_OK) {
+        code = nv_client_do(&client, "GET", path, NULL, NULL, &answer);
+    }
+    if (code == NV_EXIT_OK) {
+        add_live_state(&client, answer.body, device, module);
+        print_identity(&client, answer.body);
+    }
     free(path);
+    nv_answer_deinit(&answer);
+    nv_client_close(&client);
     return code;
 }
 
@@ -368,13 +381,9 @@ int nv_cmd_device_list(const nv_args *args)
 
 int nv_cmd_module_list(const nv_args *args)
 {
-    char *device = nv_path_segment(args->operands[0]);
-    size_t size = strlen(device) + 32;
-    char *path = nv_malloc(size);
-    (void)snprintf(path, size, "/devices/%s/modules", device);
+    char *path = nv_path_of("devices", args->operands[0], NULL, "/modules");
     int code = show(args, path, print_modules);
     free(path);
-    free(device);
     return code;
 }
 

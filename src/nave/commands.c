@@ -42,6 +42,38 @@ static const nv_flag device_set_flags[] = {
 };
 static const nv_flag module_add_flags[] = {IDENTITY_FLAGS, {NULL, 0, NULL, NULL}};
 
+#define MODULE_FLAG                                                                                                    \
+    {                                                                                                                  \
+        "module", 0, "ID", "this module of the device instead of the device itself"                                    \
+    }
+
+static const nv_flag twin_get_flags[] = {MODULE_FLAG, {NULL, 0, NULL, NULL}};
+static const nv_flag twin_change_flags[] = {
+    MODULE_FLAG,
+    {"if-match", 0, "ETAG", "only if the twin still has this etag"},
+    {NULL, 0, NULL, NULL},
+};
+static const nv_flag method_flags[] = {
+    MODULE_FLAG,
+    {"timeout", 0, "S", "seconds that the device may take, 5 to 300 (default: 30)"},
+    {"connect-timeout", 0, "S", "seconds to wait for a device that is not there, 0 to 300 (default: 0)"},
+    {NULL, 0, NULL, NULL},
+};
+static const nv_flag send_flags[] = {
+    {"property", 'p', "NAME=VALUE", "an application property; as often as wanted"},
+    {"message-id", 0, "ID", "id of the message (feedback needs one)"},
+    {"correlation-id", 0, "ID", "correlation id"},
+    {"ack", 0, "none|positive|negative|full", "which feedback the hub is to give (default: none)"},
+    {"ttl", 0, "S", "seconds until the message expires (default: the hub's)"},
+    {"content-type", 0, "TYPE", "such as application/json"},
+    {"content-encoding", 0, "NAME", "such as utf-8"},
+    {NULL, 0, NULL, NULL},
+};
+static const nv_flag query_flags[] = {
+    {"page", 0, "N", "ask for N rows at a time, 1 to 1000"},
+    {NULL, 0, NULL, NULL},
+};
+
 static const nv_flag monitor_flags[] = {
     {"device", 0, "ID", "only this device and its modules"},
     {"partition", 0, "N", "only this partition"},
@@ -70,8 +102,9 @@ const nv_command nv_commands[] = {
      device_add_flags, true, false, nv_cmd_device_add},
     {"device", "list", "", 0, 0, "List devices (at most 1,000)", "", "  nave device list\n", NULL, true, false,
      nv_cmd_device_list},
-    {"device", "show", "ID", 1, 1, "Show one device with its keys", "", "  nave device show pump1 -o json\n", NULL,
-     true, false, nv_cmd_device_show},
+    {"device", "show", "ID", 1, 1, "Show one device with its keys and its state now",
+     "Connection, last activity, messages that wait for it, versions of its twin.",
+     "  nave device show pump1 -o json\n", NULL, true, false, nv_cmd_device_show},
     {"device", "set", "ID", 1, 1, "Change a device", "What is not named stays as it is.",
      "  nave device set pump1 --status disabled --reason \"sold\"\n  nave device set pump1 --thumbprint 4F2A...\n",
      device_set_flags, true, false, nv_cmd_device_set},
@@ -85,6 +118,32 @@ const nv_command nv_commands[] = {
      "  nave module show pump1 vibration -o json\n", NULL, true, false, nv_cmd_module_show},
     {"module", "rm", "DEVICE MODULE", 2, 2, "Remove a module", "", "  nave module rm pump1 vibration\n", NULL, true,
      false, nv_cmd_module_rm},
+    {"twin", "get", "ID", 1, 1, "Show a twin", "JSON, unless -o table is given.",
+     "  nave twin get pump1\n  nave twin get pump1 --module vibration -o table\n", twin_get_flags, true, false,
+     nv_cmd_twin_get},
+    {"twin", "patch", "ID JSON|@FILE|-", 2, 2, "Change tags and desired properties of a twin",
+     "What is not named stays, null removes. Prints the twin as it is then.",
+     "  nave twin patch pump1 '{\"tags\":{\"site\":\"north\"},\"properties\":{\"desired\":{\"rpm\":900}}}'\n"
+     "  nave twin patch pump1 '{\"tags\":{\"site\":null}}' --if-match AAAAAAAAAAM=\n",
+     twin_change_flags, true, false, nv_cmd_twin_patch},
+    {"twin", "replace", "ID JSON|@FILE|-", 2, 2, "Replace tags and desired properties of a twin",
+     "What is left out is removed. A whole twin may be given: what cannot be written is ignored.",
+     "  nave twin get pump1 > pump1.json; nave twin replace pump1 @pump1.json\n", twin_change_flags, true, false,
+     nv_cmd_twin_replace},
+    {"method", NULL, "ID NAME [JSON|@FILE|-]", 2, 3, "Call a direct method and print the device's answer",
+     "Exit code 0 when the device answered, whatever its status.",
+     "  nave method pump1 reboot\n  nave method pump1 setSpeed '{\"rpm\":900}' --timeout 10 --connect-timeout 5\n",
+     method_flags, true, false, nv_cmd_method},
+    {"send", NULL, "ID BODY|@FILE|-", 2, 2, "Send a message to a device",
+     "It waits in the device's queue until the device takes it or it expires.",
+     "  nave send pump1 'open the valve'\n  nave send pump1 @order.json -p kind=order --message-id 7 --ack full\n",
+     send_flags, true, false, nv_cmd_send},
+    {"query", NULL, "TEXT", 1, 1, "Query twins of devices and modules",
+     "All pages. As a table whole twins are shown by a few of their members; -o json has everything.",
+     "  nave query \"SELECT * FROM devices WHERE tags.site = 'north'\"\n"
+     "  nave query 'SELECT deviceId, properties.reported.fw AS fw FROM devices' -o json\n"
+     "  nave query 'SELECT COUNT() AS n, status FROM devices GROUP BY status'\n",
+     query_flags, true, false, nv_cmd_query},
     {"monitor", NULL, "", 0, 0, "Follow telemetry as it arrives",
      "Connects again when the hub restarts, and goes on behind the last message it showed.",
      "  nave monitor\n  nave monitor --device pump1 --from beginning\n  nave monitor --count 10 -o json\n",

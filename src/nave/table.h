@@ -5,7 +5,7 @@
 #include <stddef.h>
 #include <stdio.h>
 
-#define NV_TABLE_COLUMNS 8
+#define NV_TABLE_COLUMNS 16
 
 typedef struct nv_table {
     size_t columns;
