@@ -385,6 +385,18 @@ nv_err nv_auth_service(nv_hub *hub, nv_span token, nv_span resource, uint32_t ri
     return err;
 }
 
+int64_t nv_auth_token_expires_us(const nv_hub *hub, nv_span token)
+{
+    nv_sas sas;
+    int64_t expires_us = INT64_MAX;
+    int64_t skew_s = hub->limits.sas_clock_skew_s;
+    if (nv_sas_parse(token, &sas) == NV_SAS_NONE && sas.expires_unix_s < INT64_MAX / NV_US_PER_S - skew_s) {
+        expires_us = (sas.expires_unix_s + skew_s) * NV_US_PER_S;
+    }
+    nv_wipe(&sas, sizeof(sas));
+    return expires_us;
+}
+
 bool nv_auth_token_is_policy(nv_span token)
 {
     nv_sas sas;

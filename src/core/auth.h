@@ -57,6 +57,9 @@ void nv_auth_device(nv_hub_loop *loop, nv_auth_request *request);
 NV_NODISCARD nv_err nv_auth_service(nv_hub *hub, nv_span token, nv_span resource, uint32_t rights, nv_refusal *refusal,
                                     char detail[NV_REFUSAL_DETAIL]);
 
+/** When a token ends, on the wall clock, the tolerated skew of clocks included; INT64_MAX: it is none. */
+int64_t nv_auth_token_expires_us(const nv_hub *hub, nv_span token);
+
 /** True when the token names a policy (skn present and not empty); false: a device key signs it. */
 bool nv_auth_token_is_policy(nv_span token);
 

@@ -2,6 +2,7 @@
 #include "session/http_exchange.h"
 
 #include "base/metrics.h"
+#include "store/state.h"
 
 #include <stdatomic.h>
 
@@ -40,8 +41,13 @@ void nv_http_healthz(nv_http_exchange *x)
     static const char *const states[] = {
         [NV_LOG_OK] = "ok", [NV_LOG_FULL] = "log-full", [NV_LOG_FAILED] = "log-failed"};
     nv_log_status status;
+    nv_err state = nv_state_health(x->hub->state);
     nv_log_get_status(x->hub->log, &status);
-    send_state(x, status.health == NV_LOG_OK, states[status.health], status.reason);
+    if (status.health == NV_LOG_OK && state != NV_OK) {
+        send_state(x, false, state == NV_E_NO_SPACE ? "state-full" : "state-failed", nv_err_text(state));
+    } else {
+        send_state(x, status.health == NV_LOG_OK, states[status.health], status.reason);
+    }
 }
 
 void nv_http_readyz(nv_http_exchange *x)

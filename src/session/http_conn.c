@@ -41,16 +41,17 @@ static int64_t now_of(const nv_http_conn *conn)
 
 /* ---- state -------------------------------------------------------------------------------------------------- */
 
-static bool reads_in(nv_http_state state)
+static bool reads_now(const nv_http_conn *conn)
 {
-    switch (state) {
+    switch (conn->state) {
     case NV_HTTP_IDLE:
     case NV_HTTP_IN_HEAD:
     case NV_HTTP_IN_BODY:
     case NV_HTTP_STREAM: /* to hear that the peer is gone; what it sends waits */
         return true;
-    case NV_HTTP_AUTH:
     case NV_HTTP_BUSY:
+        return conn->exchange && conn->exchange->peer_gone;
+    case NV_HTTP_AUTH:
     case NV_HTTP_CLOSED:
     case NV_HTTP_UPGRADED:
         break;
@@ -58,10 +59,20 @@ static bool reads_in(nv_http_state state)
     return false;
 }
 
+/** A handler has the word: what the peer sends is not looked at. */
+static bool waits_for_handler(const nv_http_conn *conn)
+{
+    return conn->state == NV_HTTP_STREAM || conn->state == NV_HTTP_BUSY;
+}
+
 static void update_reading(nv_http_conn *conn)
 {
-    bool room = conn->state == NV_HTTP_STREAM || nv_http_conn_queued(conn) < BACKLOG_BYTES;
-    conn->session.reading = reads_in(conn->state) && room;
+    const nv_limits *limits = &hub_of(conn)->limits;
+    size_t queued = nv_http_conn_queued(conn);
+    conn->unsent = queued ? conn->unsent : 0;
+    bool room =
+        waits_for_handler(conn) || (queued < BACKLOG_BYTES && conn->unsent < limits->http_requests_per_connection);
+    conn->session.reading = reads_now(conn) && room;
 }
 
 static bool may_follow(nv_http_state from, nv_http_state to)
@@ -192,6 +203,7 @@ void nv_http_conn_finish(nv_http_conn *conn)
 {
     exchange_free(conn->exchange);
     conn->exchange = NULL;
+    conn->unsent++;
     nv_http_parser_done(conn->parser);
     if (conn->lost) {
         conn->session.done = true;
@@ -223,12 +235,18 @@ void nv_http_conn_upgrade(nv_http_conn *conn, const nv_upgrade *to)
     conn->session.carrier->upgrade(conn->session.carrier, to);
 }
 
+void nv_http_conn_watch(nv_http_conn *conn)
+{
+    update_reading(conn);
+    conn->session.carrier->wake(conn->session.carrier);
+}
+
 /** Answer something that never became a request, and close. */
 static void refuse_bytes(nv_http_conn *conn, nv_hub_error error, const char *detail)
 {
     conn->close_after = true;
     conn->head_only = false;
-    nv_http_write_error(conn, NV_HTTP_E2, error, detail, NULL);
+    nv_http_write_error(conn, &(nv_http_error){.shape = NV_HTTP_E2, .error = error, .detail = detail});
     exchange_free(conn->exchange);
     conn->exchange = NULL;
     nv_http_parser_done(conn->parser);
@@ -344,11 +362,11 @@ static size_t conn_input(nv_session *session, nv_span bytes, int64_t now_us)
     (void)now_us;
     nv_http_conn *conn = conn_of(session);
     size_t used = 0;
-    if (conn->state == NV_HTTP_STREAM) {
+    if (waits_for_handler(conn)) {
         session->reading = false; /* the next request waits where it is */
         return 0;
     }
-    while (used < bytes.len && session->reading && conn->state != NV_HTTP_STREAM) {
+    while (used < bytes.len && session->reading && !waits_for_handler(conn)) {
         size_t taken = 0;
         const char *why = NULL;
         nv_http_event event = nv_http_parser_feed(conn->parser, nv_span_skip(bytes, used), &taken, &why);
@@ -410,6 +428,8 @@ static void conn_lost(nv_session *session, const char *why, int64_t now_us)
     nv_buf_deinit(&conn->tail);
     if (conn->state == NV_HTTP_STREAM) {
         conn->exchange->stream_stop(conn->exchange, true);
+    } else if (conn->state == NV_HTTP_BUSY && conn->exchange->peer_gone) {
+        conn->exchange->peer_gone(conn->exchange);
     } else if (conn->state != NV_HTTP_AUTH && conn->state != NV_HTTP_BUSY) {
         session->done = true;
     }

@@ -27,6 +27,7 @@ typedef struct nv_http_conn {
     bool lost;        /* the transport is gone: only a handler's completion is awaited */
     bool chunked;     /* the stream's framing; false: its end is the end of the connection */
     bool head_only;   /* the answer to HEAD */
+    int64_t unsent;   /* answers since the output was last empty */
 } nv_http_conn;
 
 /** Queue output. Dropped when the transport is gone; beyond the bound the connection closes. */
@@ -39,12 +40,20 @@ void nv_http_conn_finish(nv_http_conn *conn);
 void nv_http_conn_stream(nv_http_conn *conn);
 /** The exchange is over, with a 101, and so is HTTP on this connection. */
 void nv_http_conn_upgrade(nv_http_conn *conn, const nv_upgrade *to);
+/** While a handler works: read on, to hear that the peer is gone. */
+void nv_http_conn_watch(nv_http_conn *conn);
 
 /** Render and queue a reply; the exchange goes on living. */
 void nv_http_write_reply(nv_http_conn *conn, const nv_http_reply *reply);
-/** The same for an error. @param headers  further lines or NULL */
-void nv_http_write_error(nv_http_conn *conn, nv_http_shape shape, nv_hub_error error, const char *detail,
-                         const char *headers);
+typedef struct nv_http_error {
+    nv_http_shape shape;
+    nv_hub_error error;
+    const char *detail;  /* instead of the error's own sentence; NULL or "": that */
+    const char *headers; /* further lines, or NULL */
+    const char *info;    /* JSON, of shape E3; NULL: null */
+} nv_http_error;
+/** The same for an error. */
+void nv_http_write_error(nv_http_conn *conn, const nv_http_error *e);
 /** Head of an answer of unknown length. */
 void nv_http_write_stream_head(nv_http_conn *conn, const char *content_type);
 

@@ -281,6 +281,17 @@ static void silence_has_deadlines(void **state)
     nv_rig_deinit(&rig);
 }
 
+static int64_t answers_in(nv_span text)
+{
+    int64_t count = 0;
+    const char mark[] = "HTTP/1.1 ";
+    while (text.len > 0) {
+        count += nv_span_starts_with(text, nv_span_str(mark));
+        text = nv_span_skip(text, 1);
+    }
+    return count;
+}
+
 /** A peer that sends requests and reads no answer is not read from either. */
 static void a_peer_that_does_not_read_stops_being_read(void **state)
 {
@@ -295,7 +306,7 @@ static void a_peer_that_does_not_read_stops_being_read(void **state)
     nv_rig_pump(&rig);
     assert_false(rig.session->reading);
     assert_false(rig.session->closing);
-    assert_true(rig.most_queued < 300u << 10);
+    assert_int_equal(answers_in(nv_buf_span(&rig.out)), on.hub->limits.http_requests_per_connection);
     assert_true(nv_buf_len(&rig.in) > 0);
     rig.window = 1000;
     nv_rig_pump(&rig);

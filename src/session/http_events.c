@@ -54,6 +54,7 @@ typedef struct events_op {
     int64_t resume_us;
     uint64_t left;      /* events still wanted; UINT64_MAX = no bound */
     int64_t written_us; /* monotonic, of the last write */
+    int64_t expires_us; /* wall, of the token: nobody reads on without one */
     nv_buf part;
 } events_op;
 
@@ -101,14 +102,23 @@ static void flush_part(events_op *op)
     }
 }
 
+/** When something is to be done: a sign of life, or the end of the token. */
 static void set_heartbeat(events_op *op)
 {
-    nv_http_stream_set_deadline(op->x, op->written_us + HEARTBEAT_US);
+    const nv_clock *clock = op->x->hub->clock;
+    int64_t left_us = op->expires_us - nv_wall_us(clock); /* both are far from the ends of the type */
+    int64_t due_us = op->written_us + HEARTBEAT_US;
+    int64_t end_us = left_us < HEARTBEAT_US ? nv_mono_us(clock) + left_us : INT64_MAX;
+    nv_http_stream_set_deadline(op->x, end_us < due_us ? end_us : due_us);
 }
 
 static void on_tick(nv_http_exchange *x, int64_t now_us)
 {
     events_op *op = x->op;
+    if (nv_wall_us(x->hub->clock) >= op->expires_us) {
+        nv_http_stream_end(x, true);
+        return;
+    }
     if (now_us - op->written_us >= HEARTBEAT_US) {
         if (nv_http_stream_queued(x) == 0) {
             nv_http_stream_write(x, nv_span_str(op->sse ? ": nothing new\n\n" : "\n"));
@@ -424,6 +434,9 @@ static events_op *events_new(nv_http_exchange *x)
     op->left = UINT64_MAX;
     op->sse = wants_sse(x);
     op->written_us = nv_mono_us(x->hub->clock);
+    nv_span token = NV_SPAN_EMPTY;
+    (void)nv_http_find_header(x->request, "authorization", &token);
+    op->expires_us = nv_auth_token_expires_us(x->hub, token);
     nv_buf_init(&op->part, EVENT_MAX + PART_BYTES);
     x->op = op;
     x->op_free = events_free;

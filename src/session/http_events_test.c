@@ -1,6 +1,6 @@
 /** Events over HTTP: their JSON, what may be asked for, following, back-pressure, resuming, and failures. */
 #include "session/http_event_json.h"
-#include "session/http_rig.h"
+#include "session/http_rig_ask.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -10,26 +10,7 @@
 
 #include <cmocka.h>
 
-static nv_rig_hub on;
-static nv_rig rig;
-static nv_answer answer;
 static const int64_t start_us = INT64_C(1714558830123456);
-
-static int setup(void **state)
-{
-    (void)state;
-    nv_rig_hub_init(&on);
-    nv_rig_init(&rig, &on, nv_http_service_new);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    nv_rig_deinit(&rig);
-    nv_rig_hub_deinit(&on);
-    return 0;
-}
 
 /* ---- records ------------------------------------------------------------------------------------------------- */
 
@@ -84,7 +65,7 @@ static void add(uint32_t partition, uint64_t sequence, const char *device, const
     b.record.offset = sequence * 100;
     b.record.enqueued_us = start_us + (int64_t)sequence * NV_US_PER_S;
     b.record.body = nv_span_str(body);
-    nv_rig_log_add(on.log, built(&b));
+    nv_rig_log_add(nv_rig_on.log, built(&b));
     end(&b);
 }
 
@@ -224,8 +205,8 @@ static void request(const char *query, const char *headers)
 {
     char text[2048];
     (void)snprintf(text, sizeof(text), "GET /nave/v1/events%s HTTP/1.1\r\nAuthorization: %s\r\n%s\r\n", query,
-                   nv_rig_policy_token(&on, "service", NULL), headers);
-    nv_rig_send(&rig, nv_span_str(text));
+                   nv_rig_policy_token(&nv_rig_on, "service", NULL), headers);
+    nv_rig_send(&nv_rig_line, nv_span_str(text));
 }
 
 /** "partition:sequence" of each event in @p text, joined by spaces. */
@@ -281,14 +262,14 @@ static void selections(void **state)
     add_some();
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         request(rows[i].query, "");
-        nv_rig_wait_answer(&rig, false, &answer);
-        assert_int_equal(answer.status, 200);
-        assert_string_equal(nv_answer_header(&answer, "Content-Type"), "application/x-ndjson");
-        if (strcmp(events_in(answer.body), rows[i].events) != 0) {
-            fail_msg("%s: %s", rows[i].query, events_in(answer.body));
+        nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+        assert_int_equal(nv_rig_said.status, 200);
+        assert_string_equal(nv_answer_header(&nv_rig_said, "Content-Type"), "application/x-ndjson");
+        if (strcmp(events_in(nv_rig_said.body), rows[i].events) != 0) {
+            fail_msg("%s: %s", rows[i].query, events_in(nv_rig_said.body));
         }
         size_t lines = 0;
-        for (const char *c = answer.body; (c = strchr(c, '\n')); c++) {
+        for (const char *c = nv_rig_said.body; (c = strchr(c, '\n')); c++) {
             lines++;
         }
         assert_int_equal(lines, rows[i].events[0] ? strlen(rows[i].events) / 4 + 1 : 0);
@@ -317,33 +298,33 @@ static void wrong_selections(void **state)
                                        "?partition=99999999999999999999"};
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         request(rows[i], "");
-        nv_rig_wait_answer(&rig, false, &answer);
-        if (answer.status != 400) {
-            fail_msg("%s: %u", rows[i], answer.status);
+        nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+        if (nv_rig_said.status != 400) {
+            fail_msg("%s: %u", rows[i], nv_rig_said.status);
         }
-        assert_string_equal(nv_answer_header(&answer, "iothub-errorcode"), "ArgumentInvalid");
-        assert_int_equal(strncmp(answer.body, "{\"errorCode\":400004,\"message\":\"", 30), 0); /* shape E2 */
+        assert_string_equal(nv_answer_header(&nv_rig_said, "iothub-errorcode"), "ArgumentInvalid");
+        assert_int_equal(strncmp(nv_rig_said.body, "{\"errorCode\":400004,\"message\":\"", 30), 0); /* shape E2 */
     }
     request("", "Accept: text/event-stream\r\nLast-Event-ID: 9:1\r\n");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_int_equal(answer.status, 400);
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_int_equal(nv_rig_said.status, 400);
     request("?partition=1", "Last-Event-ID: 0:1\r\n");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_int_equal(answer.status, 400);
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_int_equal(nv_rig_said.status, 400);
 }
 
 /** What the client has received since the last call, without the chunk framing checked; NUL-terminated. */
 static const char *received(void)
 {
     static char text[1 << 16];
-    nv_rig_pump(&rig);
-    nv_span all = nv_buf_span(&rig.received);
+    nv_rig_pump(&nv_rig_line);
+    nv_span all = nv_buf_span(&nv_rig_line.received);
     assert_true(all.len < sizeof(text));
     if (all.len) {
         memcpy(text, all.ptr, all.len);
     }
     text[all.len] = '\0';
-    nv_buf_clear(&rig.received);
+    nv_buf_clear(&nv_rig_line.received);
     return text;
 }
 
@@ -356,17 +337,17 @@ static void following(void **state)
     add(0, 1, "a", "new");
     assert_string_equal(events_in(received()), "0:1");
     /* Nothing new: a blank line now and then keeps middle boxes and the client content. */
-    nv_rig_advance(&rig, 29 * NV_US_PER_S);
+    nv_rig_advance(&nv_rig_line, 29 * NV_US_PER_S);
     assert_string_equal(received(), "");
-    nv_rig_advance(&rig, NV_US_PER_S);
+    nv_rig_advance(&nv_rig_line, NV_US_PER_S);
     assert_string_equal(received(), "1\r\n\n\r\n");
-    nv_rig_advance(&rig, 30 * NV_US_PER_S);
+    nv_rig_advance(&nv_rig_line, 30 * NV_US_PER_S);
     assert_string_equal(received(), "1\r\n\n\r\n");
     add(1, 0, "b", "newer");
     assert_string_equal(events_in(received()), "1:0");
-    assert_true(rig.session->reading); /* to hear when the client goes */
-    nv_rig_lose(&rig);
-    assert_true(rig.session->done);
+    assert_true(nv_rig_line.session->reading); /* to hear when the client goes */
+    nv_rig_lose(&nv_rig_line);
+    assert_true(nv_rig_line.session->done);
 }
 
 static void a_follower_when_the_hub_stops(void **state)
@@ -374,9 +355,9 @@ static void a_follower_when_the_hub_stops(void **state)
     (void)state;
     request("?follow=true", "");
     (void)received();
-    rig.session->ops->drain(rig.session, 0);
+    nv_rig_line.session->ops->drain(nv_rig_line.session, 0);
     assert_string_equal(received(), "0\r\n\r\n");
-    assert_true(rig.session->closing);
+    assert_true(nv_rig_line.session->closing);
 }
 
 static void max_ends_a_follower(void **state)
@@ -384,16 +365,16 @@ static void max_ends_a_follower(void **state)
     (void)state;
     add(0, 0, "a", "x");
     request("?follow=true&max=2", "");
-    nv_rig_pump(&rig);
-    assert_false(nv_rig_take_answer(&rig, false, &answer));
+    nv_rig_pump(&nv_rig_line);
+    assert_false(nv_rig_take_answer(&nv_rig_line, false, &nv_rig_said));
     add(0, 1, "a", "y");
     add(0, 2, "a", "z");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_string_equal(events_in(answer.body), "0:0 0:1");
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_string_equal(events_in(nv_rig_said.body), "0:0 0:1");
     /* The connection serves on. */
     request("?partition=2", "");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_int_equal(answer.status, 200);
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_int_equal(nv_rig_said.status, 200);
 }
 
 static void server_sent_events(void **state)
@@ -401,15 +382,15 @@ static void server_sent_events(void **state)
     (void)state;
     add_some();
     request("?partition=1&follow=false", "Accept: text/html, text/event-stream\r\n");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_string_equal(nv_answer_header(&answer, "Content-Type"), "text/event-stream");
-    assert_int_equal(strncmp(answer.body, "id: 1:0\ndata: {\"partition\":1,\"sequence\":0,", 41), 0);
-    assert_non_null(strstr(answer.body, "}\n\nid: 1:1\ndata: {"));
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_string_equal(nv_answer_header(&nv_rig_said, "Content-Type"), "text/event-stream");
+    assert_int_equal(strncmp(nv_rig_said.body, "id: 1:0\ndata: {\"partition\":1,\"sequence\":0,", 41), 0);
+    assert_non_null(strstr(nv_rig_said.body, "}\n\nid: 1:1\ndata: {"));
     /* An EventSource follows unless told otherwise, and resumes behind what it has seen. */
     request("?partition=1", "Accept: text/event-stream\r\nLast-Event-ID: 1:1\r\n");
     assert_string_equal(events_in(received()), "1:2");
-    assert_true(nv_rig_log_options(on.log)->follow);
-    nv_rig_advance(&rig, 30 * NV_US_PER_S);
+    assert_true(nv_rig_log_options(nv_rig_on.log)->follow);
+    nv_rig_advance(&nv_rig_line, 30 * NV_US_PER_S);
     assert_non_null(strstr(received(), ": nothing new\n\n"));
 }
 
@@ -431,9 +412,9 @@ static void resuming_over_partitions(void **state)
         char header[100];
         (void)snprintf(header, sizeof(header), "Accept: text/event-stream\r\nLast-Event-ID: %s\r\n", rows[i].id);
         request("?follow=false", header);
-        nv_rig_wait_answer(&rig, false, &answer);
-        if (strcmp(events_in(answer.body), rows[i].events) != 0) {
-            fail_msg("%s: %s", rows[i].id, events_in(answer.body));
+        nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+        if (strcmp(events_in(nv_rig_said.body), rows[i].events) != 0) {
+            fail_msg("%s: %s", rows[i].id, events_in(nv_rig_said.body));
         }
     }
 }
@@ -448,18 +429,18 @@ static void back_pressure(void **state)
     for (uint64_t i = 0; i < EVENTS; i++) {
         add(0, i, "a", body);
     }
-    rig.window = 0;
+    nv_rig_line.window = 0;
     request("", "");
-    nv_rig_pump(&rig);
-    assert_true(rig.most_queued > 100000);
-    assert_true(rig.most_queued <= (size_t)on.hub->limits.reader_queue_bytes);
-    rig.window = 7777;
+    nv_rig_pump(&nv_rig_line);
+    assert_true(nv_rig_line.most_queued > 100000);
+    assert_true(nv_rig_line.most_queued <= (size_t)nv_rig_on.hub->limits.reader_queue_bytes);
+    nv_rig_line.window = 7777;
     size_t seen = 0;
     size_t total = 0;
     nv_span all = NV_SPAN_EMPTY;
     while (!(all.len >= 5 && memcmp(all.ptr + all.len - 5, "0\r\n\r\n", 5) == 0)) {
-        nv_rig_pump(&rig);
-        all = nv_buf_span(&rig.received);
+        nv_rig_pump(&nv_rig_line);
+        all = nv_buf_span(&nv_rig_line.received);
         assert_true(all.len > total);
         total = all.len;
     }
@@ -469,7 +450,7 @@ static void back_pressure(void **state)
         at = memmem(at, (size_t)(all.ptr + all.len - at), mark, (size_t)len);
         assert_non_null(at);
     }
-    assert_true(rig.most_queued <= (size_t)on.hub->limits.reader_queue_bytes);
+    assert_true(nv_rig_line.most_queued <= (size_t)nv_rig_on.hub->limits.reader_queue_bytes);
 }
 
 /** Events that are larger than the queue's bound as JSON go alone. */
@@ -482,15 +463,15 @@ static void huge_events(void **state)
     for (uint64_t i = 0; i < 8; i++) {
         add(0, i, "a", body);
     }
-    rig.window = 10000;
+    nv_rig_line.window = 10000;
     request("", "");
     nv_span all = NV_SPAN_EMPTY;
     while (!(all.len >= 5 && memcmp(all.ptr + all.len - 5, "0\r\n\r\n", 5) == 0)) {
-        nv_rig_pump(&rig);
-        all = nv_buf_span(&rig.received);
+        nv_rig_pump(&nv_rig_line);
+        all = nv_buf_span(&nv_rig_line.received);
     }
     assert_true(all.len > (size_t)8 * 2 * BODY);
-    assert_true(rig.most_queued <= (size_t)on.hub->limits.reader_queue_bytes);
+    assert_true(nv_rig_line.most_queued <= (size_t)nv_rig_on.hub->limits.reader_queue_bytes);
 }
 
 static void failures_of_the_log(void **state)
@@ -499,17 +480,17 @@ static void failures_of_the_log(void **state)
     add(0, 5, "a", "x");
     /* Retention was faster than the reader: go on with what there is. */
     request("", "");
-    nv_rig_log_fail_next(on.log, NV_E_GONE);
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_string_equal(events_in(answer.body), "0:5");
+    nv_rig_log_fail_next(nv_rig_on.log, NV_E_GONE);
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_string_equal(events_in(nv_rig_said.body), "0:5");
     /* The log is broken: the answer has no end, so that nobody takes it for whole. */
     request("?follow=true", "");
-    nv_rig_pump(&rig);
-    nv_rig_log_fail_next(on.log, NV_E_IO);
+    nv_rig_pump(&nv_rig_line);
+    nv_rig_log_fail_next(nv_rig_on.log, NV_E_IO);
     const char *text = received();
     assert_string_equal(events_in(text), "0:5");
     assert_null(strstr(text, "\r\n0\r\n\r\n"));
-    assert_true(rig.session->closing);
+    assert_true(nv_rig_line.session->closing);
 }
 
 static void readers_are_counted(void **state)
@@ -519,22 +500,22 @@ static void readers_are_counted(void **state)
     static nv_rig rigs[MANY];
     char text[2048];
     (void)snprintf(text, sizeof(text), "GET /nave/v1/events?follow=true HTTP/1.1\r\nAuthorization: %s\r\n\r\n",
-                   nv_rig_policy_token(&on, "service", NULL));
+                   nv_rig_policy_token(&nv_rig_on, "service", NULL));
     for (size_t i = 0; i < MANY; i++) {
-        nv_rig_init(&rigs[i], &on, nv_http_service_new);
+        nv_rig_init(&rigs[i], &nv_rig_on, nv_http_service_new);
         nv_rig_send(&rigs[i], nv_span_str(text));
         nv_rig_pump(&rigs[i]);
     }
     request("", "");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_int_equal(answer.status, 429);
-    assert_string_equal(nv_answer_header(&answer, "iothub-errorcode"), "ThrottlingException");
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_int_equal(nv_rig_said.status, 429);
+    assert_string_equal(nv_answer_header(&nv_rig_said, "iothub-errorcode"), "ThrottlingException");
     for (size_t i = 0; i < MANY; i++) {
         nv_rig_deinit(&rigs[i]);
     }
     request("", "");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_int_equal(answer.status, 200);
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_int_equal(nv_rig_said.status, 200);
 }
 
 static void http_1_0_and_head(void **state)
@@ -543,9 +524,9 @@ static void http_1_0_and_head(void **state)
     add_some();
     char text[2048];
     (void)snprintf(text, sizeof(text), "GET /nave/v1/events?max=2 HTTP/1.0\r\nAuthorization: %s\r\n\r\n",
-                   nv_rig_policy_token(&on, "service", NULL));
+                   nv_rig_policy_token(&nv_rig_on, "service", NULL));
     nv_rig other;
-    nv_rig_init(&other, &on, nv_http_service_new);
+    nv_rig_init(&other, &nv_rig_on, nv_http_service_new);
     nv_rig_send(&other, nv_span_str(text));
     nv_rig_pump(&other);
     assert_true(other.session->closing);
@@ -554,10 +535,10 @@ static void http_1_0_and_head(void **state)
     assert_int_equal(all.ptr[all.len - 1], '\n');
     nv_rig_deinit(&other);
     (void)snprintf(text, sizeof(text), "HEAD /nave/v1/events?follow=true HTTP/1.1\r\nAuthorization: %s\r\n\r\n",
-                   nv_rig_policy_token(&on, "service", NULL));
-    nv_rig_send(&rig, nv_span_str(text));
-    nv_rig_wait_answer(&rig, true, &answer);
-    assert_int_equal(answer.status, 200);
+                   nv_rig_policy_token(&nv_rig_on, "service", NULL));
+    nv_rig_send(&nv_rig_line, nv_span_str(text));
+    nv_rig_wait_answer(&nv_rig_line, true, &nv_rig_said);
+    assert_int_equal(nv_rig_said.status, 200);
 }
 
 /** A request behind a stream waits unread, and is answered when the stream ends. */
@@ -566,17 +547,37 @@ static void pipelined_behind_a_stream(void **state)
     (void)state;
     request("?follow=true&max=1", "");
     request("?partition=2", "");
-    nv_rig_pump(&rig);
-    assert_false(rig.session->reading);
+    nv_rig_pump(&nv_rig_line);
+    assert_false(nv_rig_line.session->reading);
     add(0, 0, "a", "x");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_string_equal(events_in(answer.body), "0:0");
-    nv_rig_wait_answer(&rig, false, &answer);
-    assert_int_equal(answer.status, 200);
-    assert_int_equal(answer.body_len, 0);
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_string_equal(events_in(nv_rig_said.body), "0:0");
+    nv_rig_wait_answer(&nv_rig_line, false, &nv_rig_said);
+    assert_int_equal(nv_rig_said.status, 200);
+    assert_int_equal(nv_rig_said.body_len, 0);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+/** Whoever follows needs a token all the time: the answer ends in order when it expires. */
+static void following_ends_with_the_token(void **state)
+{
+    (void)state;
+    for (int round = 0; round < 2; round++) {
+        const char *headers = round == 0 ? "" : "Accept: text/event-stream\r\n";
+        request("?follow=true&from=beginning", headers);
+        nv_rig_pump(&nv_rig_line);
+        for (int s = 0; s < 3590; s += 10) {
+            nv_rig_advance(&nv_rig_line, 10 * NV_US_PER_S);
+        }
+        assert_false(nv_rig_take_answer(&nv_rig_line, false, &nv_rig_said));
+        nv_rig_advance(&nv_rig_line, 10 * NV_US_PER_S - 1);
+        assert_false(nv_rig_take_answer(&nv_rig_line, false, &nv_rig_said));
+        nv_rig_advance(&nv_rig_line, 1);
+        assert_true(nv_rig_take_answer(&nv_rig_line, false, &nv_rig_said));
+        assert_int_equal(nv_rig_said.status, 200);
+    }
+}
+
+#define T(name) cmocka_unit_test_setup_teardown(name, nv_rig_setup, nv_rig_teardown)
 
 int main(void)
 {
@@ -584,6 +585,7 @@ int main(void)
         cmocka_unit_test(an_event_with_everything),
         cmocka_unit_test(bodies),
         cmocka_unit_test(a_full_buffer_is_told),
+        T(following_ends_with_the_token),
         T(selections),
         T(wrong_selections),
         T(following),

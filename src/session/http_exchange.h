@@ -29,7 +29,7 @@ struct nv_http_conn;
 typedef enum nv_http_shape {
     NV_HTTP_E1, /* registry: ErrorCode:Name;text */
     NV_HTTP_E2, /* no resource of the service: paths, methods, HTTP itself, /nave/v1/ */
-    NV_HTTP_E3  /* module identity operations on a missing or disabled device */
+    NV_HTTP_E3  /* methods and commands; module identity operations on a missing or disabled device */
 } nv_http_shape;
 
 enum {
@@ -41,7 +41,7 @@ enum {
 
 typedef struct nv_http_route {
     nv_http_method method;
-    const char *path; /* "/devices/{d}/modules/{m}"; fixed segments match in any case */
+    const char *path; /* "/devices/{d}/modules/{m}", {c} a component, {n} a command; fixed segments match in any case */
     uint32_t rights;  /* the policy needs all of them */
     uint32_t flags;
     void (*handler)(nv_http_exchange *x);
@@ -74,6 +74,8 @@ struct nv_http_exchange {
     nv_http_path path;
     nv_span device_id; /* from the path */
     nv_span module_id;
+    nv_span component;
+    nv_span command;
     bool as_device; /* authorized by the edge device's own credential */
     /* a refusal that waits for the end of the body */
     nv_hub_error refused;
@@ -90,6 +92,7 @@ struct nv_http_exchange {
     void (*stream_sent)(nv_http_exchange *x, int64_t now_us);
     void (*stream_tick)(nv_http_exchange *x, int64_t now_us);
     void (*stream_stop)(nv_http_exchange *x, bool lost); /* end the reply now */
+    void (*peer_gone)(nv_http_exchange *x);              /* of nv_http_watch_peer() */
 };
 
 /* ---- router ------------------------------------------------------------------------------------------------- */
@@ -137,11 +140,19 @@ void nv_http_send_json(nv_http_exchange *x, const nv_json_writer *w, nv_span eta
 /** Answer with an error and end the exchange. @param detail  replaces the error's own sentence unless empty or NULL */
 void nv_http_fail(nv_http_exchange *x, nv_hub_error error, const char *detail);
 void nv_http_fail_as(nv_http_exchange *x, nv_http_shape shape, nv_hub_error error, const char *detail);
+/** @param info  what an answer in shape E3 says as "info", JSON text; NULL: null */
+void nv_http_fail_info(nv_http_exchange *x, nv_http_shape shape, nv_hub_error error, const char *detail,
+                       const char *info);
 /** Note a refusal that is sent once the request has been read. The first one counts. */
 void nv_http_refuse(nv_http_exchange *x, nv_http_shape shape, nv_hub_error error, const char *detail);
 
 /** Answer 101 with these header lines, each with CRLF, and hand the connection over: the last of HTTP on it. */
 void nv_http_switch(nv_http_exchange *x, const char *headers, const nv_upgrade *to);
+/**
+ * While the handler works, tell it when the peer goes: once, before a reply, which it owes nevertheless. Costs reading:
+ * a request behind this one ends the watch.
+ */
+void nv_http_watch_peer(nv_http_exchange *x, void (*peer_gone)(nv_http_exchange *x));
 
 /** Begin an answer of unknown length: set stream_sent, stream_tick and stream_stop before. */
 void nv_http_stream_begin(nv_http_exchange *x, const char *content_type);
@@ -154,6 +165,9 @@ void nv_http_stream_set_deadline(nv_http_exchange *x, int64_t deadline_us);
 /** End the answer and the exchange. @param whole  false: cut it short, so that the peer sees that something is missing
  */
 void nv_http_stream_end(nv_http_exchange *x, bool whole);
+
+/** The ids in the path have the syntax of ids; otherwise the exchange is ended with 400 and false returned. */
+NV_NODISCARD bool nv_http_ids_valid(nv_http_exchange *x);
 
 /** The request's body as a JSON tree (the caller's). On failure the exchange is ended with 400 and false returned. */
 NV_NODISCARD bool nv_http_body_json(nv_http_exchange *x, struct json_object **tree);
@@ -175,6 +189,14 @@ void nv_http_statistics_devices(nv_http_exchange *x);
 void nv_http_statistics_service(nv_http_exchange *x);
 void nv_http_devices_bulk(nv_http_exchange *x);
 void nv_http_keys_regenerate(nv_http_exchange *x);
+void nv_http_twin_get(nv_http_exchange *x);
+void nv_http_twin_patch(nv_http_exchange *x);
+void nv_http_twin_put(nv_http_exchange *x);
+void nv_http_method_invoke(nv_http_exchange *x);
+void nv_http_digital_twin_get(nv_http_exchange *x);
+void nv_http_digital_twin_patch(nv_http_exchange *x);
+void nv_http_digital_twin_command(nv_http_exchange *x);
+void nv_http_query_devices(nv_http_exchange *x);
 void nv_http_events(nv_http_exchange *x);
 void nv_http_hub(nv_http_exchange *x);
 void nv_http_policies(nv_http_exchange *x);

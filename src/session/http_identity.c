@@ -18,29 +18,30 @@ void nv_etag_format(uint64_t etag, char out[NV_ETAG_TEXT_SIZE])
     out[nv_writer_len(&w)] = '\0';
 }
 
-nv_precondition nv_etag_parse(nv_span text, uint64_t *etag)
+nv_precondition nv_if_match_parse(nv_span text, nv_span *bare)
 {
-    *etag = UINT64_MAX; /* the registry counts to INT64_MAX */
     if (nv_span_starts_with(text, nv_span_str("W/"))) {
         text = nv_span_skip(text, 2);
     }
     if (text.len >= 2 && text.ptr[0] == '"' && text.ptr[text.len - 1] == '"') {
         text = nv_span_of(text.ptr + 1, text.len - 2);
     }
-    if (text.len == 0) {
-        return NV_IF_NONE;
-    }
-    if (nv_span_eq_str(text, "*")) {
-        return NV_IF_ANY;
-    }
+    *bare = text;
+    return text.len == 0 ? NV_IF_NONE : nv_span_eq_str(text, "*") ? NV_IF_ANY : NV_IF_ETAG;
+}
+
+nv_precondition nv_etag_parse(nv_span text, uint64_t *etag)
+{
+    nv_span bare;
+    nv_precondition precondition = nv_if_match_parse(text, &bare);
     uint8_t decimal[24];
     size_t len = 0;
-    uint64_t value = 0;
-    if (nv_base64_decode(text, decimal, sizeof(decimal), &len) == NV_OK &&
-        nv_span_to_u64(nv_span_of(decimal, len), &value)) {
-        *etag = value;
+    *etag = UINT64_MAX; /* the registry counts to INT64_MAX */
+    if (precondition == NV_IF_ETAG && nv_base64_decode(bare, decimal, sizeof(decimal), &len) == NV_OK &&
+        !nv_span_to_u64(nv_span_of(decimal, len), etag)) {
+        *etag = UINT64_MAX;
     }
-    return NV_IF_ETAG;
+    return precondition;
 }
 
 /* ---- writing ------------------------------------------------------------------------------------------------ */

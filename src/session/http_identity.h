@@ -12,8 +12,10 @@
 void nv_etag_format(uint64_t etag, char out[NV_ETAG_TEXT_SIZE]);
 /**
  * What a client calls an entity tag, as a precondition: `*` with or without quotes: ANY; empty: NONE; anything else,
- * with or without quotes: ETAG, with a counter that no identity has if it is none of ours.
+ * with or without quotes: ETAG. @param bare  then what stands between the quotes
  */
+nv_precondition nv_if_match_parse(nv_span text, nv_span *bare);
+/** The same for identities: the counter is one that no identity has if the tag is none of ours. */
 nv_precondition nv_etag_parse(nv_span text, uint64_t *etag);
 
 /** One device or module in the order that clients need: `type` last in authentication (section 5.2). */

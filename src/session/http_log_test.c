@@ -1,5 +1,5 @@
 /** Events over HTTP from the real telemetry log: order, selections, following, and a slow reader beside a writer. */
-#include "session/http_rig.h"
+#include "session/http_rig_ask.h"
 
 #include "base/metrics.h"
 
@@ -12,9 +12,6 @@
 #include <cmocka.h>
 
 enum { DEVICES = 5 };
-
-static nv_rig_hub on;
-static nv_rig rig;
 
 nv_log *nv_rig_log_new(nv_rig_hub *hub)
 {
@@ -42,19 +39,9 @@ void nv_rig_log_free(nv_log *log)
     nv_log_close(log);
 }
 
-static int setup(void **state)
-{
-    (void)state;
-    nv_rig_hub_init(&on);
-    nv_rig_init(&rig, &on, nv_http_service_new);
-    return 0;
-}
-
 static int teardown(void **state)
 {
-    (void)state;
-    nv_rig_deinit(&rig);
-    nv_rig_hub_deinit(&on);
+    (void)nv_rig_teardown(state);
     /* A reader that was at work when it was closed goes with the log at the latest. */
     assert_int_equal(nv_metric_get(NV_M_READERS_OPEN), 0);
     return 0;
@@ -73,7 +60,7 @@ static void stored(nv_log_batch *batch, nv_err status, void *arg)
 static void append(size_t first, size_t count, size_t bytes)
 {
     bool done = false;
-    nv_log_batch *batch = nv_log_batch_new(on.log, &on.queue.exec, stored, &done);
+    nv_log_batch *batch = nv_log_batch_new(nv_rig_on.log, &nv_rig_on.queue.exec, stored, &done);
     nv_buf stamps[DEVICES];
     for (size_t i = 0; i < DEVICES; i++) {
         char id[16];
@@ -91,12 +78,12 @@ static void append(size_t first, size_t count, size_t bytes)
         body[len] = 'x'; /* over the NUL: the body is text */
         nv_log_stamp stamp = {.id = 1 + i % DEVICES, .bytes = nv_buf_span(&stamps[i % DEVICES])};
         nv_span text = nv_span_of(body, bytes > (size_t)len ? bytes : (size_t)len);
-        assert_int_equal(nv_log_batch_add(batch, nv_log_partition_of(on.log, nv_span_str(id)), &stamp,
+        assert_int_equal(nv_log_batch_add(batch, nv_log_partition_of(nv_rig_on.log, nv_span_str(id)), &stamp,
                                           NV_SOURCE_TELEMETRY, NV_BODY_DATA, NV_SPAN_EMPTY, text),
                          NV_OK);
     }
     assert_int_equal(nv_log_submit(batch), NV_OK);
-    nv_rig_hub_run(&on, &done);
+    nv_rig_hub_run(&nv_rig_on, &done);
     nv_log_batch_free(batch);
     for (size_t i = 0; i < DEVICES; i++) {
         nv_buf_deinit(&stamps[i]);
@@ -109,8 +96,8 @@ static void request(const char *query)
 {
     char text[2048];
     (void)snprintf(text, sizeof(text), "GET /nave/v1/events%s HTTP/1.1\r\nAuthorization: %s\r\n\r\n", query,
-                   nv_rig_policy_token(&on, "service", NULL));
-    nv_rig_send(&rig, nv_span_str(text));
+                   nv_rig_policy_token(&nv_rig_on, "service", NULL));
+    nv_rig_send(&nv_rig_line, nv_span_str(text));
 }
 
 /** What came of the events: how many, and whether each partition's sequences have no hole. */
@@ -149,12 +136,12 @@ static bool ends_with(nv_span text, const char *tail)
 /** Pump until what was received ends in @p tail. */
 static nv_span wait_for(const char *tail)
 {
-    nv_rig_pump(&rig);
-    while (!ends_with(nv_buf_span(&rig.received), tail)) {
-        assert_true(nv_exec_queue_run_wait(&on.queue));
-        nv_rig_pump(&rig);
+    nv_rig_pump(&nv_rig_line);
+    while (!ends_with(nv_buf_span(&nv_rig_line.received), tail)) {
+        assert_true(nv_exec_queue_run_wait(&nv_rig_on.queue));
+        nv_rig_pump(&nv_rig_line);
     }
-    return nv_buf_span(&rig.received);
+    return nv_buf_span(&nv_rig_line.received);
 }
 
 static tally read_all(const char *query)
@@ -162,7 +149,7 @@ static tally read_all(const char *query)
     tally t = {0};
     request(query);
     count_events(wait_for("\r\n0\r\n\r\n"), &t);
-    nv_buf_clear(&rig.received);
+    nv_buf_clear(&nv_rig_line.received);
     return t;
 }
 
@@ -195,7 +182,7 @@ static void everything_in_order(void **state)
         seen++;
     }
     assert_int_equal(seen, 1000);
-    nv_buf_clear(&rig.received);
+    nv_buf_clear(&nv_rig_line.received);
 }
 
 static void following_a_writer(void **state)
@@ -204,12 +191,12 @@ static void following_a_writer(void **state)
     tally t = {0};
     append(0, 10, 10);
     request("?follow=true&from=now&max=50");
-    nv_rig_pump(&rig);
+    nv_rig_pump(&nv_rig_line);
     /* The reader has to stand at the end before something new comes. */
     assert_int_equal(nv_metric_get(NV_M_READERS_OPEN), 1);
     for (size_t i = 0; i < 50; i += 5) {
         append(10 + i, 5, 10);
-        nv_rig_pump(&rig);
+        nv_rig_pump(&nv_rig_line);
     }
     count_events(wait_for("\r\n0\r\n\r\n"), &t);
     assert_int_equal(t.events, 50);
@@ -221,19 +208,19 @@ static void a_slow_reader_beside_a_writer(void **state)
     (void)state;
     tally t = {0};
     append(0, 500, 1000);
-    rig.window = 0;
+    nv_rig_line.window = 0;
     request("?follow=true&max=5000");
-    nv_rig_pump(&rig);
+    nv_rig_pump(&nv_rig_line);
     for (size_t i = 500; i < 5000; i += 500) {
         append(i, 500, 1000); /* returns when it is stored */
-        nv_rig_pump(&rig);
+        nv_rig_pump(&nv_rig_line);
     }
-    assert_true(rig.most_queued > 0);
-    assert_true(rig.most_queued <= (size_t)on.hub->limits.reader_queue_bytes);
-    rig.window = 50000;
+    assert_true(nv_rig_line.most_queued > 0);
+    assert_true(nv_rig_line.most_queued <= (size_t)nv_rig_on.hub->limits.reader_queue_bytes);
+    nv_rig_line.window = 50000;
     count_events(wait_for("\r\n0\r\n\r\n"), &t);
     assert_int_equal(t.events, 5000);
-    assert_true(rig.most_queued <= (size_t)on.hub->limits.reader_queue_bytes);
+    assert_true(nv_rig_line.most_queued <= (size_t)nv_rig_on.hub->limits.reader_queue_bytes);
 }
 
 /** The peer goes at any moment: the reader is closed with it. */
@@ -244,9 +231,9 @@ static void readers_go_with_their_peers(void **state)
     for (int i = 0; i < 50; i++) {
         nv_rig other;
         char text[2048];
-        nv_rig_init(&other, &on, nv_http_service_new);
+        nv_rig_init(&other, &nv_rig_on, nv_http_service_new);
         (void)snprintf(text, sizeof(text), "GET /nave/v1/events?follow=true HTTP/1.1\r\nAuthorization: %s\r\n\r\n",
-                       nv_rig_policy_token(&on, "service", NULL));
+                       nv_rig_policy_token(&nv_rig_on, "service", NULL));
         nv_rig_send(&other, nv_span_str(text));
         for (int turn = 0; turn < i; turn++) {
             nv_rig_pump(&other);
@@ -255,7 +242,7 @@ static void readers_go_with_their_peers(void **state)
     }
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, nv_rig_setup, teardown)
 
 int main(void)
 {

@@ -101,7 +101,7 @@ static identity_op *identity_op_new(nv_http_exchange *x, nv_registry_verb verb)
     return op;
 }
 
-static bool ids_valid(nv_http_exchange *x)
+bool nv_http_ids_valid(nv_http_exchange *x)
 {
     if (!nv_device_id_valid(x->device_id)) {
         nv_http_fail(x, NV_HUB_ERROR_ArgumentInvalid,
@@ -128,7 +128,7 @@ static void start(identity_op *op)
 
 static void get_identity(nv_http_exchange *x)
 {
-    if (ids_valid(x)) {
+    if (nv_http_ids_valid(x)) {
         start(identity_op_new(x, NV_REGISTRY_GET));
     }
 }
@@ -136,7 +136,7 @@ static void get_identity(nv_http_exchange *x)
 /** System modules are made by the hub; only their own edge device may write to them (http-hub.md section 6). */
 static bool may_write(nv_http_exchange *x)
 {
-    if (!ids_valid(x)) {
+    if (!nv_http_ids_valid(x)) {
         return false;
     }
     if (x->module_id.len > 0 && nv_module_id_is_system(x->module_id) && !x->as_device) {
@@ -332,7 +332,7 @@ static void list_device_seen(nv_registry_request *device)
 
 void nv_http_modules_list(nv_http_exchange *x)
 {
-    if (!ids_valid(x)) {
+    if (!nv_http_ids_valid(x)) {
         return;
     }
     list_op *op = list_op_new(x);

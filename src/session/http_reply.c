@@ -9,6 +9,8 @@
 #include <time.h>
 
 #define JSON_TYPE "application/json; charset=utf-8"
+/* Of an answer: a continuation is the longest that stands in one. */
+#define HEAD_MAX (16u << 10)
 
 /** What makes one answer findable in logs: the tracking id is the request id without hyphens. */
 typedef struct stamp {
@@ -45,6 +47,8 @@ static const char *reason_of(unsigned status)
     } rows[] = {
         {101, "Switching Protocols"},
         {200, "OK"},
+        {201, "Created"},
+        {202, "Accepted"},
         {204, "No Content"},
         {207, "Multi-Status"},
         {400, "Bad Request"},
@@ -60,7 +64,9 @@ static const char *reason_of(unsigned status)
         {429, "Too Many Requests"},
         {431, "Request Header Fields Too Large"},
         {500, "Internal Server Error"},
+        {502, "Bad Gateway"},
         {503, "Service Unavailable"},
+        {504, "Gateway Timeout"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         if (rows[i].status == status) {
@@ -130,7 +136,7 @@ static void write_head(nv_http_conn *conn, const head *h, const stamp *s)
     char date[30];
     http_date(s->wall_us, date);
     nv_buf text;
-    nv_buf_init(&text, 4096);
+    nv_buf_init(&text, HEAD_MAX);
     nv_err err =
         nv_buf_printf(&text,
                       "HTTP/1.1 %u %s\r\nDate: %s\r\nServer: Nave/" NV_VERSION
@@ -166,13 +172,14 @@ static void write_reply(nv_http_conn *conn, const nv_http_reply *reply, const st
 {
     char framing[80];
     bool bodiless = reply->status == 204;
+    bool typeless = bodiless || (reply->body.len == 0 && !reply->content_type);
     if (bodiless) {
         (void)snprintf(framing, sizeof(framing), "%s", connection_line(conn));
     } else {
         (void)snprintf(framing, sizeof(framing), "Content-Length: %zu\r\n%s", reply->body.len, connection_line(conn));
     }
     head h = {.status = reply->status,
-              .content_type = bodiless              ? NULL
+              .content_type = typeless              ? NULL
                               : reply->content_type ? reply->content_type
                                                     : JSON_TYPE,
               .error_name = reply->error_name,
@@ -225,7 +232,8 @@ static void write_e2(nv_json_writer *w, const nv_hub_error_info *info, const cha
     nv_json_end_object(w);
 }
 
-static void write_e3(nv_json_writer *w, const nv_hub_error_info *info, const char *text, const stamp *s)
+static void write_e3(nv_json_writer *w, const nv_hub_error_info *info, const char *text, const char *more,
+                     const stamp *s)
 {
     char when[NV_TIME_TEXT_SIZE];
     nv_time_format(s->wall_us, when);
@@ -240,7 +248,7 @@ static void write_e3(nv_json_writer *w, const nv_hub_error_info *info, const cha
     nv_json_key(&iw, "message");
     nv_json_str(&iw, text);
     nv_json_key(&iw, "info");
-    nv_json_null(&iw);
+    nv_json_raw(&iw, nv_span_str(more ? more : "null"));
     nv_json_key(&iw, "timestampUtc");
     nv_json_str(&iw, when);
     nv_json_end_object(&iw);
@@ -253,17 +261,16 @@ static void write_e3(nv_json_writer *w, const nv_hub_error_info *info, const cha
     nv_buf_deinit(&inner);
 }
 
-void nv_http_write_error(nv_http_conn *conn, nv_http_shape shape, nv_hub_error error, const char *detail,
-                         const char *headers)
+void nv_http_write_error(nv_http_conn *conn, const nv_http_error *e)
 {
-    const nv_hub_error_info *info = nv_hub_error_info_of(error);
-    const char *text = detail && detail[0] ? detail : info->text;
+    const nv_hub_error_info *info = nv_hub_error_info_of(e->error);
+    const char *text = e->detail && e->detail[0] ? e->detail : info->text;
     stamp s;
     stamp_make(conn, &s);
     nv_buf body;
     nv_buf_init(&body, 8192);
     nv_json_writer w = nv_json_writer_of(&body);
-    switch (shape) {
+    switch (e->shape) {
     case NV_HTTP_E1:
         write_e1(&w, info, text, &s);
         break;
@@ -271,11 +278,11 @@ void nv_http_write_error(nv_http_conn *conn, nv_http_shape shape, nv_hub_error e
         write_e2(&w, info, text, &s);
         break;
     case NV_HTTP_E3:
-        write_e3(&w, info, text, &s);
+        write_e3(&w, info, text, e->info, &s);
         break;
     }
     nv_http_reply reply = {
-        .status = info->http_status, .error_name = info->name, .headers = headers, .body = nv_buf_span(&body)};
+        .status = info->http_status, .error_name = info->name, .headers = e->headers, .body = nv_buf_span(&body)};
     write_reply(conn, &reply, &s);
     nv_buf_deinit(&body);
 }
@@ -297,10 +304,21 @@ void nv_http_send_json(nv_http_exchange *x, const nv_json_writer *w, nv_span eta
     nv_http_send(x, &(nv_http_reply){.status = 200, .etag = etag, .body = nv_buf_span(w->out)});
 }
 
+void nv_http_fail_info(nv_http_exchange *x, nv_http_shape shape, nv_hub_error error, const char *detail,
+                       const char *info)
+{
+    nv_http_error e = {.shape = shape,
+                       .error = error,
+                       .detail = detail,
+                       .headers = x->refused_headers[0] ? x->refused_headers : NULL,
+                       .info = info};
+    nv_http_write_error(x->conn, &e);
+    nv_http_conn_finish(x->conn);
+}
+
 void nv_http_fail_as(nv_http_exchange *x, nv_http_shape shape, nv_hub_error error, const char *detail)
 {
-    nv_http_write_error(x->conn, shape, error, detail, x->refused_headers[0] ? x->refused_headers : NULL);
-    nv_http_conn_finish(x->conn);
+    nv_http_fail_info(x, shape, error, detail, NULL);
 }
 
 void nv_http_fail(nv_http_exchange *x, nv_hub_error error, const char *detail)
@@ -334,6 +352,12 @@ void nv_http_switch(nv_http_exchange *x, const char *headers, const nv_upgrade *
     stamp_make(x->conn, &s);
     write_head(x->conn, &(head){.status = 101, .headers = headers, .framing = "Connection: Upgrade\r\n"}, &s);
     nv_http_conn_upgrade(x->conn, to);
+}
+
+void nv_http_watch_peer(nv_http_exchange *x, void (*peer_gone)(nv_http_exchange *x))
+{
+    x->peer_gone = peer_gone;
+    nv_http_conn_watch(x->conn);
 }
 
 /* ---- streams ------------------------------------------------------------------------------------------------ */

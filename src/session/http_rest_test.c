@@ -1,5 +1,5 @@
 /** Identities over REST, by the numbers of http-hub.md's checklist, on the real registry and authentication. */
-#include "session/http_rig.h"
+#include "session/http_rig_ask.h"
 
 #include "codec/json.h"
 #include "session/http_identity.h"
@@ -13,112 +13,14 @@
 #include <cmocka.h>
 #include <json-c/json.h>
 
-#define V "?api-version=2021-04-12"
+#define V NV_RIG_V
 
-static nv_rig_hub on;
-static nv_rig rig;
-static nv_answer answer;
-static char token[1024]; /* of the next requests */
-static char if_match[200];
-
-static int setup(void **state)
+/** An etag as HTTP has it. Static storage. */
+static const char *quoted(const char *etag)
 {
-    (void)state;
-    nv_rig_hub_init(&on);
-    nv_rig_init(&rig, &on, nv_http_service_new);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    nv_rig_deinit(&rig);
-    nv_rig_hub_deinit(&on);
-    return 0;
-}
-
-static void use_token(const char *text)
-{
-    (void)snprintf(token, sizeof(token), "%s", text);
-}
-
-static void use_policy(const char *policy)
-{
-    use_token(nv_rig_policy_token(&on, policy, NULL));
-}
-
-/** One request on the connection of all tests. if_match counts for this one only. @return the status */
-static unsigned ask(const char *method, const char *target, const char *body)
-{
-    static char text[1 << 16];
-    (void)snprintf(text, sizeof(text),
-                   "%s %s HTTP/1.1\r\nHost: hub.test\r\nAuthorization: %s\r\n%s%s%sContent-Length: %zu\r\n\r\n%s",
-                   method, target, token, if_match[0] ? "If-Match: " : "", if_match, if_match[0] ? "\r\n" : "",
-                   body ? strlen(body) : 0, body ? body : "");
-    if_match[0] = '\0';
-    nv_rig_send(&rig, nv_span_str(text));
-    nv_rig_wait_answer(&rig, false, &answer);
-    if (answer.status != 204) {
-        assert_int_equal(nv_json_check(nv_span_of(answer.body, answer.body_len), 16, 100000), NV_OK);
-        assert_string_equal(nv_answer_header(&answer, "Content-Type"), "application/json; charset=utf-8");
-    }
-    /* conformance: http-hub.md 40 */
-    assert_true((answer.status >= 400) == (nv_answer_header(&answer, "iothub-errorcode") != NULL));
-    return answer.status;
-}
-
-static void match(const char *value)
-{
-    (void)snprintf(if_match, sizeof(if_match), "%s", value);
-}
-
-static void expect(const char *method, const char *target, const char *body, unsigned status)
-{
-    if (ask(method, target, body) != status) {
-        fail_msg("%s %s: %u %s", method, target, answer.status, answer.body);
-    }
-}
-
-/** As expect(), with an error in shape E1 that Node and C# understand. */
-static void expect_error(const char *method, const char *target, const char *body, unsigned status, const char *name)
-{
-    expect(method, target, body, status);
-    assert_string_equal(nv_answer_header(&answer, "iothub-errorcode"), name);
-    char start[120];
-    (void)snprintf(start, sizeof(start), "{\"Message\":\"ErrorCode:%s;", name);
-    if (strncmp(answer.body, start, strlen(start)) != 0) {
-        fail_msg("%s", answer.body);
-    }
-    assert_non_null(strstr(answer.body, "\"ExceptionMessage\":\"Tracking ID:"));
-}
-
-/** A string anywhere in the last answer, by dotted path. Static storage, a few at a time. */
-static const char *get(const char *path)
-{
-    static char results[4][300];
-    static unsigned turn;
-    char *result = results[turn++ % 4];
-    struct json_object *tree = NULL;
-    assert_int_equal(nv_json_parse(nv_span_of(answer.body, answer.body_len), 16, 100000, &tree), NV_OK);
-    struct json_object *at = tree;
-    char copy[200];
-    (void)snprintf(copy, sizeof(copy), "%s", path);
-    char *save = NULL;
-    for (char *part = strtok_r(copy, ".", &save); part; part = strtok_r(NULL, ".", &save)) {
-        at = json_object_is_type(at, json_type_array) ? json_object_array_get_idx(at, strtoul(part, NULL, 10))
-                                                      : nv_json_member(at, part);
-    }
-    (void)snprintf(result, 300, "%s", at ? json_object_get_string(at) : "(null)");
-    json_object_put(tree);
-    return result;
-}
-
-static void make_device(const char *id, const char *body)
-{
-    char target[300];
-    use_policy("iothubowner");
-    (void)snprintf(target, sizeof(target), "/devices/%s" V, id);
-    expect("PUT", target, body ? body : "{}", 200);
+    static char text[100];
+    (void)snprintf(text, sizeof(text), "\"%.90s\"", etag);
+    return text;
 }
 
 /* ---- tokens ------------------------------------------------------------------------------------------------- */
@@ -127,46 +29,47 @@ static void make_device(const char *id, const char *body)
 static void tokens_in_any_order_and_case(void **state)
 {
     (void)state;
-    use_policy("iothubowner");
-    expect("GET", "/devices" V, NULL, 200);
+    nv_use_policy("iothubowner");
+    nv_expect("GET", "/devices" V, NULL, 200);
     /* sr=..&sig=..&se=..&skn=..  ->  skn, se, sig, sr, with lower-case escapes in sig */
     char sr[300], sig[300], se[100], skn[100], turned[1024];
     assert_int_equal(
-        sscanf(token, "SharedAccessSignature sr=%299[^&]&sig=%299[^&]&se=%99[^&]&skn=%99s", sr, sig, se, skn), 4);
+        sscanf(nv_rig_token, "SharedAccessSignature sr=%299[^&]&sig=%299[^&]&se=%99[^&]&skn=%99s", sr, sig, se, skn),
+        4);
     for (char *c = sig; (c = strchr(c, '%')) != NULL; c++) {
         c[1] |= 0x20;
         c[2] |= c[2] > '9' ? 0x20 : 0;
     }
     (void)snprintf(turned, sizeof(turned), "SharedAccessSignature SKN=%s&se=%s&Sig=%s&sr=%s", skn, se, sig, sr);
-    use_token(turned);
-    expect("GET", "/devices" V, NULL, 200);
+    nv_use_token(turned);
+    nv_expect("GET", "/devices" V, NULL, 200);
 }
 
 /* conformance: http-hub.md 2 */
 static void wrong_tokens(void **state)
 {
     (void)state;
-    use_policy("iothubowner");
+    nv_use_policy("iothubowner");
     char good[1024];
-    (void)snprintf(good, sizeof(good), "%s", token);
-    expect("GET", "/devices" V, NULL, 200);
-    nv_manual_clock_advance(&on.clock, 3601 * NV_US_PER_S);
-    expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
-    assert_non_null(strstr(answer.body, "ErrorCode:IotHubUnauthorizedAccess;Unauthorized\""));
-    use_policy("iothubowner");
-    char *skn = strstr(token, "skn=");
+    (void)snprintf(good, sizeof(good), "%s", nv_rig_token);
+    nv_expect("GET", "/devices" V, NULL, 200);
+    nv_manual_clock_advance(&nv_rig_on.clock, 3601 * NV_US_PER_S);
+    nv_expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
+    assert_non_null(strstr(nv_rig_said.body, "ErrorCode:IotHubUnauthorizedAccess;Unauthorized\""));
+    nv_use_policy("iothubowner");
+    char *skn = strstr(nv_rig_token, "skn=");
     (void)snprintf(skn, 40, "skn=nobody");
-    expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
-    use_policy("iothubowner");
-    skn = strstr(token, "skn=");
+    nv_expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_use_policy("iothubowner");
+    skn = strstr(nv_rig_token, "skn=");
     (void)snprintf(skn, 40, "skn=service"); /* signed by another policy's key */
-    expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
-    use_token(nv_rig_policy_token(&on, "iothubowner", "other.hub"));
-    expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
-    use_token("Bearer x");
-    expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
-    use_token("");
-    expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_use_token(nv_rig_policy_token(&nv_rig_on, "iothubowner", "other.hub"));
+    nv_expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_use_token("Bearer x");
+    nv_expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_use_token("");
+    nv_expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
 }
 
 /* conformance: http-hub.md 3 (registry rows; twins come later) */
@@ -184,17 +87,17 @@ static void rights_of_policies(void **state)
                 {"device", false, false, false, false},
                 {"registryRead", true, false, false, false},
                 {"registryReadWrite", true, true, false, false}};
-    make_device("rights", NULL);
+    nv_make_device("rights", NULL);
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
-        use_policy(rows[i].policy);
-        expect("GET", "/devices/rights" V, NULL, rows[i].read ? 200 : 401);
-        expect("GET", "/devices" V, NULL, rows[i].read ? 200 : 401);
-        expect("GET", "/statistics/devices" V, NULL, rows[i].read ? 200 : 401);
-        match("*");
-        expect("PUT", "/devices/rights" V, "{}", rows[i].write ? 200 : 401);
-        expect("POST", "/devices" V, "[]", rows[i].write ? 400 : 401);
-        expect("GET", "/nave/v1/hub", NULL, rows[i].service ? 200 : 401);
-        expect("GET", "/nave/v1/policies", NULL, rows[i].all ? 200 : 401);
+        nv_use_policy(rows[i].policy);
+        nv_expect("GET", "/devices/rights" V, NULL, rows[i].read ? 200 : 401);
+        nv_expect("GET", "/devices" V, NULL, rows[i].read ? 200 : 401);
+        nv_expect("GET", "/statistics/devices" V, NULL, rows[i].read ? 200 : 401);
+        nv_use_if_match("*");
+        nv_expect("PUT", "/devices/rights" V, "{}", rows[i].write ? 200 : 401);
+        nv_expect("POST", "/devices" V, "[]", rows[i].write ? 400 : 401);
+        nv_expect("GET", "/nave/v1/hub", NULL, rows[i].service ? 200 : 401);
+        nv_expect("GET", "/nave/v1/policies", NULL, rows[i].all ? 200 : 401);
     }
 }
 
@@ -202,30 +105,30 @@ static void rights_of_policies(void **state)
 static void device_keys(void **state)
 {
     (void)state;
-    make_device("keyed", NULL);
+    nv_make_device("keyed", NULL);
     char key[100];
-    (void)snprintf(key, sizeof(key), "%s", get("authentication.symmetricKey.primaryKey"));
-    make_device("other", NULL);
-    use_token(nv_rig_key_token(&on, "hub.test/devices/keyed", key));
-    expect_error("GET", "/devices/keyed" V, NULL, 401, "IotHubUnauthorizedAccess");
-    expect_error("GET", "/devices/other" V, NULL, 401, "IotHubUnauthorizedAccess");
-    expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
-    expect("GET", "/nave/v1/events", NULL, 401);
+    (void)snprintf(key, sizeof(key), "%s", nv_said_at("authentication.symmetricKey.primaryKey"));
+    nv_make_device("other", NULL);
+    nv_use_token(nv_rig_key_token(&nv_rig_on, "hub.test/devices/keyed", key));
+    nv_expect_error("GET", "/devices/keyed" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_expect_error("GET", "/devices/other" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_expect_error("GET", "/devices" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_expect("GET", "/nave/v1/events", NULL, 401);
     /* Modules are for edge devices' keys only, and this is none. */
-    expect_error("GET", "/devices/keyed/modules" V, NULL, 401, "IotHubUnauthorizedAccess");
-    expect_error("PUT", "/devices/other/modules/m" V, "{}", 401, "IotHubUnauthorizedAccess");
+    nv_expect_error("GET", "/devices/keyed/modules" V, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_expect_error("PUT", "/devices/other/modules/m" V, "{}", 401, "IotHubUnauthorizedAccess");
 }
 
 /* conformance: http-hub.md 4 (the paths of this issue: a token for one device opens that device) */
 static void a_token_for_one_device(void **state)
 {
     (void)state;
-    make_device("d1", NULL);
-    make_device("d2", NULL);
-    use_token(nv_rig_policy_token(&on, "iothubowner", "hub.test/devices/d1"));
-    expect("GET", "/devices/d1" V, NULL, 200);
-    expect("GET", "/devices/d2" V, NULL, 401);
-    expect("GET", "/devices/d11" V, NULL, 401);
+    nv_make_device("d1", NULL);
+    nv_make_device("d2", NULL);
+    nv_use_token(nv_rig_policy_token(&nv_rig_on, "iothubowner", "hub.test/devices/d1"));
+    nv_expect("GET", "/devices/d1" V, NULL, 200);
+    nv_expect("GET", "/devices/d2" V, NULL, 401);
+    nv_expect("GET", "/devices/d11" V, NULL, 401);
 }
 
 /* ---- conventions -------------------------------------------------------------------------------------------- */
@@ -255,14 +158,14 @@ static void api_versions(void **state)
         {"?api-version=2021-04-12-beta", 400},
         {"?api-version=2021-04", 400},
     };
-    use_policy("iothubowner");
+    nv_use_policy("iothubowner");
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         char target[200];
         (void)snprintf(target, sizeof(target), "/devices%s", rows[i].query);
         if (rows[i].status == 200) {
-            expect("GET", target, NULL, 200);
+            nv_expect("GET", target, NULL, 200);
         } else {
-            expect_error("GET", target, NULL, 400, "InvalidProtocolVersion");
+            nv_expect_error("GET", target, NULL, 400, "InvalidProtocolVersion");
         }
     }
 }
@@ -286,15 +189,15 @@ static void paths_in_any_case(void **state)
         "/NAVE/v1/Hub",
         "/nave/v1/devices/Case/Refusals/",
     };
-    make_device("Case", NULL);
+    nv_make_device("Case", NULL);
     for (size_t i = 0; i < NV_COUNT_OF(paths); i++) {
         char target[200];
         (void)snprintf(target, sizeof(target), "%s" V, paths[i]);
-        expect("GET", target, NULL, 200);
+        nv_expect("GET", target, NULL, 200);
     }
-    expect_error("GET", "/devices/case" V, NULL, 404, "DeviceNotFound"); /* ids keep their case */
-    expect("GET", "/devices//modules" V, NULL, 404);
-    expect("POST", "/Devices/Keys/REGENERATE/" V, "{}", 400);
+    nv_expect_error("GET", "/devices/case" V, NULL, 404, "DeviceNotFound"); /* ids keep their case */
+    nv_expect("GET", "/devices//modules" V, NULL, 404);
+    nv_expect("POST", "/Devices/Keys/REGENERATE/" V, "{}", 400);
 }
 
 /* conformance: http-hub.md 15 */
@@ -312,17 +215,17 @@ static void odd_ids_round_trip(void **state)
         char body[200];
         (void)snprintf(target, sizeof(target), "/devices/%s" V, rows[i].path);
         (void)snprintf(body, sizeof(body), "{\"deviceId\":\"%s\"}", rows[i].id);
-        use_policy("iothubowner");
-        expect("PUT", target, body, 200);
-        assert_string_equal(get("deviceId"), rows[i].id);
-        expect("GET", target, NULL, 200);
-        assert_string_equal(get("deviceId"), rows[i].id);
-        match("*");
-        expect("DELETE", target, NULL, 204);
+        nv_use_policy("iothubowner");
+        nv_expect("PUT", target, body, 200);
+        assert_string_equal(nv_said_at("deviceId"), rows[i].id);
+        nv_expect("GET", target, NULL, 200);
+        assert_string_equal(nv_said_at("deviceId"), rows[i].id);
+        nv_use_if_match("*");
+        nv_expect("DELETE", target, NULL, 204);
     }
-    expect_error("PUT", "/devices/a%20b" V, "{}", 400, "ArgumentInvalid");
-    expect_error("PUT", "/devices/a%2Fb" V, "{}", 400, "ArgumentInvalid");
-    expect_error("PUT", "/devices/a" V, "{\"deviceId\":\"b\"}", 400, "ArgumentInvalid");
+    nv_expect_error("PUT", "/devices/a%20b" V, "{}", 400, "ArgumentInvalid");
+    nv_expect_error("PUT", "/devices/a%2Fb" V, "{}", 400, "ArgumentInvalid");
+    nv_expect_error("PUT", "/devices/a" V, "{\"deviceId\":\"b\"}", 400, "ArgumentInvalid");
 }
 
 /* ---- devices ------------------------------------------------------------------------------------------------ */
@@ -331,38 +234,38 @@ static void odd_ids_round_trip(void **state)
 static void preconditions_of_devices(void **state)
 {
     (void)state;
-    use_policy("iothubowner");
-    expect("PUT", "/devices/x" V, "{\"deviceId\":\"x\"}", 200);
-    expect_error("PUT", "/devices/x" V, "{\"deviceId\":\"x\"}", 409, "DeviceAlreadyExists");
-    assert_non_null(strstr(answer.body, "A device with ID 'x' is already registered."));
-    match("\"\""); /* counts as absent */
-    expect_error("PUT", "/devices/x" V, "{}", 409, "DeviceAlreadyExists");
-    match("\"*\"");
-    expect("PUT", "/devices/x" V, "{}", 200);
-    match("*");
-    expect("PUT", "/devices/x" V, "{}", 200);
+    nv_use_policy("iothubowner");
+    nv_expect("PUT", "/devices/x" V, "{\"deviceId\":\"x\"}", 200);
+    nv_expect_error("PUT", "/devices/x" V, "{\"deviceId\":\"x\"}", 409, "DeviceAlreadyExists");
+    assert_non_null(strstr(nv_rig_said.body, "A device with ID 'x' is already registered."));
+    nv_use_if_match("\"\""); /* counts as absent */
+    nv_expect_error("PUT", "/devices/x" V, "{}", 409, "DeviceAlreadyExists");
+    nv_use_if_match("\"*\"");
+    nv_expect("PUT", "/devices/x" V, "{}", 200);
+    nv_use_if_match("*");
+    nv_expect("PUT", "/devices/x" V, "{}", 200);
     char old[100];
-    (void)snprintf(old, sizeof(old), "%s", get("etag"));
-    (void)snprintf(if_match, sizeof(if_match), "\"%s\"", old);
-    expect("PUT", "/devices/x" V, "{}", 200);
-    match(get("etag"));
-    expect("PUT", "/devices/x" V, "{}", 200);
-    match(old);
-    expect_error("PUT", "/devices/x" V, "{}", 412, "PreconditionFailed");
-    match("\"no tag of ours\"");
-    expect_error("PUT", "/devices/x" V, "{}", 412, "PreconditionFailed");
-    match("*");
-    expect_error("PUT", "/devices/missing" V, "{}", 404, "DeviceNotFound");
-    assert_non_null(strstr(answer.body, "ErrorCode:DeviceNotFound;missing"));
-    expect_error("GET", "/devices/missing" V, NULL, 404, "DeviceNotFound");
-    expect_error("DELETE", "/devices/x" V, NULL, 412, "PreconditionFailed");
-    match(old);
-    expect_error("DELETE", "/devices/x" V, NULL, 412, "PreconditionFailed");
-    match("\"*\"");
-    expect("DELETE", "/devices/x" V, NULL, 204);
-    assert_int_equal(answer.body_len, 0);
-    match("*");
-    expect_error("DELETE", "/devices/x" V, NULL, 404, "DeviceNotFound");
+    (void)snprintf(old, sizeof(old), "%s", nv_said_at("etag"));
+    nv_use_if_match(quoted(old));
+    nv_expect("PUT", "/devices/x" V, "{}", 200);
+    nv_use_if_match(nv_said_at("etag"));
+    nv_expect("PUT", "/devices/x" V, "{}", 200);
+    nv_use_if_match(old);
+    nv_expect_error("PUT", "/devices/x" V, "{}", 412, "PreconditionFailed");
+    nv_use_if_match("\"no tag of ours\"");
+    nv_expect_error("PUT", "/devices/x" V, "{}", 412, "PreconditionFailed");
+    nv_use_if_match("*");
+    nv_expect_error("PUT", "/devices/missing" V, "{}", 404, "DeviceNotFound");
+    assert_non_null(strstr(nv_rig_said.body, "ErrorCode:DeviceNotFound;missing"));
+    nv_expect_error("GET", "/devices/missing" V, NULL, 404, "DeviceNotFound");
+    nv_expect_error("DELETE", "/devices/x" V, NULL, 412, "PreconditionFailed");
+    nv_use_if_match(old);
+    nv_expect_error("DELETE", "/devices/x" V, NULL, 412, "PreconditionFailed");
+    nv_use_if_match("\"*\"");
+    nv_expect("DELETE", "/devices/x" V, NULL, 204);
+    assert_int_equal(nv_rig_said.body_len, 0);
+    nv_use_if_match("*");
+    nv_expect_error("DELETE", "/devices/x" V, NULL, 404, "DeviceNotFound");
 }
 
 /* conformance: http-hub.md 10, 13 */
@@ -414,15 +317,15 @@ static void credentials(void **state)
          "IotHubFormatError"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
-        use_policy("iothubowner");
+        nv_use_policy("iothubowner");
         if (rows[i].status != 200) {
-            expect_error("PUT", "/devices/cred" V, rows[i].body, rows[i].status, rows[i].name);
+            nv_expect_error("PUT", "/devices/cred" V, rows[i].body, rows[i].status, rows[i].name);
             continue;
         }
-        expect("PUT", "/devices/cred" V, rows[i].body, 200);
-        const char *primary = get("authentication.symmetricKey.primaryKey");
-        const char *secondary = get("authentication.symmetricKey.secondaryKey");
-        assert_string_equal(get("authentication.type"), rows[i].type);
+        nv_expect("PUT", "/devices/cred" V, rows[i].body, 200);
+        const char *primary = nv_said_at("authentication.symmetricKey.primaryKey");
+        const char *secondary = nv_said_at("authentication.symmetricKey.secondaryKey");
+        assert_string_equal(nv_said_at("authentication.type"), rows[i].type);
         if (strcmp(rows[i].type, "sas") == 0) {
             assert_int_equal(strlen(primary), 44);
             assert_int_equal(strlen(secondary), 44);
@@ -431,21 +334,21 @@ static void credentials(void **state)
             assert_string_equal(primary, "(null)");
             assert_string_equal(secondary, "(null)");
         }
-        const char *print = get("authentication.x509Thumbprint.primaryThumbprint");
+        const char *print = nv_said_at("authentication.x509Thumbprint.primaryThumbprint");
         assert_true(strcmp(print, "(null)") == 0 || strstr(rows[i].body, print)); /* its case is kept */
-        match("*");
-        expect("DELETE", "/devices/cred" V, NULL, 204);
+        nv_use_if_match("*");
+        nv_expect("DELETE", "/devices/cred" V, NULL, 204);
     }
     /* Given keys are kept; an update that leaves them out makes new ones. */
-    expect("PUT", "/devices/cred" V,
-           "{\"authentication\":{\"symmetricKey\":{\"primaryKey\":\"MTIzNDU2Nzg5MDEyMzQ1Ng==\","
-           "\"secondaryKey\":\"NjU0MzIxMDk4NzY1NDMyMQ==\"}}}",
-           200);
-    assert_string_equal(get("authentication.symmetricKey.primaryKey"), "MTIzNDU2Nzg5MDEyMzQ1Ng==");
-    assert_string_equal(get("authentication.symmetricKey.secondaryKey"), "NjU0MzIxMDk4NzY1NDMyMQ==");
-    match("*");
-    expect("PUT", "/devices/cred" V, "{}", 200);
-    assert_string_not_equal(get("authentication.symmetricKey.primaryKey"), "MTIzNDU2Nzg5MDEyMzQ1Ng==");
+    nv_expect("PUT", "/devices/cred" V,
+              "{\"authentication\":{\"symmetricKey\":{\"primaryKey\":\"MTIzNDU2Nzg5MDEyMzQ1Ng==\","
+              "\"secondaryKey\":\"NjU0MzIxMDk4NzY1NDMyMQ==\"}}}",
+              200);
+    assert_string_equal(nv_said_at("authentication.symmetricKey.primaryKey"), "MTIzNDU2Nzg5MDEyMzQ1Ng==");
+    assert_string_equal(nv_said_at("authentication.symmetricKey.secondaryKey"), "NjU0MzIxMDk4NzY1NDMyMQ==");
+    nv_use_if_match("*");
+    nv_expect("PUT", "/devices/cred" V, "{}", 200);
+    assert_string_not_equal(nv_said_at("authentication.symmetricKey.primaryKey"), "MTIzNDU2Nzg5MDEyMzQ1Ng==");
 }
 
 /** Member names of the object that begins at @p json, in order, joined by spaces. */
@@ -468,65 +371,65 @@ static void json_of_identities(void **state)
 {
     (void)state;
     char order[600];
-    make_device("json",
-                "{\"status\":\"disabled\",\"statusReason\":\"to be \\\"fixed\\\"\",\"attributes\":{\"a\":1.50}}");
-    member_order(answer.body, order, sizeof(order));
+    nv_make_device("json",
+                   "{\"status\":\"disabled\",\"statusReason\":\"to be \\\"fixed\\\"\",\"attributes\":{\"a\":1.50}}");
+    member_order(nv_rig_said.body, order, sizeof(order));
     assert_string_equal(order, "deviceId generationId etag connectionState status statusReason "
                                "connectionStateUpdatedTime statusUpdatedTime lastActivityTime "
                                "cloudToDeviceMessageCount authentication capabilities attributes ");
-    member_order(get("authentication"), order, sizeof(order));
+    member_order(nv_said_at("authentication"), order, sizeof(order));
     assert_string_equal(order, "symmetricKey x509Thumbprint type ");
     char quoted[100];
-    (void)snprintf(quoted, sizeof(quoted), "\"%s\"", get("etag"));
-    assert_string_equal(nv_answer_header(&answer, "ETag"), quoted);
-    assert_string_equal(get("connectionState"), "Disconnected");
-    assert_string_equal(get("status"), "disabled");
-    assert_string_equal(get("statusReason"), "to be \"fixed\"");
-    assert_string_equal(get("lastActivityTime"), "0001-01-01T00:00:00Z");
-    assert_string_equal(get("connectionStateUpdatedTime"), "0001-01-01T00:00:00Z");
-    assert_string_equal(get("authentication.x509Thumbprint.primaryThumbprint"), "(null)");
-    assert_string_equal(get("attributes.a"), "1.50");
-    expect("GET", "/devices/json" V, NULL, 200);
-    assert_string_equal(nv_answer_header(&answer, "ETag"), quoted);
-    use_policy("iothubowner");
-    make_device("jsonedge", "{\"capabilities\":{\"iotEdge\":true}}");
-    member_order(answer.body, order, sizeof(order));
+    (void)snprintf(quoted, sizeof(quoted), "\"%s\"", nv_said_at("etag"));
+    assert_string_equal(nv_answer_header(&nv_rig_said, "ETag"), quoted);
+    assert_string_equal(nv_said_at("connectionState"), "Disconnected");
+    assert_string_equal(nv_said_at("status"), "disabled");
+    assert_string_equal(nv_said_at("statusReason"), "to be \"fixed\"");
+    assert_string_equal(nv_said_at("lastActivityTime"), "0001-01-01T00:00:00Z");
+    assert_string_equal(nv_said_at("connectionStateUpdatedTime"), "0001-01-01T00:00:00Z");
+    assert_string_equal(nv_said_at("authentication.x509Thumbprint.primaryThumbprint"), "(null)");
+    assert_string_equal(nv_said_at("attributes.a"), "1.50");
+    nv_expect("GET", "/devices/json" V, NULL, 200);
+    assert_string_equal(nv_answer_header(&nv_rig_said, "ETag"), quoted);
+    nv_use_policy("iothubowner");
+    nv_make_device("jsonedge", "{\"capabilities\":{\"iotEdge\":true}}");
+    member_order(nv_rig_said.body, order, sizeof(order));
     assert_non_null(strstr(order, "authentication capabilities deviceScope "));
-    assert_int_equal(strncmp(get("deviceScope"), "ms-azure-iot-edge://jsonedge-", 29), 0);
-    expect("PUT", "/devices/jsonedge/modules/m" V, "{\"managedBy\":\"someone\"}", 200);
-    member_order(answer.body, order, sizeof(order));
+    assert_int_equal(strncmp(nv_said_at("deviceScope"), "ms-azure-iot-edge://jsonedge-", 29), 0);
+    nv_expect("PUT", "/devices/jsonedge/modules/m" V, "{\"managedBy\":\"someone\"}", 200);
+    member_order(nv_rig_said.body, order, sizeof(order));
     assert_string_equal(order, "moduleId managedBy deviceId generationId etag connectionState "
                                "connectionStateUpdatedTime lastActivityTime cloudToDeviceMessageCount "
                                "authentication ");
-    assert_string_equal(get("managedBy"), "someone");
-    match("*");
-    expect("PUT", "/devices/jsonedge/modules/m" V, "{}", 200);
-    assert_string_equal(get("managedBy"), "(null)");
+    assert_string_equal(nv_said_at("managedBy"), "someone");
+    nv_use_if_match("*");
+    nv_expect("PUT", "/devices/jsonedge/modules/m" V, "{}", 200);
+    assert_string_equal(nv_said_at("managedBy"), "(null)");
 }
 
 /* conformance: http-hub.md 12 */
 static void generations(void **state)
 {
     (void)state;
-    make_device("gen", NULL);
+    nv_make_device("gen", NULL);
     char first[100], tag[100];
-    (void)snprintf(first, sizeof(first), "%s", get("generationId"));
-    (void)snprintf(tag, sizeof(tag), "%s", get("etag"));
+    (void)snprintf(first, sizeof(first), "%s", nv_said_at("generationId"));
+    (void)snprintf(tag, sizeof(tag), "%s", nv_said_at("etag"));
     assert_int_equal(strlen(first), 18);
-    match("*");
-    expect("PUT", "/devices/gen" V, "{}", 200);
-    assert_string_equal(get("generationId"), first);
-    assert_string_not_equal(get("etag"), tag);
-    match("*");
-    expect("DELETE", "/devices/gen" V, NULL, 204);
-    expect("PUT", "/devices/gen" V, "{}", 200);
-    assert_string_not_equal(get("generationId"), first);
+    nv_use_if_match("*");
+    nv_expect("PUT", "/devices/gen" V, "{}", 200);
+    assert_string_equal(nv_said_at("generationId"), first);
+    assert_string_not_equal(nv_said_at("etag"), tag);
+    nv_use_if_match("*");
+    nv_expect("DELETE", "/devices/gen" V, NULL, 204);
+    nv_expect("PUT", "/devices/gen" V, "{}", 200);
+    assert_string_not_equal(nv_said_at("generationId"), first);
 }
 
 static size_t list_length(void)
 {
     struct json_object *tree = NULL;
-    assert_int_equal(nv_json_parse(nv_span_of(answer.body, answer.body_len), 16, 100000, &tree), NV_OK);
+    assert_int_equal(nv_json_parse(nv_span_of(nv_rig_said.body, nv_rig_said.body_len), 16, 100000, &tree), NV_OK);
     size_t count = json_object_array_length(tree);
     json_object_put(tree);
     return count;
@@ -536,7 +439,7 @@ static size_t list_length(void)
 static void lists(void **state)
 {
     (void)state;
-    use_policy("iothubowner");
+    nv_use_policy("iothubowner");
     static char body[20000];
     for (unsigned batch = 0; batch < 11; batch++) {
         size_t len = (size_t)snprintf(body, sizeof(body), "[");
@@ -545,7 +448,7 @@ static void lists(void **state)
                                     i ? "," : "", batch * 100 + i);
         }
         (void)snprintf(body + len, sizeof(body) - len, "]");
-        expect("POST", "/devices" V, body, 200);
+        nv_expect("POST", "/devices" V, body, 200);
     }
     static const struct {
         const char *target;
@@ -554,20 +457,20 @@ static void lists(void **state)
                 {"/devices?api-version=2021-04-12&top=70", 70},
                 {"/devices/" V "&top=1", 1}};
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
-        expect("GET", rows[i].target, NULL, 200);
+        nv_expect("GET", rows[i].target, NULL, 200);
         assert_int_equal(list_length(), rows[i].count);
     }
-    /* Larger than this test's answer buffer: count on the wire. */
+    /* Larger than this test's nv_rig_said buffer: count on the wire. */
     static const char *const all[] = {"/devices/" V, "/devices" V "&top=5000", "/devices" V "&top=0",
                                       "/devices" V "&top=x"};
     for (size_t i = 0; i < NV_COUNT_OF(all); i++) {
         char text[2048];
-        (void)snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nAuthorization: %s\r\n\r\n", all[i], token);
-        nv_rig_send(&rig, nv_span_str(text));
+        (void)snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\nAuthorization: %s\r\n\r\n", all[i], nv_rig_token);
+        nv_rig_send(&nv_rig_line, nv_span_str(text));
         nv_span got;
         do {
-            nv_rig_pump(&rig);
-            got = nv_buf_span(&rig.received);
+            nv_rig_pump(&nv_rig_line);
+            got = nv_buf_span(&nv_rig_line.received);
         } while (got.len < 2 || memcmp(got.ptr + got.len - 2, "}]", 2) != 0 ||
                  !memmem(got.ptr, got.len, "\r\n\r\n", 4));
         size_t count = 0;
@@ -577,7 +480,7 @@ static void lists(void **state)
             count++;
         }
         assert_int_equal(count, 1000);
-        nv_buf_clear(&rig.received);
+        nv_buf_clear(&nv_rig_line.received);
     }
 }
 
@@ -620,55 +523,55 @@ static void bulk(void **state)
          "{\"id\":\"b1\",\"importMode\":\"delete\"}]",
          "DeviceNotFound"},
     };
-    use_policy("iothubowner");
+    nv_use_policy("iothubowner");
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         bool good = rows[i].errors[0] == '\0';
-        expect("POST", "/devices" V, rows[i].body, good ? 200 : 400);
+        nv_expect("POST", "/devices" V, rows[i].body, good ? 200 : 400);
         if (good) {
-            assert_string_equal(answer.body, "{\"isSuccessful\":true,\"errors\":[],\"warnings\":[]}");
+            assert_string_equal(nv_rig_said.body, "{\"isSuccessful\":true,\"errors\":[],\"warnings\":[]}");
             continue;
         }
-        assert_string_equal(nv_answer_header(&answer, "iothub-errorcode"), "BulkRegistryOperationFailure");
-        assert_string_equal(get("isSuccessful"), "false");
+        assert_string_equal(nv_answer_header(&nv_rig_said, "iothub-errorcode"), "BulkRegistryOperationFailure");
+        assert_string_equal(nv_said_at("isSuccessful"), "false");
         char names[200];
         (void)snprintf(names, sizeof(names), "%s", rows[i].errors);
         char *save = NULL;
         for (char *name = strtok_r(names, " ", &save); name; name = strtok_r(NULL, " ", &save)) {
             char member[100];
             (void)snprintf(member, sizeof(member), "\"errorCode\":\"%s\"", name);
-            if (!strstr(answer.body, member) && strcmp(name, "DeviceDefinedMultipleTimes") != 0) {
-                fail_msg("row %zu: no %s in %s", i, name, answer.body);
+            if (!strstr(nv_rig_said.body, member) && strcmp(name, "DeviceDefinedMultipleTimes") != 0) {
+                fail_msg("row %zu: no %s in %s", i, name, nv_rig_said.body);
             }
         }
     }
-    expect("GET", "/devices/b1" V, NULL, 404);
-    expect("GET", "/devices/b2" V, NULL, 404);
-    expect("GET", "/devices/b5" V, NULL, 200);
-    expect("POST", "/devices" V, "[{\"id\":\"b8\",\"importMode\":\"create\",\"tags\":{\"a\":1}}]", 200);
-    assert_string_equal(get("warnings.0.warningCode"), "DeviceRegisteredWithoutTwin");
-    expect_error("POST", "/devices" V, "{}", 400, "ArgumentInvalid");
-    expect_error("POST", "/devices" V, "[]", 400, "ArgumentInvalid");
+    nv_expect("GET", "/devices/b1" V, NULL, 404);
+    nv_expect("GET", "/devices/b2" V, NULL, 404);
+    nv_expect("GET", "/devices/b5" V, NULL, 200);
+    nv_expect("POST", "/devices" V, "[{\"id\":\"b8\",\"importMode\":\"create\",\"tags\":{\"a\":1}}]", 200);
+    assert_string_equal(nv_said_at("warnings.0.warningCode"), "DeviceRegisteredWithoutTwin");
+    nv_expect_error("POST", "/devices" V, "{}", 400, "ArgumentInvalid");
+    nv_expect_error("POST", "/devices" V, "[]", 400, "ArgumentInvalid");
 }
 
 static void keys_rotate(void **state)
 {
     (void)state;
-    make_device("rot1", NULL);
+    nv_make_device("rot1", NULL);
     char primary[100], secondary[100];
-    (void)snprintf(primary, sizeof(primary), "%s", get("authentication.symmetricKey.primaryKey"));
-    (void)snprintf(secondary, sizeof(secondary), "%s", get("authentication.symmetricKey.secondaryKey"));
+    (void)snprintf(primary, sizeof(primary), "%s", nv_said_at("authentication.symmetricKey.primaryKey"));
+    (void)snprintf(secondary, sizeof(secondary), "%s", nv_said_at("authentication.symmetricKey.secondaryKey"));
     const char *path = "/devices/keys/regenerate?api-version=2024-03-31";
-    expect("POST", path, "{\"policyKey\":\"primaryKey\",\"devices\":[{\"id\":\"rot1\"}]}", 200);
-    assert_string_equal(get("policyKey"), "primaryKey");
-    assert_string_not_equal(get("rotatedKeys.0.primaryKey"), primary);
-    assert_string_equal(get("rotatedKeys.0.secondaryKey"), secondary);
-    expect("POST", path, "{\"policyKey\":\"both\",\"devices\":[{\"id\":\"rot1\"},{\"id\":\"rot2\"}]}", 207);
-    assert_string_not_equal(get("rotatedKeys.0.secondaryKey"), secondary);
-    assert_string_equal(get("errors.0.id"), "rot2");
-    assert_string_equal(get("errors.0.errorCode"), "DeviceNotFound");
-    expect("POST", path, "{\"policyKey\":\"both\",\"devices\":[{\"id\":\"rot2\"}]}", 400);
-    expect_error("POST", path, "{\"policyKey\":\"x\",\"devices\":[{\"id\":\"rot1\"}]}", 400, "ArgumentInvalid");
-    expect_error("POST", path, "{\"policyKey\":\"both\"}", 400, "ArgumentInvalid");
+    nv_expect("POST", path, "{\"policyKey\":\"primaryKey\",\"devices\":[{\"id\":\"rot1\"}]}", 200);
+    assert_string_equal(nv_said_at("policyKey"), "primaryKey");
+    assert_string_not_equal(nv_said_at("rotatedKeys.0.primaryKey"), primary);
+    assert_string_equal(nv_said_at("rotatedKeys.0.secondaryKey"), secondary);
+    nv_expect("POST", path, "{\"policyKey\":\"both\",\"devices\":[{\"id\":\"rot1\"},{\"id\":\"rot2\"}]}", 207);
+    assert_string_not_equal(nv_said_at("rotatedKeys.0.secondaryKey"), secondary);
+    assert_string_equal(nv_said_at("errors.0.id"), "rot2");
+    assert_string_equal(nv_said_at("errors.0.errorCode"), "DeviceNotFound");
+    nv_expect("POST", path, "{\"policyKey\":\"both\",\"devices\":[{\"id\":\"rot2\"}]}", 400);
+    nv_expect_error("POST", path, "{\"policyKey\":\"x\",\"devices\":[{\"id\":\"rot1\"}]}", 400, "ArgumentInvalid");
+    nv_expect_error("POST", path, "{\"policyKey\":\"both\"}", 400, "ArgumentInvalid");
 }
 
 /* ---- modules ------------------------------------------------------------------------------------------------- */
@@ -677,33 +580,33 @@ static void keys_rotate(void **state)
 static void modules(void **state)
 {
     (void)state;
-    make_device("edge", "{\"capabilities\":{\"iotEdge\":true}}");
-    expect("PUT", "/devices/edge/modules/m1" V, "{\"moduleId\":\"m1\",\"deviceId\":\"edge\"}", 200);
-    expect_error("PUT", "/devices/edge/modules/m1" V, "{}", 409, "ModuleAlreadyExistsOnDevice");
-    expect_error("PUT", "/devices/edge/modules/$x" V, "{}", 400, "ArgumentInvalid");
-    expect_error("PUT", "/devices/edge/modules/m2" V, "{\"moduleId\":\"m3\"}", 400, "ArgumentInvalid");
-    expect_error("GET", "/devices/edge/modules/m9" V, NULL, 404, "ModuleNotFound");
-    expect("GET", "/devices/edge/modules/m1" V, NULL, 200);
-    expect("GET", "/devices/edge/modules/$edgeHub" V, NULL, 200);
-    expect("GET", "/devices/edge/modules" V, NULL, 200);
+    nv_make_device("edge", "{\"capabilities\":{\"iotEdge\":true}}");
+    nv_expect("PUT", "/devices/edge/modules/m1" V, "{\"moduleId\":\"m1\",\"deviceId\":\"edge\"}", 200);
+    nv_expect_error("PUT", "/devices/edge/modules/m1" V, "{}", 409, "ModuleAlreadyExistsOnDevice");
+    nv_expect_error("PUT", "/devices/edge/modules/$x" V, "{}", 400, "ArgumentInvalid");
+    nv_expect_error("PUT", "/devices/edge/modules/m2" V, "{\"moduleId\":\"m3\"}", 400, "ArgumentInvalid");
+    nv_expect_error("GET", "/devices/edge/modules/m9" V, NULL, 404, "ModuleNotFound");
+    nv_expect("GET", "/devices/edge/modules/m1" V, NULL, 200);
+    nv_expect("GET", "/devices/edge/modules/$edgeHub" V, NULL, 200);
+    nv_expect("GET", "/devices/edge/modules" V, NULL, 200);
     assert_int_equal(list_length(), 3);
-    assert_string_equal(get("0.moduleId"), "$edgeAgent");
-    assert_string_equal(get("0.managedBy"), "iotEdge");
-    assert_string_equal(get("0.authentication.type"), "none");
-    assert_string_equal(get("2.moduleId"), "m1");
-    match("*");
-    expect("PUT", "/devices/edge/modules/m1" V, "{\"authentication\":{\"type\":\"none\"}}", 200);
-    assert_string_equal(get("authentication.type"), "sas");
-    expect_error("DELETE", "/devices/edge/modules/m1" V, NULL, 412, "PreconditionFailed");
-    match("*");
-    expect("DELETE", "/devices/edge/modules/m1" V, NULL, 204);
+    assert_string_equal(nv_said_at("0.moduleId"), "$edgeAgent");
+    assert_string_equal(nv_said_at("0.managedBy"), "iotEdge");
+    assert_string_equal(nv_said_at("0.authentication.type"), "none");
+    assert_string_equal(nv_said_at("2.moduleId"), "m1");
+    nv_use_if_match("*");
+    nv_expect("PUT", "/devices/edge/modules/m1" V, "{\"authentication\":{\"type\":\"none\"}}", 200);
+    assert_string_equal(nv_said_at("authentication.type"), "sas");
+    nv_expect_error("DELETE", "/devices/edge/modules/m1" V, NULL, 412, "PreconditionFailed");
+    nv_use_if_match("*");
+    nv_expect("DELETE", "/devices/edge/modules/m1" V, NULL, 204);
     /* Fifty, not counting what the hub made itself, and no more. */
     unsigned made = 0;
     unsigned status = 200;
     while (status == 200 && made < 60) {
         char target[100];
         (void)snprintf(target, sizeof(target), "/devices/edge/modules/n%u" V, made);
-        status = ask("PUT", target, "{}");
+        status = nv_ask("PUT", target, "{}");
         made += status == 200;
     }
     assert_int_equal(status, 413);
@@ -714,16 +617,16 @@ static void modules(void **state)
 static void modules_of_no_device(void **state)
 {
     (void)state;
-    make_device("off", "{\"status\":\"disabled\"}");
+    nv_make_device("off", "{\"status\":\"disabled\"}");
     static const char *const targets[] = {"/devices/off/modules/m" V, "/devices/off/modules" V,
                                           "/devices/nobody/modules/m" V, "/devices/nobody/modules" V};
     for (size_t i = 0; i < NV_COUNT_OF(targets); i++) {
-        expect("GET", targets[i], NULL, 401);
-        assert_string_equal(nv_answer_header(&answer, "iothub-errorcode"), "IotHubUnauthorizedAccess");
-        assert_int_equal(strncmp(get("Message"), "{\"errorCode\":401002,\"trackingId\":\"", 34), 0);
-        assert_string_equal(get("ExceptionMessage"), "");
+        nv_expect("GET", targets[i], NULL, 401);
+        assert_string_equal(nv_answer_header(&nv_rig_said, "iothub-errorcode"), "IotHubUnauthorizedAccess");
+        assert_int_equal(strncmp(nv_said_at("Message"), "{\"errorCode\":401002,\"trackingId\":\"", 34), 0);
+        assert_string_equal(nv_said_at("ExceptionMessage"), "");
     }
-    expect("PUT", "/devices/nobody/modules/m" V, "{}", 401);
+    nv_expect("PUT", "/devices/nobody/modules/m" V, "{}", 401);
 }
 
 /* conformance: http-hub.md 19 */
@@ -731,41 +634,41 @@ static void an_edge_device_keeps_its_modules(void **state)
 {
     (void)state;
 #define EDGE "?api-version=2017-11-08-preview"
-    make_device("gw", "{\"capabilities\":{\"iotEdge\":true}}");
+    nv_make_device("gw", "{\"capabilities\":{\"iotEdge\":true}}");
     char key[100];
-    (void)snprintf(key, sizeof(key), "%s", get("authentication.symmetricKey.primaryKey"));
-    use_token(nv_rig_key_token(&on, "hub.test/devices/gw", key));
-    expect("PUT", "/devices/gw/modules/filter" EDGE, "{\"moduleId\":\"filter\",\"managedBy\":\"iotEdge\"}", 200);
-    expect("GET", "/devices/gw/modules/filter" EDGE, NULL, 200);
-    expect("GET", "/devices/gw/modules" EDGE, NULL, 200);
+    (void)snprintf(key, sizeof(key), "%s", nv_said_at("authentication.symmetricKey.primaryKey"));
+    nv_use_token(nv_rig_key_token(&nv_rig_on, "hub.test/devices/gw", key));
+    nv_expect("PUT", "/devices/gw/modules/filter" EDGE, "{\"moduleId\":\"filter\",\"managedBy\":\"iotEdge\"}", 200);
+    nv_expect("GET", "/devices/gw/modules/filter" EDGE, NULL, 200);
+    nv_expect("GET", "/devices/gw/modules" EDGE, NULL, 200);
     assert_int_equal(list_length(), 3);
-    match("*");
-    expect("PUT", "/devices/gw/modules/$edgeHub" EDGE,
-           "{\"authentication\":{\"type\":\"sas\",\"symmetricKey\":{\"primaryKey\":\"MTIzNDU2Nzg5MDEyMzQ1Ng==\","
-           "\"secondaryKey\":\"NjU0MzIxMDk4NzY1NDMyMQ==\"}}}",
-           200);
-    assert_string_equal(get("authentication.symmetricKey.primaryKey"), "MTIzNDU2Nzg5MDEyMzQ1Ng==");
-    match("*");
-    expect("DELETE", "/devices/gw/modules/filter" EDGE, NULL, 204);
-    expect_error("GET", "/devices/gw" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
-    make_device("gw2", "{\"capabilities\":{\"iotEdge\":true}}");
-    use_token(nv_rig_key_token(&on, "hub.test/devices/gw", key));
-    expect_error("GET", "/devices/gw2/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
-    use_token(nv_rig_key_token(&on, "hub.test/devices/gw", "MTIzNDU2Nzg5MDEyMzQ1Ng=="));
-    expect_error("GET", "/devices/gw/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_use_if_match("*");
+    nv_expect("PUT", "/devices/gw/modules/$edgeHub" EDGE,
+              "{\"authentication\":{\"type\":\"sas\",\"symmetricKey\":{\"primaryKey\":\"MTIzNDU2Nzg5MDEyMzQ1Ng==\","
+              "\"secondaryKey\":\"NjU0MzIxMDk4NzY1NDMyMQ==\"}}}",
+              200);
+    assert_string_equal(nv_said_at("authentication.symmetricKey.primaryKey"), "MTIzNDU2Nzg5MDEyMzQ1Ng==");
+    nv_use_if_match("*");
+    nv_expect("DELETE", "/devices/gw/modules/filter" EDGE, NULL, 204);
+    nv_expect_error("GET", "/devices/gw" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_make_device("gw2", "{\"capabilities\":{\"iotEdge\":true}}");
+    nv_use_token(nv_rig_key_token(&nv_rig_on, "hub.test/devices/gw", key));
+    nv_expect_error("GET", "/devices/gw2/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_use_token(nv_rig_key_token(&nv_rig_on, "hub.test/devices/gw", "MTIzNDU2Nzg5MDEyMzQ1Ng=="));
+    nv_expect_error("GET", "/devices/gw/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
     /* By certificate, without a token. */
-    make_device("gwx", "{\"capabilities\":{\"iotEdge\":true},\"authentication\":{\"type\":\"selfSigned\","
-                       "\"x509Thumbprint\":{\"primaryThumbprint\":\"ABABABABABABABABABABABABABABABABABABABAB\"}}}");
-    use_token("");
-    expect_error("GET", "/devices/gwx/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_make_device("gwx", "{\"capabilities\":{\"iotEdge\":true},\"authentication\":{\"type\":\"selfSigned\","
+                          "\"x509Thumbprint\":{\"primaryThumbprint\":\"ABABABABABABABABABABABABABABABABABABABAB\"}}}");
+    nv_use_token("");
+    nv_expect_error("GET", "/devices/gwx/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
     nv_peer_certificate certificate = {.not_before_us = 0, .not_after_us = INT64_MAX};
     memset(certificate.sha1, 0xab, sizeof(certificate.sha1));
-    rig.peer.certificate = &certificate;
-    expect("GET", "/devices/gwx/modules" EDGE, NULL, 200);
-    expect_error("GET", "/devices/gwx" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_rig_line.peer.certificate = &certificate;
+    nv_expect("GET", "/devices/gwx/modules" EDGE, NULL, 200);
+    nv_expect_error("GET", "/devices/gwx" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
     certificate.sha1[0] = 0;
-    expect_error("GET", "/devices/gwx/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
-    rig.peer.certificate = NULL;
+    nv_expect_error("GET", "/devices/gwx/modules" EDGE, NULL, 401, "IotHubUnauthorizedAccess");
+    nv_rig_line.peer.certificate = NULL;
 }
 
 /* ---- the rest ------------------------------------------------------------------------------------------------ */
@@ -774,18 +677,18 @@ static void an_edge_device_keeps_its_modules(void **state)
 static void statistics(void **state)
 {
     (void)state;
-    make_device("s1", NULL);
-    make_device("s2", "{\"status\":\"disabled\"}");
-    expect("GET", "/statistics/devices" V, NULL, 200);
+    nv_make_device("s1", NULL);
+    nv_make_device("s2", "{\"status\":\"disabled\"}");
+    nv_expect("GET", "/statistics/devices" V, NULL, 200);
     char order[200];
-    member_order(answer.body, order, sizeof(order));
+    member_order(nv_rig_said.body, order, sizeof(order));
     assert_string_equal(order, "totalDeviceCount enabledDeviceCount disabledDeviceCount ");
-    unsigned long total = strtoul(get("totalDeviceCount"), NULL, 10);
-    unsigned long enabled = strtoul(get("enabledDeviceCount"), NULL, 10);
-    unsigned long disabled = strtoul(get("disabledDeviceCount"), NULL, 10);
+    unsigned long total = strtoul(nv_said_at("totalDeviceCount"), NULL, 10);
+    unsigned long enabled = strtoul(nv_said_at("enabledDeviceCount"), NULL, 10);
+    unsigned long disabled = strtoul(nv_said_at("disabledDeviceCount"), NULL, 10);
     assert_true(total >= 2 && disabled >= 1 && total == enabled + disabled);
-    expect("GET", "/statistics/service" V, NULL, 200);
-    assert_string_equal(answer.body, "{\"connectedDeviceCount\":0}");
+    nv_expect("GET", "/statistics/service" V, NULL, 200);
+    assert_string_equal(nv_rig_said.body, "{\"connectedDeviceCount\":0}");
 }
 
 static void our_own_api(void **state)
@@ -794,36 +697,36 @@ static void our_own_api(void **state)
     static const nv_http_endpoint endpoints[] = {{"mqtts", "mqtts://hub.test:8883"}, {"https", "https://hub.test"}};
     static const nv_http_config config = {endpoints, 2};
     nv_http_setup(&config);
-    use_policy("iothubowner");
-    expect("GET", "/nave/v1/hub", NULL, 200);
-    assert_string_equal(get("name"), "hub");
-    assert_string_equal(get("hostName"), "hub.test");
-    assert_string_equal(get("hostNames.1"), "127.0.0.1");
-    assert_string_equal(get("version"), NV_VERSION);
-    assert_string_equal(get("endpoints.mqtts"), "mqtts://hub.test:8883");
-    assert_string_equal(get("partitions.3.nextSequence"), "0");
-    assert_string_equal(get("log.state"), "ok");
-    expect("GET", "/nave/v1/policies", NULL, 200);
-    assert_non_null(strstr(answer.body, "{\"name\":\"iothubowner\",\"rights\":\"RegistryRead, RegistryWrite, "
-                                        "ServiceConnect, DeviceConnect\"}"));
-    const nv_policy *owner = nv_policies_find(on.hub->policies, nv_span_str("iothubowner"));
-    assert_null(memmem(answer.body, answer.body_len, owner->primary_key.bytes, owner->primary_key.len));
-    assert_null(strstr(answer.body, "ey\":")); /* no member is a key */
-    nv_refusal_entry entry = {.wall_us = nv_wall_us(&on.clock.clock),
+    nv_use_policy("iothubowner");
+    nv_expect("GET", "/nave/v1/hub", NULL, 200);
+    assert_string_equal(nv_said_at("name"), "hub");
+    assert_string_equal(nv_said_at("hostName"), "hub.test");
+    assert_string_equal(nv_said_at("hostNames.1"), "127.0.0.1");
+    assert_string_equal(nv_said_at("version"), NV_VERSION);
+    assert_string_equal(nv_said_at("endpoints.mqtts"), "mqtts://hub.test:8883");
+    assert_string_equal(nv_said_at("partitions.3.nextSequence"), "0");
+    assert_string_equal(nv_said_at("log.state"), "ok");
+    nv_expect("GET", "/nave/v1/policies", NULL, 200);
+    assert_non_null(strstr(nv_rig_said.body, "{\"name\":\"iothubowner\",\"rights\":\"RegistryRead, RegistryWrite, "
+                                             "ServiceConnect, DeviceConnect\"}"));
+    const nv_policy *owner = nv_policies_find(nv_rig_on.hub->policies, nv_span_str("iothubowner"));
+    assert_null(memmem(nv_rig_said.body, nv_rig_said.body_len, owner->primary_key.bytes, owner->primary_key.len));
+    assert_null(strstr(nv_rig_said.body, "ey\":")); /* no member is a key */
+    nv_refusal_entry entry = {.wall_us = nv_wall_us(&nv_rig_on.clock.clock),
                               .refusal = NV_REFUSAL_TOKEN_EXPIRED,
                               .protocol = "mqtt",
                               .address = "192.0.2.9:1234",
                               .detail = "expired 9 min 12 s ago"};
-    nv_refusals_note(on.hub->refusals, nv_span_str("lost"), NV_SPAN_EMPTY, &entry);
-    expect("GET", "/nave/v1/devices/lost/refusals", NULL, 200);
-    assert_string_equal(get("refusals.0.refusal"), "token-expired");
-    assert_string_equal(get("refusals.0.detail"), "expired 9 min 12 s ago");
-    assert_string_equal(get("refusals.0.cure"), "make a new token; check both clocks");
-    assert_string_equal(get("refusals.0.count"), "1");
-    expect("GET", "/nave/v1/devices/lost/modules/m/refusals", NULL, 200);
-    assert_string_equal(get("moduleId"), "m");
-    assert_string_equal(get("refusals"), "[ ]");
-    expect("GET", "/nave/v1/nothing", NULL, 404);
+    nv_refusals_note(nv_rig_on.hub->refusals, nv_span_str("lost"), NV_SPAN_EMPTY, &entry);
+    nv_expect("GET", "/nave/v1/devices/lost/refusals", NULL, 200);
+    assert_string_equal(nv_said_at("refusals.0.refusal"), "token-expired");
+    assert_string_equal(nv_said_at("refusals.0.detail"), "expired 9 min 12 s ago");
+    assert_string_equal(nv_said_at("refusals.0.cure"), "make a new token; check both clocks");
+    assert_string_equal(nv_said_at("refusals.0.count"), "1");
+    nv_expect("GET", "/nave/v1/devices/lost/modules/m/refusals", NULL, 200);
+    assert_string_equal(nv_said_at("moduleId"), "m");
+    assert_string_equal(nv_said_at("refusals"), "[]");
+    nv_expect("GET", "/nave/v1/nothing", NULL, 404);
 }
 
 static void entity_tags(void **state)
@@ -881,5 +784,5 @@ int main(void)
         cmocka_unit_test(entity_tags),
         cmocka_unit_test(lists),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, nv_rig_setup, nv_rig_teardown);
 }

@@ -175,6 +175,7 @@ void nv_rig_advance(nv_rig *rig, int64_t delta_us)
 {
     nv_manual_clock_advance(&rig->on->clock, delta_us);
     int64_t now = nv_mono_us(&rig->on->clock.clock);
+    nv_hub_loop_tick(&rig->on->hub->loops[0], now);
     if (rig->session->deadline_us <= now) {
         rig->session->ops->tick(rig->session, now);
     }

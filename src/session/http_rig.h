@@ -51,7 +51,7 @@ void nv_rig_deinit(nv_rig *rig);
 void nv_rig_send(nv_rig *rig, nv_span bytes);
 /** Move bytes both ways until nothing moves. */
 void nv_rig_pump(nv_rig *rig);
-/** Advance both clocks, then call tick if the deadline is due. */
+/** Advance both clocks, run the core's timers that are due, then call tick if the deadline is due. */
 void nv_rig_advance(nv_rig *rig, int64_t delta_us);
 void nv_rig_lose(nv_rig *rig);
 
@@ -59,7 +59,7 @@ void nv_rig_lose(nv_rig *rig);
 typedef struct nv_answer {
     unsigned status;
     char head[4096];
-    char body[1 << 16];
+    char body[1 << 20];
     size_t body_len;
 } nv_answer;
 

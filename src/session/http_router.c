@@ -26,6 +26,8 @@ static const nv_http_route service_rows[] = {
     {NV_HTTP_GET, "/devices/{d}/modules/{m}", READ, MODULE, nv_http_module_get},
     {NV_HTTP_PUT, "/devices/{d}/modules/{m}", WRITE, MODULE, nv_http_module_put},
     {NV_HTTP_DELETE, "/devices/{d}/modules/{m}", WRITE, MODULE, nv_http_module_delete},
+    {NV_HTTP_POST, "/twins/{d}/methods", SERVICE, REGISTRY, nv_http_method_invoke},
+    {NV_HTTP_POST, "/twins/{d}/modules/{m}/methods", SERVICE, REGISTRY, nv_http_method_invoke},
     {NV_HTTP_GET, "/statistics/devices", READ, REGISTRY, nv_http_statistics_devices},
     {NV_HTTP_GET, "/statistics/service", READ, REGISTRY, nv_http_statistics_service},
     {NV_HTTP_GET, "/$iothub/websocket", 0, NV_HTTP_OPEN, nv_http_websocket},
@@ -105,25 +107,42 @@ nv_err nv_http_path_parse(nv_span target, nv_http_path *path)
 
 /* ---- matching ----------------------------------------------------------------------------------------------- */
 
-static bool matches(const char *pattern, const nv_http_path *path, nv_span *device_id, nv_span *module_id)
+/** Where the segment behind {d}, {m}, {c} or {n} goes; NULL: @p part is fixed text. */
+static nv_span *parameter(nv_http_exchange *x, nv_span part)
+{
+    if (part.len != 3 || part.ptr[0] != '{') {
+        return NULL;
+    }
+    switch (part.ptr[1]) {
+    case 'd':
+        return &x->device_id;
+    case 'm':
+        return &x->module_id;
+    case 'c':
+        return &x->component;
+    default:
+        return &x->command;
+    }
+}
+
+static bool matches(const char *pattern, nv_http_exchange *x)
 {
     nv_span rest = nv_span_str(pattern);
     size_t i = 0;
-    *device_id = *module_id = NV_SPAN_EMPTY;
-    while (rest.len > 0 && i < path->segment_count) {
+    x->device_id = x->module_id = x->component = x->command = NV_SPAN_EMPTY;
+    while (rest.len > 0 && i < x->path.segment_count) {
         rest = nv_span_skip(rest, 1);
         nv_span part = nv_span_first(rest, nv_span_find(rest, '/'));
         rest = nv_span_skip(rest, part.len);
-        nv_span segment = path->segments[i++];
-        if (nv_span_eq_str(part, "{d}") && segment.len > 0) {
-            *device_id = segment;
-        } else if (nv_span_eq_str(part, "{m}") && segment.len > 0) {
-            *module_id = segment;
+        nv_span segment = x->path.segments[i++];
+        nv_span *to = parameter(x, part);
+        if (to && segment.len > 0) {
+            *to = segment;
         } else if (!nv_span_eq_nocase(part, segment)) {
             return false;
         }
     }
-    return rest.len == 0 && i == path->segment_count;
+    return rest.len == 0 && i == x->path.segment_count;
 }
 
 static void add_allowed(nv_http_exchange *x, nv_http_method method)
@@ -138,7 +157,7 @@ nv_hub_error nv_http_route_find(const nv_http_routes *routes, nv_http_exchange *
     nv_http_method wanted = x->request->method == NV_HTTP_HEAD ? NV_HTTP_GET : x->request->method;
     for (size_t i = 0; i < routes->count; i++) {
         const nv_http_route *row = &routes->rows[i];
-        if (!matches(row->path, &x->path, &x->device_id, &x->module_id)) {
+        if (!matches(row->path, x)) {
             continue;
         }
         if (row->method == wanted) {
