@@ -44,6 +44,15 @@ nv_identity *nv_identity_new(const nv_identity *from)
     return identity;
 }
 
+const char *nv_auth_kind_name(nv_auth_kind kind)
+{
+    static const char *const names[] = {[NV_AUTH_SAS] = "sas",
+                                        [NV_AUTH_SELF_SIGNED] = "selfSigned",
+                                        [NV_AUTH_CA] = "certificateAuthority",
+                                        [NV_AUTH_NONE] = "none"};
+    return (size_t)kind < NV_COUNT_OF(names) ? names[kind] : "none";
+}
+
 nv_identity *nv_identity_ref(nv_identity *identity)
 {
     atomic_fetch_add_explicit(&identity->_refs, 1, memory_order_relaxed);

@@ -17,6 +17,9 @@ typedef enum nv_auth_kind {
     NV_AUTH_NONE = 3 /* system modules only */
 } nv_auth_kind;
 
+/** "sas", "selfSigned", "certificateAuthority", "none": as REST has it. Static storage. */
+const char *nv_auth_kind_name(nv_auth_kind kind);
+
 /** What of an identity proved the sender: it is evicted when this no longer opens. */
 typedef enum nv_credential {
     NV_CREDENTIAL_POLICY = 0, /* a shared access policy of the hub; no key of the identity */

@@ -36,24 +36,6 @@ void nv_registry_free(nv_registry *registry)
     }
 }
 
-/* What the store's failure is to a client. */
-static nv_hub_error hub_error_of(nv_err err)
-{
-    switch ((int)err) {
-    case NV_OK:
-        return NV_HUB_ERROR_NONE;
-    case NV_E_AGAIN:
-        return NV_HUB_ERROR_ThrottlingException;
-    case NV_E_NO_SPACE:
-    case NV_E_IO:
-    case NV_E_IN_USE:
-    case NV_E_PERMISSION:
-        return NV_HUB_ERROR_ServiceUnavailable;
-    default:
-        return NV_HUB_ERROR_ServerError;
-    }
-}
-
 /* ---- one identity ---- */
 
 /* What a refusal returns from run(): the store itself never does. */
@@ -280,7 +262,7 @@ static void change_done(nv_state_op *op)
         publish(self);
     } else if (op->status != REFUSED) {
         /* what run() decided does not count: the transaction failed */
-        self->verdict = (nv_verdict){.error = hub_error_of(op->status)};
+        self->verdict = (nv_verdict){.error = nv_hub_error_of(op->status)};
     }
     finish_request(self);
 }
@@ -354,7 +336,7 @@ void nv_registry_do(nv_hub_loop *loop, nv_registry_request *request)
     }
     nv_err err = submit(self, hub);
     if (err != NV_OK) {
-        self->verdict = (nv_verdict){.error = hub_error_of(err)};
+        self->verdict = (nv_verdict){.error = nv_hub_error_of(err)};
         nv_post(loop->exec, &request->_task);
     }
 }

@@ -59,6 +59,8 @@ typedef struct nv_hub_error_info {
 } nv_hub_error_info;
 /** Static storage. */
 const nv_hub_error_info *nv_hub_error_info_of(nv_hub_error error);
+/** What a failure of the store is to a client: ServiceUnavailable, ThrottlingException (its queue is full), ... */
+nv_hub_error nv_hub_error_of(nv_err err);
 
 /** If-Match of a request. */
 typedef enum nv_precondition { NV_IF_NONE, NV_IF_ANY, NV_IF_ETAG } nv_precondition;

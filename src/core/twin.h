@@ -15,8 +15,10 @@
 #include "core/devices.h"
 #include "core/hub.h"
 #include "core/registry.h"
+#include "store/state.h"
 
 struct nv_json_writer;
+struct nv_twin_row;
 
 /** One version of a twin with its identity; immutable, reference-counted. Spans point into its own memory. */
 typedef struct nv_twin {
@@ -41,6 +43,12 @@ typedef struct nv_twin {
 void nv_twin_ref(nv_twin *twin);
 /** Thread: any. NULL is fine. */
 void nv_twin_unref(nv_twin *twin);
+
+/**
+ * The twin of two rows as a transaction gives them, copied; presence and C2D count are zero.
+ * @return NULL: the identity's row is not one that the registry wrote
+ */
+nv_twin *nv_twin_new(const nv_identity_row *identity, const struct nv_twin_row *row);
 
 /** The whole document as services see it (http-hub.md section 8.2). */
 void nv_twin_write_service(const nv_twin *twin, struct nv_json_writer *w);
@@ -92,5 +100,21 @@ void nv_twin_do(nv_hub_loop *loop, nv_twin_request *request);
  * Thread: the loop's.
  */
 void nv_twin_announce_model(nv_hub_loop *loop, nv_identity *identity, nv_span model_id);
+
+/* ---- within transactions of others ---------------------------------------------------------------------------- */
+
+/**
+ * Give an identity that was created in this transaction its first tags and desired properties: @p body is a twin as in
+ * NV_TWIN_PATCH. The twin counts as created so: its versions and its etag are those of a new one.
+ * @return NV_E_INVALID refused: @p error and @p detail say why; else what the store returns
+ */
+NV_NODISCARD nv_err nv_twin_create(nv_hub *hub, nv_txn *txn, nv_span device_id, nv_span module_id, nv_span body,
+                                   nv_hub_error *error, char detail[200]);
+
+/**
+ * Body of a lifecycle event (semantics.md section 4.1): the twin as it is in this transaction; before a deletion, after
+ * a creation.
+ */
+NV_NODISCARD nv_err nv_twin_lifecycle_body(nv_txn *txn, nv_span device_id, nv_span module_id, nv_buf *out);
 
 #endif
