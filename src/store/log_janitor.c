@@ -103,7 +103,8 @@ typedef bool (*segment_test)(const nv_log *log, const nv_segment *segment);
 
 static bool needs_footer(const nv_log *log, const nv_segment *segment)
 {
-    return segment->sealed && !segment->has_footer && segment->end.next_commit <= log->synced.next_commit;
+    return segment->sealed && !segment->has_footer && !segment->syncing &&
+           segment->end.next_commit <= log->synced.next_commit;
 }
 
 static bool needs_packing(const nv_log *log, const nv_segment *segment)

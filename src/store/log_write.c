@@ -440,8 +440,10 @@ static size_t take_unsynced(nv_log *log, nv_segment ***out, nv_log_point *tip)
     nv_segment **list = nv_calloc(log->segment_count + 1, sizeof(*list));
     if (log->synced.next_commit != tip->next_commit) {
         for (size_t i = 0; i < log->segment_count; i++) {
-            if (log->segments[i]->header.number >= log->synced.segment && log->segments[i]->write_file) {
+            /* Those without anything new are the janitor's, who closes their files. */
+            if (log->segments[i]->end.next_commit > log->synced.next_commit && log->segments[i]->write_file) {
                 list[count++] = log->segments[i];
+                log->segments[i]->syncing = true;
                 nv_segment_ref_locked(log->segments[i]);
             }
         }
@@ -476,6 +478,7 @@ void nv_log_sync_tail(nv_log *log)
         nv_log_kick_janitor_locked(log);
     }
     for (size_t i = 0; i < count; i++) {
+        list[i]->syncing = false;
         list[i] = nv_segment_unref_locked(list[i]);
     }
     bool failed = err != NV_OK && log->health == NV_LOG_OK;
