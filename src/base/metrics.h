@@ -32,6 +32,7 @@
     X(TELEMETRY_BYTES, counter, "nave_telemetry_received_bytes", "telemetry body bytes stored")                        \
     X(TELEMETRY_FAILED, counter, "nave_telemetry_failed_total",                                                        \
       "telemetry messages not stored because the log refused them")                                                    \
+    X(EVENTS_MESSAGES, counter, "nave_events_messages_total", "events of the hub itself written to the log")           \
     X(LOG_COMMITS, counter, "nave_log_commits_total", "commits written to the telemetry log")                          \
     X(LOG_SYNCS, counter, "nave_log_syncs_total", "syncs of the telemetry log")                                        \
     X(LOG_WRITTEN_BYTES, counter, "nave_log_written_bytes", "bytes written to the telemetry log")                      \

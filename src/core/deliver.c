@@ -8,11 +8,14 @@
  */
 #include "base/alloc.h"
 #include "core/device_table.h"
+#include "core/events.h"
 
 #include <assert.h>
 #include <stdlib.h>
 
 /* ---- what a connection wants --------------------------------------------------------------------------------- */
+
+#define OPERATED (UINT32_C(1) << 31)
 
 static uint32_t wants_of(const nv_claim *claim)
 {
@@ -24,25 +27,45 @@ static void want_on_shard(nv_task *task)
     nv_claim *claim = nv_container_of(task, nv_claim, _want_task);
     atomic_store_explicit(&claim->_want_posted, false, memory_order_release);
     nv_device_entry *e = claim->_entry;
-    if (e->live == claim && !nv_list_empty(&e->watchers)) {
+    if (e->live != claim) {
+        return;
+    }
+    if (wants_of(claim) & OPERATED) {
+        nv_connection_operated(e, claim->identity);
+    }
+    if (!nv_list_empty(&e->watchers)) {
         nv_device_tell_watchers(e, false);
+    }
+}
+
+static void tell_shard(nv_claim *claim)
+{
+    if (!atomic_exchange_explicit(&claim->_want_posted, true, memory_order_acq_rel)) {
+        claim->_want_task.run = want_on_shard; /* one on its way reads what is so when it gets there */
+        nv_post(nv_hub_shard_loop(claim->_loop->hub, claim->identity->device_id)->exec, &claim->_want_task);
     }
 }
 
 void nv_claim_want(nv_claim *claim, uint32_t wants)
 {
     assert(claim->_state == NV_CLAIM_HELD);
-    uint32_t before = atomic_exchange_explicit(&claim->_wants, wants, memory_order_acq_rel);
-    if ((wants & ~before) == 0 || atomic_exchange_explicit(&claim->_want_posted, true, memory_order_acq_rel)) {
-        return; /* nobody waits for less; the task on its way reads what is wanted when it gets there */
+    uint32_t now = wants | (claim->_operated ? OPERATED : 0);
+    uint32_t before = atomic_exchange_explicit(&claim->_wants, now, memory_order_acq_rel);
+    if (now & ~before) { /* nobody waits for less */
+        tell_shard(claim);
     }
-    claim->_want_task.run = want_on_shard;
-    nv_post(nv_hub_shard_loop(claim->_loop->hub, claim->identity->device_id)->exec, &claim->_want_task);
 }
 
 void nv_claim_operated(nv_claim *claim)
 {
+    if (claim->_operated) {
+        return;
+    }
     claim->_operated = true;
+    if (claim->_state == NV_CLAIM_HELD && nv_events_wanted(claim->_loop->hub, NV_SOURCE_CONNECTION_STATE)) {
+        atomic_fetch_or_explicit(&claim->_wants, OPERATED, memory_order_acq_rel);
+        tell_shard(claim);
+    }
 }
 
 bool nv_devices_wants(nv_hub_loop *shard, nv_span device_id, nv_span module_id, uint32_t wants)

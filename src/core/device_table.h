@@ -25,9 +25,10 @@ typedef struct nv_device_entry {
     nv_claim *holder;           /* granted, or about to be */
     nv_device_opening *opening; /* in flight on behalf of the holder */
     nv_list watchers;
-    uint32_t stores;  /* of its session in flight: the next load must see them */
-    uint32_t saves;   /* of its times in flight: until then the entry answers for presence */
-    uint32_t telling; /* watchers are being told: the entry stays */
+    struct nv_connection_line *line; /* connection_events.c; NULL: nothing was told, or is to be */
+    uint32_t stores;                 /* of its session in flight: the next load must see them */
+    uint32_t saves;                  /* of its times in flight: until then the entry answers for presence */
+    uint32_t telling;                /* watchers are being told: the entry stays */
     /* under table->lock */
     nv_claim *live; /* the holder once it is granted; NULL: not connected */
     int64_t connection_updated_us;
@@ -50,11 +51,12 @@ typedef struct nv_seen_list {
 
 struct nv_device_table {
     nv_hub_loop *loop;
-    pthread_mutex_t lock; /* held for a moment only, never across a call to others */
-    nv_map entries;       /* under lock */
-    nv_seen_list gone;    /* disconnected, to be saved */
-    nv_seen_list saving;  /* in flight */
-    int64_t save_us;      /* not before, monotonic: many disconnections share one transaction */
+    pthread_mutex_t lock;                     /* held for a moment only, never across a call to others */
+    nv_map entries;                           /* under lock */
+    nv_seen_list gone;                        /* disconnected, to be saved */
+    struct nv_connection_events *connections; /* connection_events.c; NULL: nobody wants them */
+    nv_seen_list saving;                      /* in flight */
+    int64_t save_us;                          /* not before, monotonic: many disconnections share one transaction */
     bool busy;
     bool closed; /* nothing is saved any more */
 };
@@ -97,6 +99,20 @@ void nv_device_session_begin(nv_device_entry *e, const nv_claim *claim);
 void nv_device_connected(nv_device_entry *e, nv_claim *claim);
 void nv_device_disconnected(nv_device_entry *e, nv_claim *claim);
 void nv_seen_list_deinit(nv_seen_list *list);
+
+/* ---- connection_events.c ---- */
+
+/** NULL is fine. */
+void nv_connection_events_free(struct nv_connection_events *connections);
+/** The first operation of the connection that is there now. Thread: the shard's loop. */
+void nv_connection_operated(nv_device_entry *e, nv_identity *identity);
+/** A connection went. Thread: the shard's loop. */
+void nv_connection_ended(nv_device_entry *e);
+/** Forget, telling nothing: for the end of the table. */
+void nv_connection_line_free(nv_device_entry *e);
+void nv_connection_events_turn_end(struct nv_connection_events *connections);
+/** Nothing waits to be stored. */
+bool nv_connection_events_idle(const struct nv_connection_events *connections);
 
 /* ---- deliver.c ---- */
 

@@ -49,9 +49,11 @@ void nv_device_table_free(nv_device_table *table)
     size_t pos = 0;
     for (nv_device_entry *e = nv_map_next(&table->entries, &pos); e; e = nv_map_next(&table->entries, &pos)) {
         assert(nv_list_empty(&e->claims) && nv_list_empty(&e->watchers) && !e->opening);
+        nv_connection_line_free(e);
         free(e);
     }
     nv_map_deinit(&table->entries);
+    nv_connection_events_free(table->connections);
     nv_seen_list_deinit(&table->gone);
     nv_seen_list_deinit(&table->saving);
     pthread_mutex_destroy(&table->lock);
@@ -100,7 +102,7 @@ nv_device_entry *nv_device_entry_make(nv_device_table *table, nv_span device_id,
 static bool is_unused(const nv_device_entry *e)
 {
     return nv_list_empty(&e->claims) && nv_list_empty(&e->watchers) && nv_list_empty(&e->modules) && !e->opening &&
-           e->stores == 0 && e->saves == 0 && e->telling == 0;
+           !e->line && e->stores == 0 && e->saves == 0 && e->telling == 0;
 }
 
 void nv_device_entry_drop_unused(nv_device_entry *e)

@@ -66,10 +66,10 @@ typedef struct nv_claim {
     nv_claim_state _state;
     nv_hub_loop *_loop;
     void (*_done)(struct nv_claim *claim);
-    bool _operated;
+    bool _operated;              /* nv_claim_operated was called */
     uint64_t _number;            /* unique in the process */
     _Atomic int64_t _touched_us; /* read by others */
-    _Atomic uint32_t _wants;     /* read by the shard */
+    _Atomic uint32_t _wants;     /* read by the shard; the highest bit: it operated */
     _Atomic bool _want_posted;
     nv_task _want_task;
     nv_task _open;  /* asks, then comes back with the grant */
@@ -184,6 +184,8 @@ void nv_devices_changed(nv_hub *hub, nv_span device_id, nv_span module_id, nv_id
 
 typedef struct nv_device_table nv_device_table;
 nv_device_table *nv_device_table_new(nv_hub_loop *loop);
+/** Raise connection events (core/events.h). Before the first claim. */
+void nv_device_table_tell_connections(nv_device_table *table);
 /** All claims are released and the executors drained. NULL is fine. */
 void nv_device_table_free(nv_device_table *table);
 /** Saves what disconnected since the last turn. Thread: the loop's. */

@@ -4,6 +4,7 @@
 #include "base/diag.h"
 #include "base/hash.h"
 #include "core/devices.h"
+#include "core/events.h"
 #include "core/fault.h"
 #include "core/identity.h"
 #include "core/method.h"
@@ -65,6 +66,11 @@ nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why)
         nv_refusals_new(hub->limits.refusals_identities, hub->limits.refusals_per_identity, nv_rng_u64(config->rng));
     hub->faults = config->fault_injection ? nv_faults_new() : NULL;
     make_loops(hub, config);
+    hub->run = nv_rng_u64(config->rng) >> 1;
+    hub->events = config->events ? nv_events_new(hub, config->events) : NULL;
+    for (size_t i = 0; i < hub->loop_count && nv_events_wanted(hub, NV_SOURCE_CONNECTION_STATE); i++) {
+        nv_device_table_tell_connections(hub->loops[i].devices);
+    }
     *out = hub;
     return NV_OK;
 }
@@ -74,6 +80,7 @@ void nv_hub_free(nv_hub *hub)
     if (!hub) {
         return;
     }
+    nv_events_free(hub->events);
     for (size_t i = 0; i < hub->loop_count; i++) {
         nv_methods_free(hub->loops[i].methods);
         nv_device_table_free(hub->loops[i].devices);
@@ -201,6 +208,13 @@ static void look_whether_settled(nv_hub_loop *loop)
     }
 }
 
+static void wait_for(sem_t *settled, size_t count)
+{
+    while (count > 0) {
+        count -= sem_wait(settled) == 0 ? 1 : 0;
+    }
+}
+
 void nv_hub_settle(nv_hub *hub)
 {
     sem_t settled;
@@ -210,7 +224,10 @@ void nv_hub_settle(nv_hub *hub)
         *s = (settling){{NULL, settle_on_loop}, &hub->loops[i], &settled};
         nv_post(hub->loops[i].exec, &s->task);
     }
-    for (size_t left = hub->loop_count; left > 0; left -= sem_wait(&settled) == 0 ? 1 : 0) {
+    wait_for(&settled, hub->loop_count);
+    if (hub->events) { /* last: what the loops stored may be worth an event */
+        nv_events_settle(hub->events, &settled);
+        wait_for(&settled, 1);
     }
     sem_destroy(&settled);
 }
@@ -220,6 +237,9 @@ void nv_hub_loop_turn_end(nv_hub_loop *loop)
     nv_telemetry_turn_end(loop->telemetry);
     nv_methods_turn_end(loop->methods);
     nv_device_table_turn_end(loop->devices);
+    if (loop->index == 0 && loop->hub->events) {
+        nv_events_turn_end(loop->hub->events);
+    }
     if (loop->_settling) {
         look_whether_settled(loop);
     }

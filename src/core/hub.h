@@ -23,6 +23,8 @@ struct nv_policies;
 struct nv_registry;
 struct nv_telemetry;
 struct nv_device_table;
+struct nv_events;
+struct nv_events_config;
 
 #define NV_SHARDS 1024u
 
@@ -36,7 +38,8 @@ typedef struct nv_hub_config {
     nv_rng *rng;
     nv_exec *const *loops; /* one executor per loop; borrowed */
     size_t loop_count;
-    bool azure;           /* nv_hub.azure */
+    const struct nv_events_config *events; /* core/events.h; copied; NULL: none is written, none is drained */
+    bool azure;                            /* nv_hub.azure */
     bool known_keys;      /* policies get fixed, well-known keys on an empty store (--dev-known-keys) */
     bool fault_injection; /* devices may ask for faults (testing.fault_injection) */
 } nv_hub_config;
@@ -49,9 +52,11 @@ struct nv_hub {
     struct nv_registry *registry; /* snapshots kept in memory; made by nv_registry_new in nv_hub_new; core/registry.h */
     nv_refusals *refusals;
     struct nv_faults *faults; /* core/fault.h; NULL: faults are not asked for */
+    struct nv_events *events; /* core/events.h; or NULL */
     const nv_clock *clock;
     nv_rng *rng;
     nv_limits limits;
+    uint64_t run;        /* names this life of the hub; at most INT64_MAX */
     bool azure;          /* the service's own ways where ours are kinder (limits.profile azure) */
     nv_span *host_names; /* owned; the first is the hub's own */
     size_t host_name_count;

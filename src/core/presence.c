@@ -59,6 +59,9 @@ void nv_device_disconnected(nv_device_entry *e, nv_claim *claim)
         atomic_fetch_sub_explicit(&hub->_devices_connected, 1, memory_order_relaxed);
     }
     add_seen(&e->table->gone, e, claim->identity);
+    if (e->line) {
+        nv_connection_ended(e);
+    }
 }
 
 int64_t nv_devices_connected(const nv_hub *hub)
@@ -95,6 +98,9 @@ static void seen_saved(void *arg, nv_err status)
 
 void nv_device_table_turn_end(nv_device_table *table)
 {
+    if (table->connections && !table->closed) {
+        nv_connection_events_turn_end(table->connections);
+    }
     if (table->gone.count == 0 || table->busy || table->closed) {
         return;
     }
@@ -111,7 +117,8 @@ void nv_device_table_turn_end(nv_device_table *table)
 
 bool nv_device_table_idle(const nv_device_table *table)
 {
-    return !table->busy && table->gone.count == 0;
+    return !table->busy && table->gone.count == 0 &&
+           (!table->connections || nv_connection_events_idle(table->connections));
 }
 
 void nv_device_table_close(nv_device_table *table)

@@ -10,6 +10,8 @@
 
 #include "base/alloc.h"
 #include "core/devices.h"
+#include "core/events.h"
+#include "core/lifecycle.h"
 #include "core/registry_cache.h"
 #include "core/registry_rules.h"
 
@@ -54,6 +56,7 @@ typedef struct change {
     nv_identity *identity; /* what is now */
     bool modules_too;
     bool system_modules_removed;
+    bool told; /* events were put */
     nv_arena arena;
 } change;
 
@@ -62,7 +65,7 @@ static void start_over(change *self)
     self->verdict = (nv_verdict){.error = NV_HUB_ERROR_NONE};
     nv_identity_unref(self->identity);
     self->identity = NULL;
-    self->modules_too = self->system_modules_removed = false;
+    self->modules_too = self->system_modules_removed = self->told = false;
     nv_arena_reset(&self->arena);
 }
 
@@ -140,9 +143,21 @@ static nv_err check_room(change *self, nv_txn *txn)
     return err;
 }
 
+static nv_err tell_departure(change *self, nv_txn *txn, nv_span device_id, nv_span module_id)
+{
+    const nv_hub *hub = self->request->_loop->hub;
+    nv_identity_row row;
+    if (!nv_events_wanted(hub, NV_SOURCE_LIFECYCLE)) {
+        return NV_OK;
+    }
+    nv_err err = nv_txn_identity_get(txn, device_id, module_id, &row);
+    return err == NV_OK ? nv_lifecycle_put(hub, txn, &row, false, &self->told) : err == NV_E_NOT_FOUND ? NV_OK : err;
+}
+
 /* An edge device has its two modules from the moment it is one, and loses them with the role. */
 static nv_err follow_role(change *self, nv_txn *txn, const nv_identity_row *row, bool was_edge)
 {
+    const nv_hub *hub = self->request->_loop->hub;
     nv_err err = NV_OK;
     for (size_t i = 0; err == NV_OK && row->iot_edge != was_edge && i < NV_COUNT_OF(system_modules); i++) {
         nv_span id = nv_span_str(system_modules[i]);
@@ -150,8 +165,10 @@ static nv_err follow_role(change *self, nv_txn *txn, const nv_identity_row *row,
             nv_identity_row module =
                 nv_rules_system_module(row->device_id, system_modules[i], nv_txn_generation(txn), self->etags[i]);
             err = nv_txn_identity_put(txn, &module);
+            err = err == NV_OK ? nv_lifecycle_put(hub, txn, &module, true, &self->told) : err;
         } else {
-            err = nv_txn_identity_delete(txn, row->device_id, id);
+            err = tell_departure(self, txn, row->device_id, id);
+            err = err == NV_OK ? nv_txn_identity_delete(txn, row->device_id, id) : err;
         }
     }
     self->system_modules_removed = was_edge && !row->iot_edge;
@@ -177,6 +194,9 @@ static nv_err run_put(nv_state_op *op, nv_txn *txn)
     }
     bool is_device = row.module_id.len == 0;
     err = nv_txn_identity_put(txn, &row);
+    if (err == NV_OK && !current) {
+        err = nv_lifecycle_put(self->request->_loop->hub, txn, &row, true, &self->told);
+    }
     if (err == NV_OK && is_device) {
         self->modules_too = current && current->enabled != row.enabled;
         err = follow_role(self, txn, &row, current && current->iot_edge);
@@ -194,6 +214,7 @@ static nv_err run_delete(nv_state_op *op, nv_txn *txn)
     nv_err err = load_current(self, txn, &row, &current);
     self->number = nv_registry_number(self->registry);
     self->modules_too = spec->module_id.len == 0;
+    err = err == NV_OK ? nv_lifecycle_put(self->request->_loop->hub, txn, &row, false, &self->told) : err;
     return err == NV_OK ? nv_txn_identity_delete(txn, spec->device_id, spec->module_id) : err;
 }
 
@@ -260,6 +281,9 @@ static void change_done(nv_state_op *op)
         nv_cache_learn(&self->registry->cache, self->identity, self->mark);
     } else if (op->status == NV_OK) {
         publish(self);
+        if (self->told) {
+            nv_events_committed(self->request->_loop->hub);
+        }
     } else if (op->status != REFUSED) {
         /* what run() decided does not count: the transaction failed */
         self->verdict = (nv_verdict){.error = nv_hub_error_of(op->status)};

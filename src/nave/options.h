@@ -17,6 +17,7 @@
     X(tls, "The server's certificate")                                                                                 \
     X(log, "The telemetry log")                                                                                        \
     X(limits, "What a peer may have, send or keep. A row that is not set has the number of the profile")               \
+    X(events, "Events of the hub itself, written to the telemetry log beside what devices send")                       \
     X(diag, "The program's own log")                                                                                   \
     X(testing, "For tests of devices and services against this hub; never in production")
 
@@ -32,9 +33,6 @@
       "Host names of the hub beside those of the machine; the first is its own name. All stand in the certificate")    \
     X(net, drain_seconds, INT, 0, 600, "10", "seconds", true, "",                                                      \
       "On a stop, time for acknowledgements in flight before connections are cut")                                     \
-    X(net, spin_microseconds, INT, 0, 1000, "100", "microseconds", false, "",                                          \
-      "With log.durability os, how long a loop that gets events all the time looks for the next before it sleeps. 0: " \
-      "off")                                                                                                           \
     X(mqtt, port, INT, -1, 65535, "8883", "port", false, "", "MQTT over TLS. 0: off; -1: any free port")               \
     X(mqtt, plain_port, INT, -1, 65535, "0", "port", false, "",                                                        \
       "MQTT without TLS, for bridges on the same machine; usually 1883. 0: off; -1: any free port")                    \
@@ -63,6 +61,15 @@
       "Size of one file of the log, a multiple of 1 MiB")                                                              \
     X(limits, profile, CHOICE, 0, 0, "open", "", false, "open|azure",                                                  \
       "`open`: generous; `azure`: the service's own numbers, for tests that must fail as in the cloud")                \
+    X(events, connection_state, BOOL, 0, 0, "false", "", false, "",                                                    \
+      "Devices that connect and disconnect, from the first operation of a connection on "                              \
+      "(deviceConnectionStateEvents)")                                                                                 \
+    X(events, lifecycle, BOOL, 0, 0, "false", "", false, "",                                                           \
+      "Devices and modules that are created and deleted (deviceLifecycleEvents)")                                      \
+    X(events, twin_change, BOOL, 0, 0, "false", "", false, "",                                                         \
+      "Changes of tags, desired and reported properties (twinChangeEvents)")                                           \
+    X(events, digital_twin_change, BOOL, 0, 0, "false", "", false, "",                                                 \
+      "The same as JSON patches, of devices that announced a model (digitalTwinChangeEvents)")                         \
     X(diag, level, CHOICE, 0, 0, "info", "", true, "debug|info|warn|error", "Least level that is written")             \
     X(diag, format, CHOICE, 0, 0, "text", "", true, "text|json", "Lines of text, or one JSON object a line")           \
     X(testing, fault_injection, BOOL, 0, 0, "false", "", false, "",                                                    \

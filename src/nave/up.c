@@ -8,6 +8,7 @@
 
 #include "base/alloc.h"
 #include "base/diag.h"
+#include "core/events.h"
 #include "nave/commands.h"
 #include "nave/data_dir.h"
 #include "net/signal.h"
@@ -262,8 +263,6 @@ static int make_net(nv_up *up)
     }
     config.limits.max_output_bytes = (size_t)limits->output_bytes;
     config.limits.handshake_us = limits->connect_deadline_s * NV_US_PER_S;
-    /* With commits a loop waits for the disk, and a core that it kept busy would be missing there. */
-    config.limits.spin_us = up->config->log_durability == 0 ? 0 : up->config->net_spin_microseconds;
     char why[NV_NET_WHY_SIZE] = "";
     return nv_net_new(&config, &up->net, why) == NV_OK ? NV_EXIT_OK : failed_with(up, why);
 }
@@ -303,6 +302,12 @@ static int make_hub(nv_up *up)
     for (unsigned i = 0; i < count; i++) {
         up->execs[i] = nv_loop_exec(nv_net_loop(up->net, i));
     }
+    const nv_events_config events = {
+        .connection_state = up->config->events_connection_state,
+        .lifecycle = up->config->events_lifecycle,
+        .twin_change = up->config->events_twin_change,
+        .digital_twin_change = up->config->events_digital_twin_change,
+    };
     nv_hub_config config = {
         .host_names = (const char *const *)up->names,
         .host_name_count = up->name_count,
@@ -315,6 +320,8 @@ static int make_hub(nv_up *up)
         .loop_count = count,
         .known_keys = nv_args_has(up->args, "dev-known-keys"),
         .fault_injection = up->config->testing_fault_injection,
+        .events = &events,
+        .azure = up->config->limits_profile == 1,
     };
     nv_err err = nv_hub_new(&up->hub, &config, &up->why);
     for (unsigned i = 0; err == NV_OK && i < count; i++) {

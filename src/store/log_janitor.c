@@ -4,14 +4,15 @@
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "base/metrics.h"
-#include "base/sched.h"
 #include "store/log_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
+#include <sys/resource.h>
 #include <time.h>
+#include <unistd.h>
 
-enum { PASS_US = 10000000, FULL_PASS_US = 1000000, FAST_ROLL_US = 1000000 };
+enum { PASS_US = 10000000, FULL_PASS_US = 1000000, FAST_ROLL_US = 1000000, NICE = 10 };
 
 static nv_segment *oldest_sealed_locked(const nv_log *log)
 {
@@ -102,8 +103,7 @@ typedef bool (*segment_test)(const nv_log *log, const nv_segment *segment);
 
 static bool needs_footer(const nv_log *log, const nv_segment *segment)
 {
-    return segment->sealed && !segment->has_footer && !segment->syncing &&
-           segment->end.next_commit <= log->synced.next_commit;
+    return segment->sealed && !segment->has_footer && segment->end.next_commit <= log->synced.next_commit;
 }
 
 static bool needs_packing(const nv_log *log, const nv_segment *segment)
@@ -292,7 +292,9 @@ void nv_log_kick_janitor_locked(nv_log *log)
 void *nv_log_janitor_main(void *arg)
 {
     nv_log *log = arg;
-    nv_sched_background();
+#ifdef __linux__
+    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* of this thread only; nobody waits for it */
+#endif
     pthread_mutex_lock(&log->lock);
     while (!log->stopping) {
         if (!log->janitor_kicked) {

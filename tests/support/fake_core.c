@@ -525,6 +525,25 @@ nv_err nv_state_session_store(nv_state *state, nv_state_session *session)
     return NV_OK;
 }
 
+/* Operations on tables: this hub has none. */
+static nv_err refuse_op(nv_state_op *op)
+{
+    finish_op(op, NV_E_UNSUPPORTED);
+    return NV_OK;
+}
+
+nv_err nv_state_read(nv_state *state, nv_state_op *op)
+{
+    (void)state;
+    return refuse_op(op);
+}
+
+nv_err nv_state_write(nv_state *state, nv_state_op *op)
+{
+    (void)state;
+    return refuse_op(op);
+}
+
 void fake_state_set_status(fake_core *core, nv_err status)
 {
     core->state->status = status;
