@@ -32,7 +32,7 @@ void rig_open(rig *w, size_t cache_bytes)
 {
     nv_buf why;
     nv_buf_init(&why, 512);
-    nv_state_config config = {.dir = w->dir, .clock = &w->clock.clock, .rng = nv_rng_system()};
+    nv_state_config config = {.dir = w->dir, .vfs = w->vfs, .clock = &w->clock.clock, .rng = nv_rng_system()};
     assert_int_equal(nv_state_open(&w->state, &config, &why), NV_OK);
     nv_buf_deinit(&why);
     w->hub = (nv_hub){.state = w->state,

@@ -12,6 +12,7 @@
 
 typedef struct rig {
     char dir[64];
+    const char *vfs; /* NULL: the system's files */
     nv_manual_clock clock;
     nv_state *state;
     nv_exec_queue queue;
