@@ -34,8 +34,8 @@ STORM = ["connects_per_s", "latency_p99_us", "resumed"]
 
 
 def latency(name, title, servers, **more):
-    return Scenario(name, title, servers, publish(1, 1), metric="latency_p99_us", unit="us", lower_is_better=True,
-                    devices=1, columns=["latency_p50_us", "latency_p999_us", "messages_per_s"], **more)
+    return Scenario(name, title, servers, publish(1, 1) + ["--spin"], metric="latency_p99_us", unit="us",
+                    lower_is_better=True, devices=1, columns=["latency_p50_us", "latency_p999_us", "messages_per_s"], **more)
 
 
 def idle(name, title, tls=False, subscribe="auto"):
@@ -86,7 +86,7 @@ SCENARIOS = [
 ] + list(growth())
 
 SMOKE = [
-    Scenario("smoke-plain", "plain", ["ref", "nave-os", "nave-commit"], publish(20, 16), devices=20),
+    Scenario("smoke-plain", "plain", ["ref", "nave-os", "nave-commit"], publish(20, 16) + ["--spin"], devices=20),
     Scenario("smoke-tls", "TLS", ["ref", "nave-commit"], publish(20, 16), tls=True, devices=20),
     Scenario("smoke-open-loop", "open loop", ["ref", "nave-commit"], publish(20, 64) + ["--rate", "2000"], devices=20),
     Scenario("smoke-storm", "connects", ["ref", "nave-os"],

@@ -10,11 +10,16 @@
 #include "core/hub.h"
 #include "core/registry.h"
 
-#define NV_QUERY_TEXT_MAX     8192u
+#define NV_QUERY_TEXT_MAX     8192u /* characters */
 #define NV_QUERY_PAGE_DEFAULT 100u
 #define NV_QUERY_PAGE_MAX     1000u
+/** A page ends early, with a continuation, when its rows have so many bytes. */
+#define NV_QUERY_PAGE_BYTES (1u << 20)
+/** No continuation is longer. Characters, of base64url. */
+#define NV_QUERY_TOKEN_MAX 420u
 
-typedef enum nv_query_item { NV_QUERY_TWIN, NV_QUERY_RAW } nv_query_item;
+/** x-ms-item-type of the answer. */
+typedef enum nv_query_item { NV_QUERY_TWIN, NV_QUERY_RAW, NV_QUERY_DEVICE_JOB } nv_query_item;
 
 /** Owned by the caller, alive until done. */
 typedef struct nv_query_request {
@@ -25,10 +30,14 @@ typedef struct nv_query_request {
     void (*done)(struct nv_query_request *request); /* on the loop that asked, never from within the call */
     void *arg;
     /* out */
-    nv_hub_error error; /* ArgumentInvalid: "The query is invalid: <what>, line L, column C" */
+    /**
+     * ArgumentInvalid: "The query is invalid: <what>, line L, column C", or the continuation is none of this query;
+     * ThrottlingException: too many queries run; ServiceUnavailable, ServerError: the store
+     */
+    nv_hub_error error;
     char detail[200];
     nv_query_item item;
-    nv_buf rows; /* a JSON array; the caller deinits it */
+    nv_buf rows; /* a JSON array; the caller deinits both, also after an error */
     nv_buf next; /* continuation of the next page, header-safe; empty: this is the last */
     /* private */
     nv_hub_loop *_loop;

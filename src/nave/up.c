@@ -263,6 +263,8 @@ static int make_net(nv_up *up)
     }
     config.limits.max_output_bytes = (size_t)limits->output_bytes;
     config.limits.handshake_us = limits->connect_deadline_s * NV_US_PER_S;
+    /* With commits a loop waits for the disk, and a core that it kept busy would be missing there. */
+    config.limits.spin_us = up->config->log_durability == 0 ? 0 : up->config->net_spin_microseconds;
     char why[NV_NET_WHY_SIZE] = "";
     return nv_net_new(&config, &up->net, why) == NV_OK ? NV_EXIT_OK : failed_with(up, why);
 }

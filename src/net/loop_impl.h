@@ -64,6 +64,9 @@ struct nv_loop {
     int64_t said_second;      /* what any peer can cause is said so often in a second at most */
     unsigned said_count;
     bool stopping;
+    int64_t spin_us;     /* see nv_net_limits; set before the loop starts */
+    int64_t quiet_us;    /* when the last turn with something to do was over */
+    unsigned spin_score; /* rises with events that came soon, halves with those that did not */
     nv_timer stop_timer;
     nv_timer trim_timer;
     int64_t trim_at_us;
@@ -71,7 +74,9 @@ struct nv_loop {
     pthread_t thread;
 
     /* any thread */
-    uv_async_t wake;
+    uv_poll_t wake;
+    int wake_fd;      /* readable: somebody posted */
+    int wake_peer_fd; /* where to write for that; on Linux the same */
     pthread_mutex_t lock;
     nv_task *head;
     nv_task *tail;

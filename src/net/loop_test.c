@@ -7,6 +7,7 @@
 
 #include <signal.h>
 #include <stdlib.h>
+#include <time.h>
 #include <unistd.h>
 
 static void start(nv_net **net, unsigned loops, const nv_clock *clock)
@@ -44,11 +45,8 @@ static void hit(nv_task *task)
 }
 
 /* Balls between two loops that otherwise sleep: a lost wake-up would stop one for good. */
-static void test_ping_pong(void **state)
+static void play(nv_net *net)
 {
-    (void)state;
-    nv_net *net = NULL;
-    start(&net, 2, NULL);
     run(net);
     for (int balls = 1; balls <= 64; balls *= 8) {
         _Atomic int done = 0;
@@ -60,6 +58,37 @@ static void test_ping_pong(void **state)
         await_count(&done, balls);
         free(all);
     }
+}
+
+static void test_ping_pong(void **state)
+{
+    (void)state;
+    nv_net *net = NULL;
+    start(&net, 2, NULL);
+    play(net);
+    nv_net_free(net);
+}
+
+static int64_t cpu_us(void)
+{
+    struct timespec ts;
+    assert_int_equal(clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &ts), 0);
+    return (int64_t)ts.tv_sec * NV_US_PER_S + ts.tv_nsec / 1000;
+}
+
+/* Loops that look for the next event before they sleep lose no wake-up either, and when nothing comes they do sleep. */
+static void test_spinning(void **state)
+{
+    (void)state;
+    char why[NV_NET_WHY_SIZE];
+    nv_net_config config = {.loops = 2, .limits = nv_net_limits_default()};
+    config.limits.spin_us = 1000;
+    nv_net *net = NULL;
+    assert_int_equal(nv_net_new(&config, &net, why), NV_OK);
+    play(net);
+    int64_t before_us = cpu_us();
+    (void)usleep(200000); /* nothing is awaited: this is the time in which nothing may happen */
+    assert_true(cpu_us() - before_us < 100000);
     nv_net_free(net);
 }
 
@@ -335,7 +364,8 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_ping_pong), cmocka_unit_test(test_order_per_poster), cmocka_unit_test(test_own_posts),
-        cmocka_unit_test(test_timers),    cmocka_unit_test(test_real_time),        cmocka_unit_test(test_signals),
+        cmocka_unit_test(test_spinning),  cmocka_unit_test(test_timers),           cmocka_unit_test(test_real_time),
+        cmocka_unit_test(test_signals),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -65,6 +65,7 @@ nv_err nv_net_new(const nv_net_config *config, nv_net **out, char why[NV_NET_WHY
             free_net(net, i);
             return err;
         }
+        net->loops[i].spin_us = net->limits.spin_us;
     }
     *out = net;
     return NV_OK;

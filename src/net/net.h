@@ -37,6 +37,7 @@ typedef struct nv_net_limits {
     size_t pause_output_bytes;  /* beyond this reading stops, below half of it reading resumes; default 256 KiB */
     int64_t handshake_us;       /* TLS handshake, from accept; default 30 s (modem-class devices are slow) */
     int64_t close_us;           /* flush and goodbye of a closing connection; default 5 s */
+    int64_t spin_us;            /* a busy loop looks so long for events before it sleeps; default 0 */
 } nv_net_limits;
 
 nv_net_limits nv_net_limits_default(void);

@@ -291,14 +291,14 @@ nv_err nv_log_submit(nv_log_batch *batch)
     }
     pthread_mutex_lock(&log->lock);
     err = refusal_locked(log);
+    bool wake = err == NV_OK && nv_list_empty(&log->queue);
     if (err == NV_OK) {
-        bool idle = nv_list_empty(&log->queue);
         batch->submitted = true;
         nv_list_push_back(&log->queue, &batch->link);
-        if (idle) {
-            pthread_cond_signal(&log->writer_wake);
-        }
     }
     pthread_mutex_unlock(&log->lock);
+    if (wake) {
+        pthread_cond_signal(&log->writer_wake); /* not under the lock, which is the first thing it takes */
+    }
     return err;
 }

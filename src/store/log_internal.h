@@ -46,6 +46,7 @@ typedef struct nv_segment {
     nv_file *read_file; /* opened by need */
     nv_log_point end;   /* after its last visible commit */
     int64_t first_time_us;
+    bool syncing;          /* the writer has its file */
     uint64_t padding;      /* bytes between commits */
     nv_index_entry *index; /* while there is no footer */
     size_t index_count;

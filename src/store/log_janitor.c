@@ -4,15 +4,14 @@
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "base/metrics.h"
+#include "base/sched.h"
 #include "store/log_internal.h"
 
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/resource.h>
 #include <time.h>
-#include <unistd.h>
 
-enum { PASS_US = 10000000, FULL_PASS_US = 1000000, FAST_ROLL_US = 1000000, NICE = 10 };
+enum { PASS_US = 10000000, FULL_PASS_US = 1000000, FAST_ROLL_US = 1000000 };
 
 static nv_segment *oldest_sealed_locked(const nv_log *log)
 {
@@ -103,7 +102,8 @@ typedef bool (*segment_test)(const nv_log *log, const nv_segment *segment);
 
 static bool needs_footer(const nv_log *log, const nv_segment *segment)
 {
-    return segment->sealed && !segment->has_footer && segment->end.next_commit <= log->synced.next_commit;
+    return segment->sealed && !segment->has_footer && !segment->syncing &&
+           segment->end.next_commit <= log->synced.next_commit;
 }
 
 static bool needs_packing(const nv_log *log, const nv_segment *segment)
@@ -292,9 +292,7 @@ void nv_log_kick_janitor_locked(nv_log *log)
 void *nv_log_janitor_main(void *arg)
 {
     nv_log *log = arg;
-#ifdef __linux__
-    (void)setpriority(PRIO_PROCESS, (id_t)gettid(), NICE); /* of this thread only; nobody waits for it */
-#endif
+    nv_sched_background();
     pthread_mutex_lock(&log->lock);
     while (!log->stopping) {
         if (!log->janitor_kicked) {

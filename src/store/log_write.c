@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "base/metrics.h"
+#include "base/sched.h"
 #include "store/log_internal.h"
 
 #include <stdio.h>
@@ -223,6 +224,7 @@ typedef struct group {
     uint64_t bytes;
     uint64_t position; /* of the first commit */
     nv_log_point before;
+    bool gap; /* the janitor waits for this commit's end */
 } group;
 
 static uint64_t disk_bytes(const nv_log *log, const nv_log_batch *batch)
@@ -273,6 +275,7 @@ static void collect(nv_log *log, nv_list *batches, group *g)
     }
     g->count = 0;
     g->bytes = 0;
+    g->gap = false;
     g->position = log->active->end.position;
     g->before = log->point;
     while (!nv_list_empty(batches) && g->count < NV_LOG_GROUP_MAX && g->bytes < NV_LOG_GROUP_BYTES) {
@@ -342,7 +345,7 @@ static void publish(nv_log *log, group *g)
     log->committed_bytes += g->bytes;
     if (log->gap_at && log->committed_bytes >= log->gap_at) {
         log->gap_at = 0;
-        pthread_cond_signal(&log->gap);
+        g->gap = true;
     }
     if (log->durability == NV_DURABILITY_OS && log->committed_bytes - log->sync_asked_at >= TAIL_SYNC_BYTES) {
         log->sync_asked_at = log->committed_bytes;
@@ -382,6 +385,9 @@ static nv_err write_some(nv_log *log, nv_list *batches)
     nv_err status = err == NV_OK ? NV_OK : err == NV_E_NO_SPACE ? NV_E_NO_SPACE : NV_E_IO;
     for (size_t i = 0; i < g.count; i++) {
         nv_log_batch_complete(g.batches[i], status);
+    }
+    if (g.gap) {
+        pthread_cond_signal(&log->gap); /* behind those who wait for the commit: it wants the same core */
     }
     return err;
 }
@@ -440,8 +446,10 @@ static size_t take_unsynced(nv_log *log, nv_segment ***out, nv_log_point *tip)
     nv_segment **list = nv_calloc(log->segment_count + 1, sizeof(*list));
     if (log->synced.next_commit != tip->next_commit) {
         for (size_t i = 0; i < log->segment_count; i++) {
-            if (log->segments[i]->header.number >= log->synced.segment && log->segments[i]->write_file) {
+            /* Those without anything new are the janitor's, who closes their files. */
+            if (log->segments[i]->end.next_commit > log->synced.next_commit && log->segments[i]->write_file) {
                 list[count++] = log->segments[i];
+                log->segments[i]->syncing = true;
                 nv_segment_ref_locked(log->segments[i]);
             }
         }
@@ -476,6 +484,7 @@ void nv_log_sync_tail(nv_log *log)
         nv_log_kick_janitor_locked(log);
     }
     for (size_t i = 0; i < count; i++) {
+        list[i]->syncing = false;
         list[i] = nv_segment_unref_locked(list[i]);
     }
     bool failed = err != NV_OK && log->health == NV_LOG_OK;
@@ -532,6 +541,9 @@ void *nv_log_writer_main(void *arg)
     nv_log *log = arg;
     nv_list batches;
     nv_list_init(&batches);
+    if (log->durability == NV_DURABILITY_COMMIT) {
+        nv_sched_prompt();
+    }
     pthread_mutex_lock(&log->lock);
     while (!log->stopping || !nv_list_empty(&log->queue)) {
         if (nv_list_empty(&log->queue)) {

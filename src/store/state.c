@@ -14,6 +14,7 @@
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "base/metrics.h"
+#include "base/sched.h"
 
 #include <assert.h>
 #include <errno.h>
@@ -86,15 +87,18 @@ static nv_err queue_push(op_queue *queue, nv_state_op *op)
         pthread_mutex_unlock(&queue->lock);
         return NV_E_AGAIN;
     }
-    if (queue->tail) {
-        queue->tail->_next = op;
-    } else {
+    bool wake = !queue->tail;
+    if (wake) {
         queue->head = op;
-        pthread_cond_signal(&queue->ready);
+    } else {
+        queue->tail->_next = op;
     }
     queue->tail = op;
     queue->count++;
     pthread_mutex_unlock(&queue->lock);
+    if (wake) {
+        pthread_cond_signal(&queue->ready); /* not under the lock, which is the first thing the worker takes */
+    }
     return NV_OK;
 }
 
@@ -268,6 +272,7 @@ static nv_state_op *run_transaction(nv_state *state, nv_state_op *list)
 static void *writer_main(void *arg)
 {
     worker *self = arg;
+    nv_sched_batch(); /* so it finds all that a turn of a loop asks for, and takes it at once */
     nv_state_op *list;
     while ((list = queue_take(&self->queue, WRITES_PER_COMMIT))) {
         while (list) {
@@ -282,18 +287,21 @@ static void *writer_main(void *arg)
 static void *reader_main(void *arg)
 {
     worker *self = arg;
+    nv_sched_batch(); /* so it finds all that a turn of a loop asks for, and takes it at once */
     nv_state_op *list;
     while ((list = queue_take(&self->queue, READS_PER_VIEW))) {
         nv_err begun = nv_db_run(&self->db, NV_SQL_BEGIN);
-        while (list) {
-            nv_state_op *next = list->_next;
-            list->status = begun == NV_OK ? list->run(list, &self->txn) : begun;
+        for (nv_state_op *op = list; op; op = op->_next) {
+            op->status = begun == NV_OK ? op->run(op, &self->txn) : begun;
             nv_arena_reset(&self->txn.arena);
-            complete(list);
-            list = next;
         }
         if (nv_db_in_transaction(&self->db)) {
             nv_ignore(nv_db_run(&self->db, NV_SQL_COMMIT));
+        }
+        while (list) { /* together, so that who waits is woken once */
+            nv_state_op *next = list->_next;
+            complete(list);
+            list = next;
         }
     }
     return NULL;

@@ -21,6 +21,7 @@ static const nv_bench_opt table[] = {
     {"--warmup", NV_BENCH_OPT_NUMBER, AT(warmup_s), 0, 3600, NULL, "seconds before that; default 1"},
     {"--setup", NV_BENCH_OPT_NUMBER, AT(setup_s), 1, 3600, NULL, "seconds to open all connections in; default 60"},
     {"--rate", NV_BENCH_OPT_UINT, AT(rate), 1, 100000000, NULL, "open loop: messages a second over all connections"},
+    {"--spin", NV_BENCH_OPT_FLAG, AT(spin), 0, 0, NULL, "publish: look for answers without sleeping; takes a core"},
     {"--hub", NV_BENCH_OPT_TEXT, AT(hub), 0, 0, NULL,
      "hub host name, or a connection string with a policy and its key"},
     {"--policy", NV_BENCH_OPT_TEXT, AT(policy), 0, 0, NULL, "policy whose key signs; without it a device key"},
@@ -54,6 +55,8 @@ static bool check(const nv_bench_mqtt_options *o)
         wrong = "--resume belongs to --mode storm with --tls";
     } else if (o->rate && (o->qos == 0 || o->mode != NV_BENCH_PUBLISH)) {
         wrong = "--rate belongs to --mode publish with --qos 1";
+    } else if (o->spin && o->mode != NV_BENCH_PUBLISH) {
+        wrong = "--spin belongs to --mode publish";
     } else if (o->duration_s <= 0 && o->mode != NV_BENCH_IDLE) {
         wrong = "--duration must be more than 0";
     }
@@ -101,4 +104,5 @@ void nv_bench_mqtt_options_report(const nv_bench_mqtt_options *o, nv_report *rep
     nv_report_real(report, "warmup_s", o->warmup_s, 3);
     nv_report_real(report, "duration_s", o->duration_s, 3);
     nv_report_int(report, "rate_offered_per_s", (int64_t)o->rate);
+    nv_report_bool(report, "spin", o->spin);
 }

@@ -27,6 +27,7 @@ typedef struct nv_bench_mqtt_options {
     double warmup_s;
     double setup_s; /* limit for opening all connections, and for the last acknowledgements */
     uint64_t rate;  /* messages a second over all connections; 0 = closed loop */
+    bool spin;      /* look for answers all the time instead of sleeping until they come */
     const char *hub;
     const char *policy;
     const char *key;

@@ -256,7 +256,7 @@ static void run_until(publish *p, nv_fleet *fleet, int64_t end_ns)
             wake_ns = next < end_ns ? next : end_ns;
         }
         int64_t wait_ns = wake_ns - fleet->now_ns;
-        nv_fleet_poll(fleet, p->o->rate && wait_ns < SPIN_NS ? 0 : wait_ns);
+        nv_fleet_poll(fleet, p->o->spin || (p->o->rate && wait_ns < SPIN_NS) ? 0 : wait_ns);
     }
 }
 

@@ -1,0 +1,15 @@
+/**
+ * What kind of work a thread does, for the scheduler of the system. Hints: where the system knows no such thing they do
+ * nothing. They concern the calling thread alone and need no privilege.
+ */
+#ifndef NV_BASE_SCHED_H
+#define NV_BASE_SCHED_H
+
+/** Short pieces of work that somebody waits for: run soon after waking, before threads that take longer turns. */
+void nv_sched_prompt(void);
+/** Work for a prompt thread on the same core: wait until that one sleeps instead of interrupting it. */
+void nv_sched_batch(void);
+/** Work that nobody waits for. */
+void nv_sched_background(void);
+
+#endif
