@@ -69,11 +69,6 @@ async function twins(registry) {
   // The whole of what was read is a valid patch.
   const again = body(await registry.updateTwin('d1', JSON.parse(JSON.stringify(twin)), '*'));
   assert.deepStrictEqual(again.properties.desired.list, [1, 2]);
-  const replaced = body(await registry.replaceTwin('d1', { properties: { desired: { only: true } } }, '*'));
-  assert.strictEqual(replaced.tags, undefined);
-  assert.strictEqual(replaced.properties.desired.only, true);
-  assert.strictEqual(replaced.properties.desired.list, undefined);
-
   await assert.rejects(registry.updateTwin('d1', { tags: { 'a.b': 1 } }, '*'), { name: 'ArgumentError' });
   await assert.rejects(registry.updateTwin('d1', { tags: { long: 'x'.repeat(4097) } }, '*'), { name: 'ArgumentError' });
   await assert.rejects(registry.getTwin('nobody'), { name: 'DeviceNotFoundError' });
@@ -187,10 +182,13 @@ async function digitalTwins(shown, registry) {
   assert.ok(view.thermostat1.$metadata.max.lastUpdateTime);
 
   const desired = once(twin, 'properties.desired.thermostat1.target');
-  const answer = await digital.updateDigitalTwin('pnp', [{ op: 'add', path: '/thermostat1/target', value: 21.5 }]);
-  assert.strictEqual(answer._response.status, 202);
-  assert.ok(answer._response.headers.get('etag'));
-  assert.ok(answer._response.headers.get('location').endsWith('/digitaltwins/pnp'));
+  const patch = [{ op: 'add', path: '/thermostat1/target', value: 21.5 }];
+  const answer = await new Promise((resolve, reject) => {
+    digital.updateDigitalTwin('pnp', patch, (err, _result, response) => (err ? reject(err) : resolve(response)));
+  });
+  assert.strictEqual(answer.status, 202);
+  assert.ok(answer.headers.get('etag'));
+  assert.ok(answer.headers.get('location').endsWith('/digitaltwins/pnp'));
   assert.strictEqual((await desired)[0], 21.5);
   const shownTwin = body(await registry.getTwin('pnp'));
   assert.deepStrictEqual(shownTwin.properties.desired.thermostat1, { __t: 'c', target: 21.5 });
@@ -202,7 +200,7 @@ async function digitalTwins(shown, registry) {
   await assert.rejects(digital.getDigitalTwin('nobody'), (err) => err.statusCode === 404);
 
   const reboot = await digital.invokeCommand('pnp', 'reboot', { delay: 1 }, { responseTimeoutInSeconds: 30 });
-  assert.strictEqual(reboot.statusCode ?? reboot.xMsCommandStatuscode, 200);
+  assert.strictEqual(reboot.xMsCommandStatuscode, 200);
   assert.deepStrictEqual(reboot.body, { method: 'reboot', got: { delay: 1 } });
   const max = await digital.invokeComponentCommand('pnp', 'thermostat1', 'getMax', '2020', {});
   assert.strictEqual(max.body.method, 'thermostat1*getMax');
