@@ -6,6 +6,9 @@
  *                            each: run, or undo to its savepoint             each: run, post done
  *                            totals; COMMIT (the sync); post every done      COMMIT
  *
+ * The scanner is a second reader for work that goes on for long, in slices: it has its own connection, so that nobody
+ * who asks for one row waits behind it, and gives way to the other threads.
+ *
  * The totals (counts, last generation) live in the writer's memory and in one row; an operation works on a copy that
  * counts only if it succeeds, and readers of the counts see them after the commit.
  */
@@ -24,6 +27,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -31,6 +35,9 @@
 /* Per transaction: a write-ahead log that stays small, and a reader's view that does not get old. */
 #define WRITES_PER_COMMIT 4096u
 #define READS_PER_VIEW    256u
+#define SCANS_PER_VIEW    4u
+/* Of the thread that scans: whoever waits for a message comes before whoever waits for a long list. */
+#define SCAN_NICENESS 10
 
 typedef struct op_queue {
     pthread_mutex_t lock;
@@ -45,8 +52,10 @@ typedef struct op_queue {
 typedef struct worker {
     nv_state *state;
     op_queue queue;
-    nv_db db;   /* the thread's, once it runs */
-    nv_txn txn; /* the thread's */
+    nv_db db;          /* the thread's, once it runs */
+    nv_txn txn;        /* the thread's */
+    uint32_t per_view; /* readers: operations that share one view of the data */
+    int niceness;
     pthread_t thread;
     bool started;
 } worker;
@@ -54,6 +63,7 @@ typedef struct worker {
 struct nv_state {
     worker writer;
     worker reader;
+    worker scanner;
     char *path;
     int lock_fd; /* -1: none */
     char id[33];
@@ -156,6 +166,11 @@ nv_err nv_state_write(nv_state *state, nv_state_op *op)
 nv_err nv_state_read(nv_state *state, nv_state_op *op)
 {
     return queue_push(&state->reader.queue, op);
+}
+
+nv_err nv_state_scan(nv_state *state, nv_state_op *op)
+{
+    return queue_push(&state->scanner.queue, op);
 }
 
 /* ---- writer ---- */
@@ -282,14 +297,27 @@ static void *writer_main(void *arg)
     return NULL;
 }
 
-/* ---- reader ---- */
+/* ---- reader and scanner ---- */
+
+/* Of this thread alone, which is what Linux does with the number of a thread. */
+static void be_nice(int niceness)
+{
+#ifdef __linux__
+    if (niceness) {
+        (void)setpriority(PRIO_PROCESS, (id_t)gettid(), niceness);
+    }
+#else
+    (void)niceness;
+#endif
+}
 
 static void *reader_main(void *arg)
 {
     worker *self = arg;
+    be_nice(self->niceness);
     nv_sched_batch(); /* so it finds all that a turn of a loop asks for, and takes it at once */
     nv_state_op *list;
-    while ((list = queue_take(&self->queue, READS_PER_VIEW))) {
+    while ((list = queue_take(&self->queue, self->per_view))) {
         nv_err begun = nv_db_run(&self->db, NV_SQL_BEGIN);
         for (nv_state_op *op = list; op; op = op->_next) {
             op->status = begun == NV_OK ? op->run(op, &self->txn) : begun;
@@ -429,7 +457,8 @@ static nv_err open_databases(nv_state *state, const nv_state_config *config, nv_
     if (err == NV_OK && config->checkpoint_pages) {
         nv_db_set_checkpoint(&state->writer.db, config->checkpoint_pages);
     }
-    return err == NV_OK ? nv_db_open(&state->reader.db, state->path, config->vfs, false, why) : err;
+    err = err == NV_OK ? nv_db_open(&state->reader.db, state->path, config->vfs, false, why) : err;
+    return err == NV_OK ? nv_db_open(&state->scanner.db, state->path, config->vfs, false, why) : err;
 }
 
 static nv_err start_worker(worker *self, void *(*body)(void *), const char *name, nv_buf *why)
@@ -476,10 +505,15 @@ nv_err nv_state_open(nv_state **out, const nv_state_config *config, nv_buf *why)
     pthread_mutex_init(&state->counts_lock, NULL);
     init_worker(&state->writer, state, config, true);
     init_worker(&state->reader, state, config, false);
+    init_worker(&state->scanner, state, config, false);
+    state->reader.per_view = READS_PER_VIEW;
+    state->scanner.per_view = SCANS_PER_VIEW;
+    state->scanner.niceness = SCAN_NICENESS;
     nv_err err = config->vfs ? NV_OK : prepare_files(state, config->dir, why);
     err = err == NV_OK ? open_databases(state, config, why) : err;
     err = err == NV_OK ? start_worker(&state->writer, writer_main, "nv-state-write", why) : err;
     err = err == NV_OK ? start_worker(&state->reader, reader_main, "nv-state-read", why) : err;
+    err = err == NV_OK ? start_worker(&state->scanner, reader_main, "nv-state-scan", why) : err;
     if (err != NV_OK) {
         nv_state_close(state);
         return err;
@@ -493,6 +527,7 @@ void nv_state_close(nv_state *state)
     if (!state) {
         return;
     }
+    stop_worker(&state->scanner);
     stop_worker(&state->reader);
     stop_worker(&state->writer); /* the last connection to close folds the write-ahead log into the file */
     if (state->lock_fd >= 0) {

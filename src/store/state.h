@@ -33,7 +33,7 @@ typedef struct nv_state_config {
 } nv_state_config;
 
 /**
- * Open or create, migrating an older schema. Starts the writer and the reader thread. Blocks: yes (start-up only).
+ * Open or create, migrating an older schema. Starts the threads that write, read and scan. Blocks: yes (start-up only).
  * @param why  receives one English sentence when the result is not NV_OK
  * @return NV_E_IN_USE another process has it; NV_E_PERMISSION; NV_E_UNSUPPORTED written by a newer version;
  *         NV_E_CORRUPT not a store, or damaged; NV_E_NO_SPACE; NV_E_IO
@@ -74,6 +74,11 @@ struct nv_state_op {
 NV_NODISCARD nv_err nv_state_write(nv_state *state, nv_state_op *op);
 /** Queue a read; like nv_state_write. It sees every write whose done() began before this call. */
 NV_NODISCARD nv_err nv_state_read(nv_state *state, nv_state_op *op);
+/**
+ * As nv_state_read, on a thread of its own with low priority, for operations that walk over many rows: whoever needs a
+ * single row does not wait behind them. One operation should do some milliseconds of work and then be queued again.
+ */
+NV_NODISCARD nv_err nv_state_scan(nv_state *state, nv_state_op *op);
 
 typedef struct nv_state_counts {
     uint64_t devices;

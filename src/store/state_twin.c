@@ -192,6 +192,16 @@ nv_err nv_txn_twins_walk(nv_txn *txn, const nv_twin_walk *walk, nv_twin_visit vi
     return visit_all(&query, visit, arg);
 }
 
+nv_err nv_txn_twins_of_module(nv_txn *txn, nv_span module_id, nv_span after_device, uint32_t limit, nv_twin_visit visit,
+                              void *arg)
+{
+    nv_query query = nv_query_start(txn->db, NV_SQL_TWINS_OF_MODULE);
+    nv_query_text(&query, module_id);
+    nv_query_text(&query, after_device);
+    nv_query_int(&query, limit);
+    return visit_all(&query, visit, arg);
+}
+
 nv_err nv_txn_twins_by_tag(nv_txn *txn, nv_span path, nv_span value, const nv_twin_walk *walk, nv_twin_visit visit,
                            void *arg)
 {

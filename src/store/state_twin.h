@@ -68,6 +68,9 @@ typedef struct nv_twin_walk {
 typedef nv_err (*nv_twin_visit)(void *arg, const nv_identity_row *identity, const nv_twin_row *twin);
 /** All identities with their twins. */
 NV_NODISCARD nv_err nv_txn_twins_walk(nv_txn *txn, const nv_twin_walk *walk, nv_twin_visit visit, void *arg);
+/** The modules of one name, of all devices behind after_device: the cost grows with the answer. */
+NV_NODISCARD nv_err nv_txn_twins_of_module(nv_txn *txn, nv_span module_id, nv_span after_device, uint32_t limit,
+                                           nv_twin_visit visit, void *arg);
 /** Only those found by a tag: the cost grows with the answer. */
 NV_NODISCARD nv_err nv_txn_twins_by_tag(nv_txn *txn, nv_span path, nv_span value, const nv_twin_walk *walk,
                                         nv_twin_visit visit, void *arg);

@@ -15,7 +15,8 @@
     " reported BYTEA NOT NULL, PRIMARY KEY (device_id, module_id));"                                                   \
     "CREATE TABLE twin_index (path TEXT NOT NULL, value TEXT NOT NULL, device_id TEXT NOT NULL,"                       \
     " module_id TEXT NOT NULL, PRIMARY KEY (path, value, device_id, module_id));"                                      \
-    "CREATE INDEX twin_index_owner ON twin_index (device_id, module_id);"
+    "CREATE INDEX twin_index_owner ON twin_index (device_id, module_id);"                                              \
+    "CREATE INDEX identities_by_module ON identities (module_id, device_id) WHERE module_id > '';"
 
 #define NV_SQL_TWIN_COLUMNS                                                                                            \
     "t.generation, t.version, t.etag, t.desired_version, t.reported_version, t.model_id, t.tags, t.desired, "          \
@@ -53,6 +54,11 @@
                         "LEFT JOIN twins t ON t.device_id = m.device_id AND t.module_id = m.module_id "                \
                         "WHERE m.module_id > '' AND (m.device_id, m.module_id) > ($1, $2) "                            \
                         "ORDER BY m.device_id, m.module_id LIMIT $3")                                                  \
+    X(TWINS_OF_MODULE, "SELECT " NV_SQL_IDENTITY_COLUMNS ", d.enabled, " NV_SQL_TWIN_COLUMNS " FROM identities m "     \
+                       "JOIN identities d ON d.device_id = m.device_id AND d.module_id = '' "                          \
+                       "LEFT JOIN twins t ON t.device_id = m.device_id AND t.module_id = m.module_id "                 \
+                       "WHERE m.module_id = $1 AND m.module_id > '' AND m.device_id > $2 "                             \
+                       "ORDER BY m.device_id LIMIT $3")                                                                \
     X(TAGGED_DEVICES, "SELECT " NV_SQL_IDENTITY_COLUMNS ", m.enabled, " NV_SQL_TWIN_COLUMNS " FROM twin_index i "      \
                       "JOIN identities m ON m.device_id = i.device_id AND m.module_id = i.module_id "                  \
                       "LEFT JOIN twins t ON t.device_id = i.device_id AND t.module_id = i.module_id "                  \

@@ -3,7 +3,6 @@
 #include "base/alloc.h"
 #include "base/list.h"
 #include "base/map.h"
-#include "support/fake_cloud.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -545,6 +544,18 @@ nv_err nv_state_write(nv_state *state, nv_state_op *op)
     return refuse_op(op);
 }
 
+nv_err nv_state_scan(nv_state *state, nv_state_op *op)
+{
+    (void)state;
+    return refuse_op(op);
+}
+
+nv_span nv_state_id(const nv_state *state)
+{
+    (void)state;
+    return nv_span_str("00000000000000000000000000000000");
+}
+
 void fake_state_set_status(fake_core *core, nv_err status)
 {
     core->state->status = status;
@@ -582,8 +593,6 @@ size_t fake_state_sessions(const fake_core *core)
 
 /* ---- all of it ------------------------------------------------------------------------------------------------- */
 
-bool fake_fault_injection;
-
 void fake_core_init(fake_core *core, size_t loops, const nv_limits *limits)
 {
     static const char *const names[] = {FAKE_HUB_NAME, FAKE_ALIAS};
@@ -608,8 +617,7 @@ void fake_core_init(fake_core *core, size_t loops, const nv_limits *limits)
                             .clock = &core->clock.clock,
                             .rng = &core->rng.rng,
                             .loops = core->execs,
-                            .loop_count = loops,
-                            .fault_injection = fake_fault_injection};
+                            .loop_count = loops};
     nv_buf why;
     nv_buf_init(&why, 256);
     nv_err err = nv_hub_new(&core->hub, &config, &why);
@@ -639,7 +647,6 @@ void fake_core_deinit(fake_core *core)
     fake_core_run(core);
     size_t loops = core->hub->loop_count;
     nv_hub_free(core->hub);
-    fake_cloud_reset();
     for (size_t i = 0; i < core->log->count; i++) {
         record_free(&core->log->records[i]);
     }
