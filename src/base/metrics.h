@@ -42,6 +42,8 @@
     X(LOG_STATE, gauge, "nave_log_state_code", "0 ok, 1 disk full, 2 failed")                                          \
     X(STATE_COMMITS, counter, "nave_state_commits_total", "transactions of the state store")                           \
     X(STATE_OPS, counter, "nave_state_operations_total", "operations of the state store")                              \
+    X(QUERIES, counter, "nave_query_requests_total", "pages of queries asked for")                                     \
+    X(QUERY_ROWS, counter, "nave_query_rows_total", "rows that queries looked at")                                     \
     X(HTTP_REQUESTS, counter, "nave_http_requests_total", "HTTP requests answered")                                    \
     X(HTTP_ERRORS, counter, "nave_http_errors_total", "HTTP requests answered with 4xx or 5xx")                        \
     X(WEBSOCKETS, counter, "nave_http_websockets_total", "connections that became WebSockets")                         \

@@ -67,6 +67,7 @@ struct nv_hub {
     _Atomic uint64_t _stamp_id;
     _Atomic uint64_t _claims; /* numbers given to connections */
     _Atomic uint64_t _method_calls;
+    _Atomic int64_t _queries; /* running now */
     _Atomic bool _stopping;
     _Atomic int64_t _devices_connected;
     _Atomic int64_t _refusals_second; /* monotonic: when refusals were last written */

@@ -34,38 +34,46 @@ void nv_query_groups_deinit(nv_query_groups *groups)
     nv_buf_deinit(&groups->key);
 }
 
-/* ---- keys: kind and content of each value, so that equal keys are equal values ------------------------------- */
+/*
+ * ---- keys: the kinds of all values, then their contents, so that equal keys are equal values. The length of a text
+ * stands behind it, for keys to sort like their texts ----
+ */
 
 static nv_err put_bytes(nv_buf *key, const void *bytes, size_t len)
 {
     return nv_buf_append(key, nv_span_of(bytes, len));
 }
 
-static nv_err put_value(nv_buf *key, const nv_datum *value)
+static nv_err put_kind(nv_buf *key, const nv_datum *value)
 {
     uint8_t kind = (uint8_t)value->kind;
-    nv_err err = put_bytes(key, &kind, 1);
-    if (err == NV_OK && value->kind == NV_DATUM_BOOL) {
+    return put_bytes(key, &kind, 1);
+}
+
+static nv_err put_content(nv_buf *key, const nv_datum *value)
+{
+    if (value->kind == NV_DATUM_BOOL) {
         uint8_t boolean = value->boolean ? 1 : 0;
-        err = put_bytes(key, &boolean, 1);
-    } else if (err == NV_OK && value->kind == NV_DATUM_NUMBER) {
-        double number = nv_datum_number(value) + 0.0; /* -0 is 0 */
-        err = put_bytes(key, &number, sizeof(number));
-    } else if (err == NV_OK && value->kind >= NV_DATUM_STRING) {
-        uint64_t len = value->text.len;
-        err = put_bytes(key, &len, sizeof(len));
-        err = err == NV_OK ? nv_buf_append(key, value->text) : err;
+        return put_bytes(key, &boolean, 1);
     }
-    return err;
+    if (value->kind == NV_DATUM_NUMBER) {
+        double number = nv_datum_number(value) + 0.0; /* -0 is 0 */
+        return put_bytes(key, &number, sizeof(number));
+    }
+    uint64_t len = value->text.len;
+    nv_err err = nv_buf_append(key, value->text);
+    err = err == NV_OK ? put_bytes(key, "", 1) : err;
+    return err == NV_OK ? put_bytes(key, &len, sizeof(len)) : err;
 }
 
 static nv_err make_key(nv_query_groups *groups, const nv_expr_env *env)
 {
-    nv_err err = NV_OK;
+    const nv_query_tree *tree = groups->tree;
     nv_buf_clear(&groups->key);
-    for (uint32_t i = 0; err == NV_OK && i < groups->tree->group_by_count; i++) {
-        nv_datum value = env->resolve(env->arg, groups->tree->group_by[i]);
-        err = put_value(&groups->key, &value);
+    nv_err err = put_bytes(&groups->key, "", 1); /* so that there is a key without GROUP BY too */
+    for (uint32_t i = 0; err == NV_OK && i < 2 * tree->group_by_count; i++) {
+        nv_datum value = env->resolve(env->arg, tree->group_by[i % tree->group_by_count]);
+        err = i < tree->group_by_count ? put_kind(&groups->key, &value) : put_content(&groups->key, &value);
     }
     return err == NV_E_TOO_BIG ? NV_E_LIMIT : err;
 }

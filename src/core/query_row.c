@@ -3,8 +3,7 @@
 #include "base/clock.h"
 #include "codec/base64.h"
 #include "codec/json.h"
-#include "core/twin.h"
-#include "core/twin_metadata.h"
+#include "core/twin_update.h"
 
 #include <stdio.h>
 
@@ -113,21 +112,6 @@ static nv_datum device_etag_value(const nv_query_row *row)
     return copied(row, text);
 }
 
-static nv_datum authentication_value(const nv_query_row *row)
-{
-    switch ((nv_auth_kind)row->identity->auth) {
-    case NV_AUTH_SAS:
-        return nv_datum_of_string(nv_span_str("sas"));
-    case NV_AUTH_SELF_SIGNED:
-        return nv_datum_of_string(nv_span_str("selfSigned"));
-    case NV_AUTH_CA:
-        return nv_datum_of_string(nv_span_str("certificateAuthority"));
-    case NV_AUTH_NONE:
-        return nv_datum_of_string(nv_span_str("none"));
-    }
-    return NV_DATUM_OF_NOTHING;
-}
-
 static nv_datum thumbprint_value(nv_span thumbprint)
 {
     return thumbprint.len ? nv_datum_of_string(thumbprint) : (nv_datum){.kind = NV_DATUM_NULL};
@@ -191,70 +175,56 @@ static nv_datum capabilities_value(const nv_query_row *row)
     return (nv_datum){.kind = NV_DATUM_OBJECT, .text = json};
 }
 
-/* .NET ticks count 100 ns from 0001-01-01; a generation is the moment of creation. */
-static int64_t created_us(const nv_query_row *row)
-{
-    uint64_t ticks = row->identity->generation;
-    return ticks > UINT64_C(621355968000000000) ? (int64_t)((ticks - UINT64_C(621355968000000000)) / 10) : 0;
-}
-
-static void write_metadata(const nv_query_row *row, nv_json_writer *w, bool desired)
+/* With its metadata, which walks leave out. */
+static nv_twin_row full_twin(nv_query_row *row)
 {
     nv_twin_row full = *row->twin;
     if (row->txn && row->twin->stored &&
         nv_txn_twin_get(row->txn, row->identity->device_id, row->identity->module_id, &full) != NV_OK) {
         full = *row->twin;
     }
-    nv_twin_metadata_write(w, desired ? full.desired : full.reported,
-                           desired ? full.desired_metadata : full.reported_metadata, desired, created_us(row));
+    row->fetched +=
+        full.tags.len + full.desired.len + full.reported.len + full.desired_metadata.len + full.reported_metadata.len;
+    return full;
 }
 
-static nv_datum metadata_value(const nv_query_row *row, bool desired)
+static nv_datum metadata_value(nv_query_row *row, bool desired)
 {
+    nv_twin_row twin = full_twin(row);
     nv_buf json;
     nv_buf_init(&json, COMPOSED_MAX);
     nv_json_writer w = nv_json_writer_of(&json);
-    write_metadata(row, &w, desired);
+    nv_twin_metadata_write(&w, desired ? twin.desired : twin.reported,
+                           desired ? twin.desired_metadata : twin.reported_metadata, desired,
+                           nv_twin_created_us(row->identity->generation));
     return finish(row, &json, w.err);
 }
 
-static void write_section(const nv_query_row *row, nv_json_writer *w, bool desired)
+static void write_section(nv_json_writer *w, const nv_twin_row *twin, uint64_t generation, bool desired)
 {
-    nv_json_begin_object(w);
-    nv_json_walk walk = nv_json_walk_of(desired ? row->twin->desired : row->twin->reported);
-    while (nv_json_walk_next(&walk)) {
-        /* name, colon and value stand as one piece in the text */
-        const uint8_t *start = walk.name.ptr - 1;
-        nv_json_raw(w, nv_span_of(start, (size_t)(walk.value.ptr + walk.value.len - start)));
-    }
-    nv_json_key(w, "$metadata");
-    write_metadata(row, w, desired);
-    nv_json_key(w, "$version");
-    nv_json_uint(w, desired ? row->twin->desired_version : row->twin->reported_version);
-    nv_json_end_object(w);
+    nv_twin_write_section(w, desired ? "desired" : "reported", desired ? twin->desired : twin->reported,
+                          desired ? twin->desired_metadata : twin->reported_metadata, desired,
+                          nv_twin_created_us(generation), desired ? twin->desired_version : twin->reported_version);
 }
 
-static nv_datum section_value(const nv_query_row *row, bool desired)
+static nv_datum properties_value(nv_query_row *row)
 {
-    nv_buf json;
-    nv_buf_init(&json, COMPOSED_MAX);
-    nv_json_writer w = nv_json_writer_of(&json);
-    write_section(row, &w, desired);
-    return finish(row, &json, w.err);
-}
-
-static nv_datum properties_value(const nv_query_row *row)
-{
+    nv_twin_row twin = full_twin(row);
     nv_buf json;
     nv_buf_init(&json, COMPOSED_MAX);
     nv_json_writer w = nv_json_writer_of(&json);
     nv_json_begin_object(&w);
-    nv_json_key(&w, "desired");
-    write_section(row, &w, true);
-    nv_json_key(&w, "reported");
-    write_section(row, &w, false);
+    write_section(&w, &twin, row->identity->generation, true);
+    write_section(&w, &twin, row->identity->generation, false);
     nv_json_end_object(&w);
     return finish(row, &json, w.err);
+}
+
+static nv_datum section_value(nv_query_row *row, bool desired)
+{
+    static const nv_json_step steps[] = {{.name = NV_SPAN_LIT("reported")}, {.name = NV_SPAN_LIT("desired")}};
+    nv_datum properties = properties_value(row);
+    return nv_datum_of_json(nv_json_find(properties.text, &steps[desired ? 1 : 0], 1), row->scratch);
 }
 
 /* ---- values ------------------------------------------------------------------------------------------------- */
@@ -265,7 +235,7 @@ static nv_datum json_or_nothing(nv_span json, nv_arena *scratch)
 }
 
 /* Of the field itself. */
-static nv_datum field_value(const nv_query_row *row, nv_query_field field)
+static nv_datum field_value(nv_query_row *row, nv_query_field field)
 {
     const nv_identity_row *identity = row->identity;
     switch (field) {
@@ -294,7 +264,7 @@ static nv_datum field_value(const nv_query_row *row, nv_query_field field)
     case NV_FIELD_C2D_COUNT:
         return nv_datum_of_number(0);
     case NV_FIELD_AUTHENTICATION_TYPE:
-        return authentication_value(row);
+        return nv_datum_of_string(nv_span_str(nv_auth_kind_name((nv_auth_kind)identity->auth)));
     case NV_FIELD_THUMBPRINTS:
         return thumbprints_value(row);
     case NV_FIELD_PRIMARY_THUMBPRINT:
@@ -334,7 +304,7 @@ static nv_datum field_value(const nv_query_row *row, nv_query_field field)
 }
 
 /* JSON in which the steps behind the field are looked for; stored text directly, without making the field's value. */
-static nv_span field_json(const nv_query_row *row, nv_query_field field)
+static nv_span field_json(nv_query_row *row, nv_query_field field)
 {
     switch ((int)field) {
     case NV_FIELD_TAGS:
@@ -356,7 +326,7 @@ static nv_span field_json(const nv_query_row *row, nv_query_field field)
     }
 }
 
-static nv_datum read_value(const nv_query_row *row, const nv_expr_path *path)
+static nv_datum read_value(nv_query_row *row, const nv_expr_path *path)
 {
     uint32_t left = path->count - path->bound_steps;
     nv_query_field field = (nv_query_field)path->binding;

@@ -65,6 +65,7 @@ typedef struct nv_query_row {
     const nv_twin_row *twin;
     nv_span configurations; /* JSON; empty: none */
     nv_arena *scratch;      /* reset by the owner between rows */
+    size_t fetched;         /* bytes read beyond the walk's, added up */
     /* private: what was asked for before, for this row */
     nv_datum *_slots; /* by index of path; NULL: nothing is kept */
     uint64_t *_filled;
