@@ -16,6 +16,9 @@
 
 #include <pthread.h>
 
+/* How often live connections are looked at, whether they were active. */
+#define NV_DEVICE_WALK_US (60 * NV_US_PER_S)
+
 typedef struct nv_device_opening nv_device_opening;
 
 /** A device or module with claims, or with something of it in flight. */
@@ -56,6 +59,8 @@ struct nv_device_table {
     nv_seen_list gone;                        /* disconnected, to be saved */
     struct nv_connection_events *connections; /* connection_events.c; NULL: nobody wants them */
     nv_seen_list saving;                      /* in flight */
+    int64_t walk_us;                          /* when live connections are looked at next, monotonic */
+    size_t walk_at;                           /* where that is in entries */
     int64_t save_us;                          /* not before, monotonic: many disconnections share one transaction */
     bool busy;
     bool closed; /* nothing is saved any more */

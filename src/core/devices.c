@@ -35,6 +35,7 @@ nv_device_table *nv_device_table_new(nv_hub_loop *loop)
 {
     nv_device_table *table = nv_calloc(1, sizeof(*table));
     table->loop = loop;
+    table->walk_us = nv_mono_us(loop->hub->clock) + NV_DEVICE_WALK_US;
     pthread_mutex_init(&table->lock, NULL);
     nv_map_init(&table->entries, nv_rng_u64(loop->hub->rng));
     return table;

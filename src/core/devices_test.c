@@ -338,6 +338,38 @@ static void test_presence_from_elsewhere(void **state)
     fake_core_deinit(&core);
 }
 
+/* A connection that lasts is saved once a minute, as long as it is active. */
+static void test_lasting_connection(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 2, &nv_limits_open);
+    nv_identity *d = nv_identity_ref(fake_register(&core, "d", "", NULL));
+    peer p;
+    ask(&p, &core, d, 0, 0);
+    fake_core_run(&core);
+    for (size_t minute = 1; minute <= 3; minute++) {
+        for (int i = 0; i < 61; i++) {
+            nv_manual_clock_advance(&core.clock, NV_US_PER_S);
+            nv_claim_touch(&p.claim, nv_mono_us(&core.clock.clock));
+            fake_core_run(&core);
+        }
+        assert_int_equal(fake_state_seen(&core), minute);
+    }
+    for (int i = 0; i < 300; i++) { /* silent */
+        nv_manual_clock_advance(&core.clock, NV_US_PER_S);
+        fake_core_run(&core);
+    }
+    assert_in_range(fake_state_seen(&core), 3, 4);
+    size_t before = fake_state_seen(&core);
+    nv_presence now = nv_presence_now(core.hub, S("d"), NV_SPAN_EMPTY);
+    assert_true(now.connected && now.last_activity_us == nv_wall_us(&core.clock.clock) - 300 * NV_US_PER_S);
+    leave(&p);
+    assert_int_equal(fake_state_seen(&core), before + 1);
+    nv_identity_unref(d);
+    fake_core_deinit(&core);
+}
+
 int main(void)
 {
     nv_diag_setup(NV_LEVEL_ERROR, false, 2);
@@ -349,6 +381,7 @@ int main(void)
         cmocka_unit_test(test_watchers_forget_each_other),
         cmocka_unit_test(test_watching_nobody),
         cmocka_unit_test(test_presence_from_elsewhere),
+        cmocka_unit_test(test_lasting_connection),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

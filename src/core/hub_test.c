@@ -2,8 +2,10 @@
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "codec/sas.h"
+#include "core/method.h"
 #include "support/fake_core.h"
 
+#include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -360,6 +362,84 @@ static void test_release_before_grant(void **state)
     fake_core_deinit(&core);
 }
 
+/* ---- the end --------------------------------------------------------------------------------------------------- */
+
+typedef struct settler {
+    nv_hub *hub;
+    _Atomic bool settled;
+} settler;
+
+static void *settle(void *arg)
+{
+    settler *self = arg;
+    nv_hub_settle(self->hub);
+    atomic_store(&self->settled, true);
+    return NULL;
+}
+
+static void method_done(nv_method_call *call)
+{
+    *(int *)call->arg += 1;
+}
+
+/* What the loops kept for leisure is stored, who waits is answered, and from then on nothing is asked of the stores. */
+static void test_settle(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 2, &nv_limits_open);
+    nv_identity *d = nv_identity_ref(fake_register(&core, "d", "", NULL));
+    char other[2] = "e"; /* lives on the other loop */
+    while (nv_hub_shard_loop(core.hub, nv_span_str(other)) == nv_hub_shard_loop(core.hub, d->device_id)) {
+        other[0]++;
+    }
+    nv_identity *e = nv_identity_ref(fake_register(&core, other, "", NULL));
+    holder h[3];
+    hold(&core, &h[0], d, 0);
+    hold(&core, &h[1], e, 0);
+    fake_core_run(&core);
+    nv_claim_release(&h[0].claim, on_done); /* the first is saved at once, the next within the second is not */
+    nv_claim_release(&h[1].claim, on_done);
+    fake_core_run(&core);
+    assert_int_equal(fake_state_seen(&core), 2);
+    hold(&core, &h[0], d, 0);
+    hold(&core, &h[1], e, 1);
+    fake_core_run(&core);
+    nv_claim_release(&h[0].claim, on_done);
+    nv_claim_release(&h[1].claim, on_done);
+    fake_core_run(&core);
+    assert_int_equal(fake_state_seen(&core), 2);
+    int answered = 0;
+    nv_method_call call = {.device_id = d->device_id,
+                           .name = nv_span_str("x"),
+                           .response_timeout_us = 30 * NV_US_PER_S,
+                           .connect_timeout_us = 30 * NV_US_PER_S,
+                           .done = method_done,
+                           .arg = &answered};
+    nv_method_invoke(&core.hub->loops[0], &call);
+    fake_core_run(&core);
+    assert_int_equal(answered, 0);
+    nv_hub_stop(core.hub);
+    settler s = {.hub = core.hub};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, settle, &s), 0);
+    while (!atomic_load(&s.settled)) {
+        fake_core_run(&core);
+    }
+    pthread_join(thread, NULL);
+    assert_int_equal(answered, 1);
+    assert_int_equal(call.error, NV_HUB_ERROR_ServiceUnavailable);
+    assert_int_equal(fake_state_seen(&core), 4);
+    hold(&core, &h[2], d, 0); /* none should come; if one does, nothing is saved of it */
+    fake_core_run(&core);
+    nv_claim_release(&h[2].claim, on_done);
+    fake_core_run(&core);
+    assert_int_equal(fake_state_seen(&core), 4);
+    nv_identity_unref(d);
+    nv_identity_unref(e);
+    fake_core_deinit(&core);
+}
+
 int main(void)
 {
     nv_diag_setup(NV_LEVEL_ERROR, false, 2);
@@ -374,6 +454,7 @@ int main(void)
         cmocka_unit_test(test_presence),
         cmocka_unit_test(test_newest_claim_wins),
         cmocka_unit_test(test_release_before_grant),
+        cmocka_unit_test(test_settle),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

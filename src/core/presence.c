@@ -1,7 +1,8 @@
 /*
  * Who is there since when. The table of a loop answers for its devices: live connections tell of themselves, what
  * disconnected is saved with the identity within a second or so, and until that is committed the entry stays and
- * answers. Other threads look under the table's lock.
+ * answers. Connections that last are saved once a minute if they were active, so that a hub that is killed remembers
+ * about when it heard of them. Other threads look under the table's lock.
  */
 #include "base/alloc.h"
 #include "core/device_table.h"
@@ -10,6 +11,7 @@
 
 #define SAVE_EVERY_US NV_US_PER_S
 #define SAVE_AT_ONCE  4096u /* so many disconnections do not wait for each other */
+#define WALK_SLICE    512u  /* entries looked at in a turn */
 
 /* ---- coming and going --------------------------------------------------------------------------------------- */
 
@@ -80,6 +82,30 @@ void nv_seen_list_deinit(nv_seen_list *list)
     free(list->entries);
 }
 
+/* Collect the next few live connections that were active since they were saved last. */
+static void walk_live(nv_device_table *table)
+{
+    nv_hub *hub = table->loop->hub;
+    int64_t now_us = nv_mono_us(hub->clock);
+    if (now_us < table->walk_us) {
+        return;
+    }
+    nv_device_entry *e = NULL;
+    for (size_t i = 0; i < WALK_SLICE && (e = nv_map_next(&table->entries, &table->walk_at)); i++) {
+        int64_t active_us = e->live && e->saves == 0 ? activity_of(hub, e->live) : 0;
+        if (active_us > e->last_activity_us + NV_US_PER_S) {
+            pthread_mutex_lock(&table->lock);
+            e->last_activity_us = active_us;
+            pthread_mutex_unlock(&table->lock);
+            add_seen(&table->gone, e, e->live->identity);
+        }
+    }
+    if (!e) { /* the map may have changed between slices: who was missed comes next time */
+        table->walk_at = 0;
+        table->walk_us = now_us + NV_DEVICE_WALK_US;
+    }
+}
+
 static void seen_saved(void *arg, nv_err status)
 {
     (void)status; /* best effort: it is told again at the next disconnection */
@@ -101,10 +127,16 @@ void nv_device_table_turn_end(nv_device_table *table)
     if (table->connections && !table->closed) {
         nv_connection_events_turn_end(table->connections);
     }
-    if (table->gone.count == 0 || table->busy || table->closed) {
+    if (table->busy || table->closed) {
         return;
     }
     nv_hub *hub = table->loop->hub;
+    if (!atomic_load_explicit(&hub->_stopping, memory_order_relaxed)) {
+        walk_live(table);
+    }
+    if (table->gone.count == 0) {
+        return;
+    }
     bool at_once = table->gone.count >= SAVE_AT_ONCE || atomic_load_explicit(&hub->_stopping, memory_order_relaxed);
     if (!at_once && nv_mono_us(hub->clock) < table->save_us) {
         return;

@@ -147,11 +147,13 @@ void nv_identity_write_json(nv_json_writer *w, const nv_identity *identity, cons
         nv_json_str(w, identity->enabled ? "enabled" : "disabled");
         write_text_or_null(w, "statusReason", identity->status_reason);
     }
-    write_time(w, "connectionStateUpdatedTime", presence->connection_updated_us);
+    write_time(w, "connectionStateUpdatedTime",
+               presence->connection_updated_us ? presence->connection_updated_us : identity->connection_updated_us);
     if (!module) {
         write_time(w, "statusUpdatedTime", identity->status_updated_us);
     }
-    write_time(w, "lastActivityTime", presence->last_activity_us);
+    write_time(w, "lastActivityTime",
+               presence->last_activity_us ? presence->last_activity_us : identity->last_activity_us);
     nv_json_key(w, "cloudToDeviceMessageCount");
     nv_json_uint(w, 0);
     write_authentication(w, identity);

@@ -18,7 +18,10 @@ nv_precondition nv_if_match_parse(nv_span text, nv_span *bare);
 /** The same for identities: the counter is one that no identity has if the tag is none of ours. */
 nv_precondition nv_etag_parse(nv_span text, uint64_t *etag);
 
-/** One device or module in the order that clients need: `type` last in authentication (section 5.2). */
+/**
+ * One device or module in the order that clients need: `type` last in authentication (section 5.2).
+ * @param presence  of live connections; what they do not know is as stored with the identity
+ */
 void nv_identity_write_json(nv_json_writer *w, const nv_identity *identity, const nv_presence *presence);
 
 /**
