@@ -68,7 +68,6 @@ typedef struct nv_c2d_send {
     /* private */
     nv_hub_loop *_loop;
     nv_task _task;
-    void *_op;
 } nv_c2d_send;
 void nv_c2d_send_do(nv_hub_loop *loop, nv_c2d_send *send);
 
@@ -81,18 +80,26 @@ void nv_c2d_send_do(nv_hub_loop *loop, nv_c2d_send *send);
 typedef struct nv_c2d_receiver {
     /* in */
     nv_identity *identity; /* borrowed from the session; a device */
-    uint32_t credit;       /* how many may be handed out and not settled at first */
+    uint32_t credit;       /* how many may be locked by it at the same time */
     /** A message, locked for 60 s. The session keeps a reference if it needs it longer than the call. */
     void (*message)(struct nv_c2d_receiver *receiver, nv_c2d_message *message);
-    /* private */
+    /* private: the session's loop */
     nv_hub_loop *_loop;
     nv_task _task;
     void (*_done)(struct nv_c2d_receiver *receiver);
+    bool _detached;
+    /* private: the shard's loop */
     nv_list _link;
-    void *_queue;
+    struct nv_c2d_queue *_queue;
+    uint32_t _window;
+    uint32_t _locked;
 } nv_c2d_receiver;
 void nv_c2d_attach(nv_hub_loop *loop, nv_c2d_receiver *receiver);
-/** Room for @p more messages; settling a message by this receiver gives one back by itself. */
+/**
+ * Room for @p more messages at the same time. A place becomes free by itself when a message is settled and when its
+ * lock is lost, be it to time, to its expiry or to the end of the device: the session hears of a lost lock when it
+ * settles, or when the same message (the same sequence) is handed to it again with a new token.
+ */
 void nv_c2d_credit(nv_c2d_receiver *receiver, uint32_t more);
 /**
  * End it. What it had and did not settle returns to the queue, in its place. @p done on the session's loop; only then
@@ -113,7 +120,6 @@ typedef struct nv_c2d_take {
     /* private */
     nv_hub_loop *_loop;
     nv_task _task;
-    void *_op;
 } nv_c2d_take;
 void nv_c2d_take_do(nv_hub_loop *loop, nv_c2d_take *take);
 
@@ -124,7 +130,7 @@ typedef struct nv_c2d_settle {
     /* in; spans stay valid until done */
     nv_span device_id;
     nv_span lock_token;
-    nv_c2d_receiver *receiver; /* gets its credit back; NULL: none */
+    nv_c2d_receiver *receiver; /* whom it was handed to, for the caller's own use: the lock knows its receiver */
     nv_c2d_outcome outcome;
     void (*done)(struct nv_c2d_settle *settle); /* after the commit */
     void *arg;
@@ -133,22 +139,40 @@ typedef struct nv_c2d_settle {
     /* private */
     nv_hub_loop *_loop;
     nv_task _task;
-    void *_op;
 } nv_c2d_settle;
 void nv_c2d_settle_do(nv_hub_loop *loop, nv_c2d_settle *settle);
 
-/** Remove what is Enqueued (locked ones stay their receiver's). */
+/** Remove what is Enqueued (locked ones stay their receiver's). Owned by the caller, alive until done. */
 typedef struct nv_c2d_purge {
+    /* in */
     nv_span device_id;
-    void (*done)(struct nv_c2d_purge *purge);
+    void (*done)(struct nv_c2d_purge *purge); /* after the commit */
     void *arg;
-    nv_hub_error error;
+    /* out */
+    nv_hub_error error; /* NONE, DeviceNotFound, ServiceUnavailable */
     uint64_t purged;
+    /* private */
     nv_hub_loop *_loop;
     nv_task _task;
-    void *_op;
 } nv_c2d_purge;
 void nv_c2d_purge_do(nv_hub_loop *loop, nv_c2d_purge *purge);
+
+/** How many messages wait for each of some devices (cloudToDeviceMessageCount). Owned by the caller, alive until done.
+ */
+typedef struct nv_c2d_depths {
+    /* in */
+    const nv_span *device_ids; /* valid until done */
+    size_t count;
+    void (*done)(struct nv_c2d_depths *depths);
+    void *arg;
+    /* out */
+    uint64_t *depths; /* room for count, the caller's; all 0 when the store fails */
+    nv_err status;
+    /* private */
+    nv_hub_loop *_loop;
+    nv_task _task;
+} nv_c2d_depths;
+void nv_c2d_depths_get(nv_hub_loop *loop, nv_c2d_depths *depths);
 
 /* ---- feedback ----------------------------------------------------------------------------------------------- */
 
@@ -165,6 +189,11 @@ typedef enum nv_feedback_status {
     NV_FEEDBACK_TABLE(X)
 #undef X
 } nv_feedback_status;
+
+/** What the AMQP link calls a batch; HTTP says application/json, as for all its bodies. */
+#define NV_FEEDBACK_CONTENT_TYPE "application/vnd.microsoft.iothub.feedback.json"
+#define NV_FEEDBACK_BATCH        64u
+#define NV_FEEDBACK_WAIT_US      (15 * NV_US_PER_S)
 
 /**
  * A batch of feedback records, as JSON array text, at most 64 records, locked for 60 s; durable; oldest first. Owned by
@@ -185,10 +214,10 @@ typedef struct nv_feedback_take {
     nv_hub_loop *_loop;
     nv_task _task;
     nv_list _link;
-    void *_op;
+    uint64_t _number;
 } nv_feedback_take;
 void nv_feedback_take_do(nv_hub_loop *loop, nv_feedback_take *take);
-/** Stop waiting; done is called with nothing, later. */
+/** Stop waiting; done is called, later, with nothing unless a batch was on its way. Thread: that of the take. */
 void nv_feedback_take_cancel(nv_feedback_take *take);
 
 typedef struct nv_feedback_settle {
@@ -199,7 +228,6 @@ typedef struct nv_feedback_settle {
     nv_hub_error error; /* NONE, DeviceMessageLockLost, ServiceUnavailable */
     nv_hub_loop *_loop;
     nv_task _task;
-    void *_op;
 } nv_feedback_settle;
 void nv_feedback_settle_do(nv_hub_loop *loop, nv_feedback_settle *settle);
 
@@ -208,5 +236,13 @@ void nv_feedback_settle_do(nv_hub_loop *loop, nv_feedback_settle *settle);
 nv_c2d *nv_c2d_new(nv_hub_loop *loop);
 /** Every receiver is detached, nothing is in flight. NULL is fine. */
 void nv_c2d_free(nv_c2d *c2d);
+/** Find what expired while the hub was down, and wait for what expires next. Once, before the loops run. */
+void nv_c2d_start(nv_hub *hub);
+/** The hub stops: locks and expiries wait for the next start. Thread: the loop's. */
+void nv_c2d_turn_end(nv_c2d *c2d);
+/** Nothing of it is on its way to the store. Thread: the loop's. */
+bool nv_c2d_idle(const nv_c2d *c2d);
+/** A device is gone, and its messages with it (core/devices.h tells). Thread: the shard's loop. */
+void nv_c2d_device_gone(nv_hub_loop *shard, nv_span device_id);
 
 #endif

@@ -15,6 +15,7 @@
  */
 #include "base/alloc.h"
 #include "base/metrics.h"
+#include "core/c2d.h"
 #include "core/device_table.h"
 
 #include <assert.h>
@@ -407,6 +408,9 @@ static void change_on_shard(nv_task *task)
         for (nv_list *node = e->modules.next; modules_too && node != &e->modules; node = node->next) {
             revoke_on_shard(nv_container_of(node, nv_device_entry, sibling), NULL);
         }
+    }
+    if (module_id.len == 0 && !c->identity) {
+        nv_c2d_device_gone(c->shard, device_id);
     }
     nv_identity_unref(c->identity);
     free(c);

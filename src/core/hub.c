@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "base/hash.h"
+#include "core/c2d.h"
 #include "core/devices.h"
 #include "core/events.h"
 #include "core/fault.h"
@@ -36,6 +37,7 @@ static void make_loops(nv_hub *hub, const nv_hub_config *config)
         loop->telemetry = nv_telemetry_new(loop);
         loop->devices = nv_device_table_new(loop);
         loop->methods = nv_methods_new(loop);
+        loop->c2d = nv_c2d_new(loop);
     }
     for (size_t shard = 0; shard < NV_SHARDS; shard++) {
         hub->shard_to_loop[shard] = (uint16_t)(shard % config->loop_count);
@@ -71,6 +73,7 @@ nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why)
     for (size_t i = 0; i < hub->loop_count && nv_events_wanted(hub, NV_SOURCE_CONNECTION_STATE); i++) {
         nv_device_table_tell_connections(hub->loops[i].devices);
     }
+    nv_c2d_start(hub);
     *out = hub;
     return NV_OK;
 }
@@ -83,6 +86,7 @@ void nv_hub_free(nv_hub *hub)
     nv_events_free(hub->events);
     for (size_t i = 0; i < hub->loop_count; i++) {
         nv_methods_free(hub->loops[i].methods);
+        nv_c2d_free(hub->loops[i].c2d);
         nv_device_table_free(hub->loops[i].devices);
         nv_telemetry_free(hub->loops[i].telemetry);
         nv_timers_deinit(&hub->loops[i].timers);
@@ -201,7 +205,7 @@ static void settle_on_loop(nv_task *task)
 /* Nothing is on its way to log or state, and nothing will be. */
 static void look_whether_settled(nv_hub_loop *loop)
 {
-    if (nv_device_table_idle(loop->devices) && nv_methods_idle(loop->methods)) {
+    if (nv_device_table_idle(loop->devices) && nv_methods_idle(loop->methods) && nv_c2d_idle(loop->c2d)) {
         nv_device_table_close(loop->devices);
         sem_post(loop->_settling);
         loop->_settling = NULL;
@@ -236,6 +240,7 @@ void nv_hub_loop_turn_end(nv_hub_loop *loop)
 {
     nv_telemetry_turn_end(loop->telemetry);
     nv_methods_turn_end(loop->methods);
+    nv_c2d_turn_end(loop->c2d);
     nv_device_table_turn_end(loop->devices);
     if (loop->index == 0 && loop->hub->events) {
         nv_events_turn_end(loop->hub->events);

@@ -181,6 +181,24 @@ bool nv_property_find(nv_span section, nv_system_property id, nv_value *out)
     return false;
 }
 
+static size_t size_of_value(const nv_value *value)
+{
+    int size = value_size((uint8_t)value->type);
+    return size >= 0 ? (size_t)size : value->bytes.len;
+}
+
+nv_err nv_record_size(nv_span properties, nv_span body, size_t *out)
+{
+    nv_reader r = nv_reader_of(properties);
+    nv_property property;
+    size_t size = body.len;
+    while (nv_property_next(&r, &property)) {
+        size += size_of_value(&property.value) + (property.id == NV_PROP_APPLICATION ? property.name.len : 0);
+    }
+    *out = size;
+    return r.err == NV_OK ? NV_OK : NV_E_SYNTAX;
+}
+
 /* ---- stamps ----------------------------------------------------------------------------------------------- */
 
 nv_err nv_stamp_encode(nv_buf *out, const nv_stamp *stamp)

@@ -122,6 +122,12 @@ bool nv_property_next(nv_reader *r, nv_property *out);
 /** Find a system property in an encoded section. @return false when absent */
 bool nv_property_find(nv_span section, nv_system_property id, nv_value *out);
 
+/**
+ * The size of a message by the formula of the service (semantics.md section 3.11): body, values of system properties,
+ * names and values of the application's. @return NV_E_SYNTAX the section is malformed
+ */
+NV_NODISCARD nv_err nv_record_size(nv_span properties, nv_span body, size_t *out);
+
 /** How the sender proved who it is; part of `iothub-connection-auth-method`. Values are on disk. */
 typedef enum nv_auth_scope { NV_AUTH_SCOPE_DEVICE = 0, NV_AUTH_SCOPE_MODULE = 1, NV_AUTH_SCOPE_HUB = 2 } nv_auth_scope;
 typedef enum nv_auth_type { NV_AUTH_TYPE_SAS = 0, NV_AUTH_TYPE_X509 = 1 } nv_auth_type;

@@ -150,5 +150,7 @@ nv_identity_row nv_query_identity(const nv_query *query);
 
 /** Everything of the twin of a module, or of a device and its modules; absent is fine. */
 NV_NODISCARD nv_err nv_txn_twin_delete(nv_txn *txn, nv_span device_id, nv_span module_id);
+/** Messages of a device, and feedback of them that nobody fetched; absent is fine. */
+NV_NODISCARD nv_err nv_txn_c2d_drop(nv_txn *txn, nv_span device_id);
 
 #endif

@@ -170,6 +170,7 @@ static nv_err delete_device(nv_txn *txn, nv_span device_id, bool enabled)
         err = nv_query_finish(&query);
     }
     err = err == NV_OK ? nv_txn_twin_delete(txn, device_id, NV_SPAN_EMPTY) : err;
+    err = err == NV_OK ? nv_txn_c2d_drop(txn, device_id) : err;
     if (err == NV_OK) {
         nv_query query = nv_query_start(txn->db, NV_SQL_DEVICE_DELETE);
         nv_query_text(&query, device_id);
