@@ -90,7 +90,7 @@ typedef struct nv_c2d_receiver {
     bool _detached;
     /* private: the shard's loop */
     nv_list _link;
-    struct nv_c2d_queue *_queue;
+    void *_queue; /* nv_c2d_queue */
     uint32_t _window;
     uint32_t _locked;
 } nv_c2d_receiver;
