@@ -1,7 +1,7 @@
 /* Queries on the real stores: what rows they find, what answers look like, pages. */
 #include "base/attrs.h"
 #include "base/metrics.h"
-#include "core/query_rig.h"
+#include "support/query_rig.h"
 
 #include <json-c/json.h>
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /** What the tests of queries share: a fleet on the real stores, and questions to it. */
-#ifndef NV_CORE_QUERY_RIG_H
-#define NV_CORE_QUERY_RIG_H
+#ifndef NV_TESTS_QUERY_RIG_H
+#define NV_TESTS_QUERY_RIG_H
 
 #include "core/query.h"
 #include "support/real_core.h"

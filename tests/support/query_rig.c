@@ -1,4 +1,4 @@
-#include "core/query_rig.h"
+#include "support/query_rig.h"
 
 #include "core/registry.h"
 #include "core/twin.h"
