@@ -14,6 +14,7 @@
 #include "core/lifecycle.h"
 #include "core/registry_cache.h"
 #include "core/registry_rules.h"
+#include "core/twin.h"
 
 #include <stdlib.h>
 
@@ -194,6 +195,10 @@ static nv_err run_put(nv_state_op *op, nv_txn *txn)
     }
     bool is_device = row.module_id.len == 0;
     err = nv_txn_identity_put(txn, &row);
+    if (err == NV_OK && !current && self->request->twin.len) {
+        err = nv_twin_create(self->request->_loop->hub, txn, row.device_id, row.module_id, self->request->twin,
+                             &self->verdict.error, self->verdict.detail);
+    }
     if (err == NV_OK && !current) {
         err = nv_lifecycle_put(self->request->_loop->hub, txn, &row, true, &self->told);
     }

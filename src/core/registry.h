@@ -102,6 +102,7 @@ typedef struct nv_registry_request {
     nv_precondition precondition;
     uint64_t etag;
     uint32_t regenerate;
+    nv_span twin;    /* PUT, UPSERT: tags and desired properties if it is created, JSON (core/twin.h); empty: none */
     bool own_device; /* asked with the device's own credential: it may PUT keys onto its system modules ($edgeHub) */
     void (*done)(struct nv_registry_request *request); /* on the loop that asked, never from within the call */
     void *arg;

@@ -80,6 +80,7 @@ static nv_err put_change(nv_twin_update *update, int64_t now_us, nv_txn *txn, nv
                       .operation = whole ? "replaceTwin" : "updateTwin",
                       .device_id = update->device_id,
                       .module_id = update->module_id,
+                      .generation = update->row.generation,
                       .operation_us = now_us,
                       .body = nv_buf_span(body)};
     err = err == NV_OK ? nv_events_put(update->hub, txn, &event) : err;

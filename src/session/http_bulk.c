@@ -1,4 +1,5 @@
 /** Operations on many identities in one request: bulk and key rotation (http-hub.md section 7). */
+#include "core/twin.h"
 #include "session/http_exchange.h"
 #include "session/http_identity.h"
 
@@ -11,9 +12,10 @@
 #include <stdlib.h>
 
 typedef struct bulk_item {
-    nv_registry_request request;
+    nv_registry_request request; /* also tells the outcome of an operation on the twin */
+    nv_twin_request twin;        /* when it is one */
+    bool is_twin;
     struct bulk_op *op;
-    bool without_twin; /* it brought tags or properties, which this hub does not keep yet */
 } bulk_item;
 
 typedef struct bulk_op {
@@ -33,6 +35,7 @@ static void bulk_op_free(void *arg)
     bulk_op *op = arg;
     for (size_t i = 0; i < op->count; i++) {
         nv_identity_unref(op->items[i].request.identity);
+        nv_twin_unref(op->items[i].twin.twin);
     }
     if (op->items) {
         nv_wipe(op->items, op->count * sizeof(*op->items));
@@ -55,6 +58,12 @@ static void finish(bulk_op *op)
     nv_buf_deinit(&body);
 }
 
+static void item_fail(bulk_item *item, nv_hub_error error, const char *detail)
+{
+    item->request.error = error;
+    (void)snprintf(item->request.detail, sizeof(item->request.detail), "%s", detail);
+}
+
 static void run_items(bulk_op *op);
 
 static void item_done(nv_registry_request *request)
@@ -64,27 +73,42 @@ static void item_done(nv_registry_request *request)
     run_items(op);
 }
 
+static void twin_done(nv_twin_request *twin)
+{
+    bulk_item *item = twin->arg;
+    item_fail(item, twin->error, twin->detail);
+    item->op->in_flight--;
+    run_items(item->op);
+}
+
+static void start_item(bulk_op *op, bulk_item *item)
+{
+    op->in_flight++;
+    if (item->is_twin) {
+        item->twin.device_id = item->request.spec.device_id;
+        item->twin.module_id = item->request.spec.module_id;
+        item->twin.done = twin_done;
+        item->twin.arg = item;
+        nv_twin_do(op->x->loop, &item->twin);
+        return;
+    }
+    item->request.done = item_done;
+    item->request.arg = item;
+    nv_registry_do(op->x->loop, &item->request);
+}
+
 /** Items with an error from parsing are skipped; the others go at once, so that one commit can take them all. */
 static void run_items(bulk_op *op)
 {
     while (op->next < op->count && (op->in_flight == 0 || !op->in_sequence)) {
         bulk_item *item = &op->items[op->next++];
         if (item->request.error == NV_HUB_ERROR_NONE) {
-            op->in_flight++;
-            item->request.done = item_done;
-            item->request.arg = item;
-            nv_registry_do(op->x->loop, &item->request);
+            start_item(op, item);
         }
     }
     if (op->next == op->count && op->in_flight == 0) {
         finish(op);
     }
-}
-
-static void item_fail(bulk_item *item, nv_hub_error error, const char *detail)
-{
-    item->request.error = error;
-    (void)snprintf(item->request.detail, sizeof(item->request.detail), "%s", detail);
 }
 
 /** Ids of an item into its request. @return false: the item has failed */
@@ -155,7 +179,7 @@ static const import_mode import_modes[] = {
     {"createOrUpdate", NV_REGISTRY_UPSERT, false},
     {"createOrUpdateIfMatchETag", NV_REGISTRY_UPSERT, true},
     {"updateTwin", -1, false},
-    {"updateTwinIfMatchETag", -1, false},
+    {"updateTwinIfMatchETag", -1, true},
 };
 
 static const import_mode *import_mode_of(struct json_object *tree)
@@ -185,6 +209,29 @@ static void read_precondition(bulk_item *item, const import_mode *mode, struct j
     }
 }
 
+/** The item as text is a twin among other members. It lives as long as the tree. */
+static nv_span item_text(struct json_object *tree)
+{
+    size_t len = 0;
+    const char *text =
+        json_object_to_json_string_length(tree, JSON_C_TO_STRING_PLAIN | JSON_C_TO_STRING_NOSLASHESCAPE, &len);
+    return nv_span_of(text, len);
+}
+
+static void read_twin(bulk_item *item, const import_mode *mode, struct json_object *tree)
+{
+    nv_span etag = NV_SPAN_EMPTY;
+    nv_span bare;
+    item->is_twin = true;
+    item->twin = (nv_twin_request){.verb = NV_TWIN_PATCH, .body = item_text(tree)};
+    if (mode->if_match && nv_json_as_string(nv_json_member(tree, "twinETag"), &etag)) {
+        item->twin.precondition = nv_if_match_parse(etag, &bare);
+        if (item->twin.precondition == NV_IF_ETAG && !nv_twin_etag_parse(bare, &item->twin.etag)) {
+            item->twin.etag = UINT64_MAX; /* no twin counts that far */
+        }
+    }
+}
+
 static void read_item(bulk_item *item, struct json_object *tree)
 {
     if (!json_object_is_type(tree, json_type_object)) {
@@ -194,14 +241,17 @@ static void read_item(bulk_item *item, struct json_object *tree)
     if (!read_ids(item, tree)) {
         return;
     }
-    if (nv_module_id_is_system(item->request.spec.module_id)) {
-        item_fail(item, NV_HUB_ERROR_ArgumentInvalid, "Module ids that begin with $ belong to the hub");
+    const import_mode *mode = import_mode_of(tree);
+    if (!mode) {
+        item_fail(item, NV_HUB_ERROR_ArgumentInvalid, "importMode is missing or unknown");
         return;
     }
-    const import_mode *mode = import_mode_of(tree);
-    if (!mode || mode->verb < 0) {
-        item_fail(item, mode ? NV_HUB_ERROR_InvalidOperation : NV_HUB_ERROR_ArgumentInvalid,
-                  mode ? "This hub does not keep twins yet" : "importMode is missing or unknown");
+    if (mode->verb < 0) {
+        read_twin(item, mode, tree);
+        return;
+    }
+    if (nv_module_id_is_system(item->request.spec.module_id)) {
+        item_fail(item, NV_HUB_ERROR_ArgumentInvalid, "Module ids that begin with $ belong to the hub");
         return;
     }
     item->request.verb = (nv_registry_verb)mode->verb;
@@ -214,7 +264,9 @@ static void read_item(bulk_item *item, struct json_object *tree)
     if (error != NV_HUB_ERROR_NONE) {
         item_fail(item, error, detail);
     }
-    item->without_twin = nv_json_member(tree, "tags") || nv_json_member(tree, "properties");
+    if (nv_json_member(tree, "tags") || nv_json_member(tree, "properties")) {
+        item->request.twin = item_text(tree);
+    }
 }
 
 /**
@@ -245,25 +297,6 @@ static void find_repeated(bulk_op *op)
     free(keys);
 }
 
-static void write_warnings(const bulk_op *op, nv_json_writer *w)
-{
-    nv_json_key(w, "warnings");
-    nv_json_begin_array(w);
-    for (size_t i = 0; i < op->count; i++) {
-        const bulk_item *item = &op->items[i];
-        if (item->without_twin && item->request.error == NV_HUB_ERROR_NONE) {
-            nv_json_begin_object(w);
-            write_ids(w, "deviceId", &item->request.spec);
-            nv_json_key(w, "warningCode");
-            nv_json_str(w, "DeviceRegisteredWithoutTwin");
-            nv_json_key(w, "warningStatus");
-            nv_json_str(w, "The identity is stored; tags and properties are not, this hub does not keep twins yet");
-            nv_json_end_object(w);
-        }
-    }
-    nv_json_end_array(w);
-}
-
 static void show_bulk(bulk_op *op, nv_json_writer *w, size_t failed)
 {
     nv_json_begin_object(w);
@@ -277,7 +310,9 @@ static void show_bulk(bulk_op *op, nv_json_writer *w, size_t failed)
         }
     }
     nv_json_end_array(w);
-    write_warnings(op, w);
+    nv_json_key(w, "warnings"); /* an identity is made with its twin or not at all */
+    nv_json_begin_array(w);
+    nv_json_end_array(w);
     nv_json_end_object(w);
     send_bulk(op, w, failed ? 400 : 200, failed ? "BulkRegistryOperationFailure" : NULL);
 }

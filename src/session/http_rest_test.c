@@ -514,7 +514,15 @@ static void bulk(void **state)
         {"[{\"id\":\"b6\",\"importMode\":\"updateTwin\",\"tags\":{}},{\"id\":\"b6\",\"importMode\":\"nonsense\"},"
          "{\"id\":\"bad id\",\"importMode\":\"create\"},7,null,"
          "{\"id\":\"b7\",\"importMode\":\"create\",\"status\":\"asleep\"}]",
-         "DeviceDefinedMultipleTimes InvalidOperation ArgumentInvalid"},
+         "DeviceDefinedMultipleTimes ArgumentInvalid"},
+        {"[{\"id\":\"b6\",\"importMode\":\"updateTwin\",\"tags\":{\"a\":1.50}},"
+         "{\"id\":\"b5\",\"importMode\":\"updateTwinIfMatchETag\",\"twinETag\":\"AAAAAAAAAAE=\","
+         "\"properties\":{\"desired\":{\"b\":{\"c\":1}}}}]",
+         ""},
+        {"[{\"id\":\"b6\",\"importMode\":\"updateTwinIfMatchETag\",\"twinETag\":\"AAAAAAAAAAE=\",\"tags\":{}},"
+         "{\"id\":\"b5\",\"importMode\":\"updateTwin\",\"tags\":{\"a b\":1}},"
+         "{\"id\":\"nobody\",\"importMode\":\"updateTwin\",\"tags\":{}}]",
+         "PreconditionFailed ArgumentInvalid DeviceNotFound"},
         /* as Explorer deletes */
         {"[{\"id\":\"b1\",\"etag\":\"*\",\"importMode\":\"deleteIfMatchEtag\"},"
          "{\"id\":\"b2\",\"etag\":\"*\",\"importMode\":\"deleteIfMatchEtag\"}]",
@@ -547,10 +555,41 @@ static void bulk(void **state)
     nv_expect("GET", "/devices/b1" V, NULL, 404);
     nv_expect("GET", "/devices/b2" V, NULL, 404);
     nv_expect("GET", "/devices/b5" V, NULL, 200);
-    nv_expect("POST", "/devices" V, "[{\"id\":\"b8\",\"importMode\":\"create\",\"tags\":{\"a\":1}}]", 200);
-    assert_string_equal(nv_said_at("warnings.0.warningCode"), "DeviceRegisteredWithoutTwin");
+    nv_expect("GET", "/twins/b6" V, NULL, 200);
+    assert_string_equal(nv_said_at("tags.a"), "1.50");
+    assert_string_equal(nv_said_at("version"), "4");
+    nv_expect("GET", "/twins/b5" V, NULL, 200);
+    assert_string_equal(nv_said_at("properties.desired.b.c"), "1");
+    assert_string_equal(nv_said_at("properties.desired.$version"), "2");
     nv_expect_error("POST", "/devices" V, "{}", 400, "ArgumentInvalid");
     nv_expect_error("POST", "/devices" V, "[]", 400, "ArgumentInvalid");
+}
+
+/* Identities come with their twins, or not at all. */
+static void bulk_with_twins(void **state)
+{
+    (void)state;
+    nv_use_policy("iothubowner");
+    nv_expect("POST", "/devices" V,
+              "[{\"id\":\"t1\",\"importMode\":\"create\",\"tags\":{\"a\":1},"
+              "\"properties\":{\"desired\":{\"b\":2},\"reported\":{\"c\":3}}},"
+              "{\"id\":\"t2\",\"importMode\":\"createOrUpdate\",\"tags\":{\"a\":2}}]",
+              200);
+    nv_expect("GET", "/twins/t1" V, NULL, 200);
+    assert_string_equal(nv_said_at("etag"), "AAAAAAAAAAE=");
+    assert_string_equal(nv_said_at("version"), "2");
+    assert_string_equal(nv_said_at("tags.a"), "1");
+    assert_string_equal(nv_said_at("properties.desired.b"), "2");
+    assert_string_equal(nv_said_at("properties.desired.$version"), "1");
+    assert_string_equal(nv_said_at("properties.desired.$metadata.b.$lastUpdatedVersion"), "1");
+    assert_string_equal(nv_said_at("properties.reported.c"), "(null)");
+    nv_expect("POST", "/devices" V, "[{\"id\":\"t2\",\"importMode\":\"createOrUpdate\",\"tags\":{\"a\":3}}]", 200);
+    nv_expect("GET", "/twins/t2" V, NULL, 200);
+    assert_string_equal(nv_said_at("tags.a"), "2");
+    nv_expect("POST", "/devices" V, "[{\"id\":\"t3\",\"importMode\":\"create\",\"tags\":{\"a.b\":1}}]", 400);
+    assert_string_equal(nv_said_at("errors.0.errorCode"), "ArgumentInvalid");
+    assert_string_equal(nv_said_at("errors.0.errorStatus"), "tags.a.b: a name holds one of . $ #");
+    nv_expect("GET", "/devices/t3" V, NULL, 404);
 }
 
 static void keys_rotate(void **state)
@@ -775,6 +814,7 @@ int main(void)
         cmocka_unit_test(json_of_identities),
         cmocka_unit_test(generations),
         cmocka_unit_test(bulk),
+        cmocka_unit_test(bulk_with_twins),
         cmocka_unit_test(keys_rotate),
         cmocka_unit_test(modules),
         cmocka_unit_test(modules_of_no_device),

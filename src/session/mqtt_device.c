@@ -47,7 +47,8 @@ void mqtt_set_state(mqtt_device *m, mqtt_state state)
 void mqtt_update_reading(mqtt_device *m)
 {
     m->session.reading =
-        m->state == MQTT_WAITING || (m->state == MQTT_OPEN && !m->blocked && !m->pending_ack && !mqtt_ring_full(m));
+        m->state == MQTT_WAITING || (m->state == MQTT_OPEN && !m->blocked && !m->pending_ack && !mqtt_ring_full(m) &&
+                                     !mqtt_twins_full(m) && !mqtt_output_full(m));
 }
 
 static int64_t add_us(int64_t now_us, int64_t delta_us)
@@ -71,7 +72,7 @@ void mqtt_update_deadline(mqtt_device *m, int64_t now_us)
         int64_t left = m->expires_wall_us - nv_wall_us(mqtt_hub(m)->clock);
         deadline = earlier(deadline, add_us(now_us, left > 0 ? left : 0));
     }
-    m->session.deadline_us = deadline;
+    m->session.deadline_us = m->fault ? earlier(deadline, m->fault->at_us) : deadline;
 }
 
 /* ---- ending ------------------------------------------------------------------------------------------------- */
@@ -97,7 +98,7 @@ static bool promises_kept(mqtt_device *m)
         free(m->will);
         m->will = NULL;
     }
-    return m->client.pending == 0 && !m->pending_ack && !m->connecting;
+    return m->client.pending == 0 && m->operations == 0 && !m->pending_ack && !m->connecting;
 }
 
 void mqtt_settle(mqtt_device *m)
@@ -133,7 +134,16 @@ void mqtt_end(mqtt_device *m)
     }
     mqtt_set_state(m, MQTT_ENDING);
     m->session.deadline_us = INT64_MAX;
+    mqtt_c2d_set(m, false); /* what it did not acknowledge is in the queue again before a next connection asks */
     mqtt_settle(m);
+}
+
+void mqtt_operation_done(mqtt_device *m)
+{
+    m->operations--;
+    mqtt_update_reading(m);
+    mqtt_settle(m);
+    wake(m);
 }
 
 /* Did the peer break a rule, or did something happen to it? */
@@ -167,6 +177,23 @@ uint8_t *mqtt_reserve(mqtt_device *m, size_t len)
         mqtt_end_for(m, NV_REFUSAL_SLOW_READER, "");
     }
     return room;
+}
+
+bool mqtt_output_full(const mqtt_device *m)
+{
+    return nv_buf_len(m->session.out) > MQTT_OUTPUT_MARK;
+}
+
+void mqtt_send(mqtt_device *m, nv_span topic, nv_span payload)
+{
+    nv_mqtt_publish publish = {.topic = topic, .payload = payload};
+    size_t size = nv_mqtt_publish_size(topic.len, payload.len, 0);
+    uint8_t *room = mqtt_reserve(m, size);
+    if (room) {
+        nv_writer w = nv_writer_of(room, size);
+        nv_mqtt_write_publish(&w, &publish);
+        nv_buf_commit(m->session.out, w.err == NV_OK ? nv_writer_len(&w) : 0);
+    }
 }
 
 /* ---- input -------------------------------------------------------------------------------------------------- */
@@ -211,7 +238,8 @@ static void on_packet(mqtt_device *m, const nv_mqtt_packet *packet)
     case NV_MQTT_DISCONNECT:
         on_disconnect(m);
         return;
-    case NV_MQTT_PUBACK: /* nothing is sent with QoS 1 yet: a late one of an earlier connection */
+    case NV_MQTT_PUBACK:
+        mqtt_on_puback(m, packet->u.ack_id);
         return;
     case NV_MQTT_CONNECT:
         end_malformed(m, NV_E_SYNTAX, packet, "a second one on the same connection [MQTT-3.1.0-2]");
@@ -294,7 +322,10 @@ static void look_at_idle_buffers(mqtt_device *m, int64_t now_us)
 static void tick_open(mqtt_device *m, int64_t now_us)
 {
     char detail[NV_REFUSAL_DETAIL];
-    if (!m->session.reading) {
+    if (m->fault && !mqtt_fault_tick(m, now_us)) {
+        return;
+    }
+    if (!m->session.reading && !mqtt_output_full(m)) {
         m->heard_us = now_us; /* its silence is our doing */
     }
     if (now_us - m->heard_us >= m->silence_us) {
@@ -320,6 +351,18 @@ static void tick(nv_session *session, int64_t now_us)
         mqtt_end_for(m, NV_REFUSAL_DEADLINE, "");
     } else if (m->state == MQTT_OPEN) {
         tick_open(m, now_us);
+    }
+}
+
+static void sent(nv_session *session, int64_t now_us)
+{
+    (void)now_us;
+    mqtt_device *m = (mqtt_device *)(void *)session;
+    if (m->c2d) {
+        mqtt_c2d_room(m);
+    }
+    if (NV_UNLIKELY(!session->reading)) {
+        mqtt_update_reading(m);
     }
 }
 
@@ -359,11 +402,13 @@ static void free_session(nv_session *session)
     nv_identity_unref(m->identity);
     free(m->will);
     free(m->pending_ack);
+    free(m->fault);
     free(m->stamp);
     free(m);
 }
 
-static const nv_session_ops ops = {.input = input, .tick = tick, .lost = lost, .drain = drain, .free = free_session};
+static const nv_session_ops ops = {
+    .input = input, .sent = sent, .tick = tick, .lost = lost, .drain = drain, .free = free_session};
 
 nv_session *nv_mqtt_device_new(nv_carrier *carrier)
 {

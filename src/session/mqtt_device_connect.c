@@ -4,6 +4,7 @@
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "base/metrics.h"
+#include "core/twin.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -134,6 +135,14 @@ static void make_stamp(mqtt_device *m, const nv_auth_request *auth, nv_span mode
                              nv_span_of(m->stamp, len));
 }
 
+static void announce_model(mqtt_device *m)
+{
+    nv_stamp stamp;
+    if (nv_stamp_decode(m->client.stamp.bytes, &stamp) == NV_OK && stamp.model_id.len > 0) {
+        nv_twin_announce_model(m->session.carrier->loop, m->identity, stamp.model_id);
+    }
+}
+
 static void granted(nv_claim *claim)
 {
     mqtt_device *m = nv_container_of(claim, mqtt_device, claim);
@@ -159,7 +168,11 @@ static void granted(nv_claim *claim)
     m->session.max_pending = m->max_packet;
     m->session.authenticated = true;
     mqtt_set_state(m, MQTT_OPEN);
+    m->resumed = claim->session_present;
+    mqtt_fault_resume(m);
     mqtt_update_deadline(m, now_us);
+    announce_model(m);
+    mqtt_follow_subscriptions(m);
     nv_subject subject = mqtt_subject(m);
     subject.peer = m->session.carrier->peer->address;
     nv_diag(NV_LEVEL_INFO, "mqtt", &subject, "connected%s", claim->session_present ? ", session resumed" : "");
@@ -192,7 +205,8 @@ static void accept_identity(mqtt_device *m)
                           .credential = c->auth.credential,
                           .clean = c->connect.clean,
                           .granted = granted,
-                          .evict = evicted};
+                          .evict = evicted,
+                          .deliver = mqtt_on_delivery};
 }
 
 static void authenticated(nv_auth_request *auth)
@@ -220,7 +234,7 @@ static void authenticated(nv_auth_request *auth)
         nv_hub_refuse(mqtt_hub(m), "mqtt", m->session.carrier->peer, m->identity->device_id, m->identity->module_id,
                       NV_REFUSAL_TOPIC, "of the will");
         mqtt_refuse_connect(m, NV_MQTT_REFUSED_UNAUTHORIZED);
-    } else {
+    } else if (!mqtt_fault_refuses(m)) {
         mqtt_set_state(m, MQTT_CLAIMING);
         m->claimed = true;
         nv_claim_ask(m->session.carrier->loop, &m->claim);

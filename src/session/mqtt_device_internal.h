@@ -5,8 +5,9 @@
  *      |                     |                       |                   |
  *      +---------------------+-------- refused ------+--- any end -------+--> ENDING --promises kept--> CLOSED
  *
- * ENDING takes no input; it lasts until every append is confirmed (and acknowledged, if it is stored) and the will is
- * in the log. CLOSED tells the carrier to flush and close, and gives the claim back; then the session is done.
+ * ENDING takes no input; it lasts until every append is confirmed (and acknowledged, if it is stored), what was asked
+ * of the core has come back, and the will is in the log. CLOSED tells the carrier to flush and close, and gives the
+ * claim back; then the session is done.
  */
 #ifndef NV_SESSION_MQTT_DEVICE_INTERNAL_H
 #define NV_SESSION_MQTT_DEVICE_INTERNAL_H
@@ -17,6 +18,7 @@
 #include "codec/username.h"
 #include "core/auth.h"
 #include "core/devices.h"
+#include "core/fault.h"
 #include "core/telemetry.h"
 #include "session/mqtt_device.h"
 
@@ -70,6 +72,20 @@ typedef struct mqtt_ring {
 
 #define MQTT_RING_UNIT 16u /* bytes */
 
+/* More than this in the output, and the session starts nothing that would add to it: no twin is read and no message of
+ * the queue written until the peer has read some of it. */
+#define MQTT_OUTPUT_MARK (256u << 10)
+
+/* What receives cloud-to-device messages; mqtt_device_c2d.c. */
+typedef struct mqtt_c2d mqtt_c2d;
+
+/* A fault that the device asked for (core/fault.h). */
+typedef struct mqtt_fault {
+    nv_fault_order order;
+    int64_t at_us; /* monotonic: when it begins or, once active, when it ends */
+    bool active;   /* it holds messages back, or refuses them */
+} mqtt_fault;
+
 /* Buffers of a session that has not published for this long are given back. */
 #define MQTT_IDLE_US (10 * NV_US_PER_S)
 
@@ -83,12 +99,17 @@ typedef struct mqtt_device {
     mqtt_topic_cache *topic;
     mqtt_will *will;
     mqtt_pending_ack *pending_ack;
+    mqtt_c2d *c2d;     /* NULL: no subscription asks for messages */
+    mqtt_fault *fault; /* NULL: none was asked for */
     uint8_t *stamp;
     int64_t heard_us;        /* monotonic: last sign of life */
     int64_t silence_us;      /* how long the peer may be silent */
     int64_t expires_wall_us; /* of the token */
     int64_t idle_us;         /* when to look whether buffers are idle; INT64_MAX: there are none */
     size_t max_packet;
+    uint32_t operations; /* asked of the core and not come back; the session lives until they have */
+    uint32_t twin_requests;
+    size_t twin_bytes; /* what these hold, and what their answers may become */
     mqtt_state state;
     bool persistent : 1;      /* clean=0 */
     bool has_api_version : 1; /* twins and methods may be touched */
@@ -98,6 +119,9 @@ typedef struct mqtt_device {
     bool lost : 1;            /* the transport is gone */
     bool claimed : 1;         /* the claim was asked for and not given back */
     bool releasing : 1;       /* the claim is on its way back */
+    bool operated : 1;        /* something was sent, received or subscribed to */
+    bool resumed : 1;         /* of an earlier connection's session */
+    uint8_t wants : 2;        /* what the claim was told */
 } mqtt_device;
 
 static inline nv_hub *mqtt_hub(const mqtt_device *m)
@@ -132,6 +156,24 @@ void mqtt_update_reading(mqtt_device *m);
 void mqtt_update_deadline(mqtt_device *m, int64_t now_us);
 /** Room in the output, or NULL: then the session has ended because the peer does not read. */
 uint8_t *mqtt_reserve(mqtt_device *m, size_t len);
+
+/**
+ * Append a PUBLISH with QoS 0, or do nothing where nothing can be sent any more.
+ * @param topic  at most NV_MQTT_MAX_STRING bytes
+ */
+void mqtt_send(mqtt_device *m, nv_span topic, nv_span payload);
+/** True while the peer leaves too much unread. */
+bool mqtt_output_full(const mqtt_device *m);
+/** Something that was asked of the core has come back. The session may be done after this. */
+void mqtt_operation_done(mqtt_device *m);
+/** Tell the core that the connection is used (a message sent, something received or subscribed to). */
+static inline void mqtt_operated(mqtt_device *m)
+{
+    if (NV_UNLIKELY(!m->operated)) {
+        m->operated = true;
+        nv_claim_operated(&m->claim);
+    }
+}
 
 /* ---- mqtt_device_connect.c ---- */
 
@@ -173,9 +215,45 @@ void mqtt_on_unsubscribe(mqtt_device *m, const nv_mqtt_subscribe *unsubscribe);
 /** The granted QoS of a kind of subscription, or -1 when there is none. */
 int mqtt_subscription_qos(const mqtt_device *m, nv_filter_kind kind);
 
-/* ---- mqtt_device_twin.c: rooms of features to come ---- */
+/** Make the core's view what the subscriptions say: after they changed, and once the claim is granted. */
+void mqtt_follow_subscriptions(mqtt_device *m);
+
+/* ---- mqtt_device_twin.c ---- */
 
 /** A publish on a topic of twins, methods or credentials, parsed. */
-void mqtt_on_request(mqtt_device *m, const nv_topic *topic);
+void mqtt_on_request(mqtt_device *m, const nv_topic *topic, nv_span payload);
+/** nv_claim.deliver */
+void mqtt_on_delivery(nv_claim *claim, const nv_delivery *delivery);
+/** True when the bounds on twin requests in flight are reached. */
+bool mqtt_twins_full(const mqtt_device *m);
+
+/* ---- mqtt_device_method.c ---- */
+
+void mqtt_send_method(mqtt_device *m, const nv_delivery *delivery);
+void mqtt_on_method_answer(mqtt_device *m, const nv_topic *topic, nv_span payload);
+
+/* ---- mqtt_device_c2d.c ---- */
+
+/** Begin or stop to receive messages; harmless when that is so already. */
+void mqtt_c2d_set(mqtt_device *m, bool wanted);
+/** The peer has read something: go on with what waited for room. */
+void mqtt_c2d_room(mqtt_device *m);
+void mqtt_on_puback(mqtt_device *m, uint16_t packet_id);
+
+/* ---- mqtt_device_fault.c ---- */
+
+/** @p properties are those of a message that is about to be sent: note the fault they may ask for. */
+void mqtt_fault_order(mqtt_device *m, nv_span properties);
+/**
+ * May a message be taken now? @return false: it is held back (m->blocked), or the session has ended; only called while
+ * m->fault is there
+ */
+bool mqtt_fault_allows(mqtt_device *m);
+/** A fault begins or ends. @return false: the session has ended */
+bool mqtt_fault_tick(mqtt_device *m, int64_t now_us);
+/** A fault of the identity outlives its connection. @return true: CONNECT is refused, and was */
+bool mqtt_fault_refuses(mqtt_device *m);
+/** The claim is granted: a fault that lets it connect goes on. */
+void mqtt_fault_resume(mqtt_device *m);
 
 #endif

@@ -133,6 +133,10 @@ static bool learn_topic(mqtt_device *m, nv_span topic, nv_span bag)
         mqtt_end_for(m, NV_REFUSAL_TOO_BIG, err == NV_E_LIMIT ? "too many properties" : "the properties");
         return false;
     }
+    if (NV_UNLIKELY(mqtt_hub(m)->faults)) { /* each message is looked at, so the topic is not kept */
+        mqtt_fault_order(m, nv_buf_span(&t->properties));
+        return !m->fault || mqtt_fault_allows(m);
+    }
     memcpy(t->topic, topic.ptr, topic.len);
     t->len = (uint32_t)topic.len;
     return true;
@@ -162,7 +166,8 @@ static bool on_other_topic(mqtt_device *m, const nv_mqtt_publish *publish)
     if (topic.kind == NV_TOPIC_TELEMETRY) {
         return learn_topic(m, publish->topic, topic.bag);
     }
-    mqtt_on_request(m, &topic);
+    mqtt_operated(m);
+    mqtt_on_request(m, &topic, publish->payload);
     if (publish->qos > 0 && m->state == MQTT_OPEN) {
         acknowledge_without_log(m, publish->packet_id);
     }
@@ -216,7 +221,7 @@ bool mqtt_on_publish(mqtt_device *m, const nv_mqtt_packet *packet)
         return true;
     }
     if (NV_UNLIKELY(!is_last_topic(m, publish->topic)) && !on_other_topic(m, publish)) {
-        return true;
+        return !m->blocked;
     }
     size_t size = publish->payload.len + m->topic->counted;
     if (NV_UNLIKELY(size > (size_t)mqtt_hub(m)->limits.message_bytes)) {
@@ -228,6 +233,7 @@ bool mqtt_on_publish(mqtt_device *m, const nv_mqtt_packet *packet)
                      : send_now(m, nv_buf_span(&m->topic->properties), publish->payload);
     if (NV_LIKELY(err == NV_OK)) {
         m->busy = true;
+        mqtt_operated(m);
         ring_push(m, ring_entry(publish->packet_id, packet->size));
         if (NV_UNLIKELY(mqtt_ring_full(m))) {
             m->session.reading = false;

@@ -49,14 +49,31 @@ static void drop(mqtt_device *m, nv_filter_kind kind)
     }
 }
 
+void mqtt_follow_subscriptions(mqtt_device *m)
+{
+    unsigned wants = 0;
+    if (m->has_api_version) { /* a kept session may hold what this connection must not touch */
+        wants |= mqtt_subscription_qos(m, NV_FILTER_DESIRED) >= 0 ? NV_WANTS_DESIRED : 0;
+        wants |= mqtt_subscription_qos(m, NV_FILTER_METHODS) >= 0 ? NV_WANTS_METHODS : 0;
+    }
+    if (wants != m->wants) {
+        m->wants = wants & 3;
+        nv_claim_want(&m->claim, wants);
+    }
+    mqtt_c2d_set(m, mqtt_subscription_qos(m, NV_FILTER_DEVICEBOUND) >= 0);
+}
+
 /* ---- answering ------------------------------------------------------------------------------------------------ */
 
-static void send_pending(mqtt_device *m, const mqtt_pending_ack *ack)
+/* From here on the change is in force: what it asks for comes behind its acknowledgement. */
+static void send_ack(mqtt_device *m, const mqtt_pending_ack *ack)
 {
     uint8_t *room = mqtt_reserve(m, ack->len);
     if (room) {
         memcpy(room, ack->packet, ack->len);
         nv_buf_commit(m->session.out, ack->len);
+        mqtt_operated(m);
+        mqtt_follow_subscriptions(m);
     }
 }
 
@@ -68,7 +85,7 @@ static void subscriptions_stored(void *arg, nv_err status)
     if (status != NV_OK) {
         mqtt_end_for(m, NV_REFUSAL_STORAGE, "the subscriptions could not be stored");
     } else if (m->state == MQTT_OPEN) {
-        send_pending(m, ack);
+        send_ack(m, ack);
     }
     free(ack);
     mqtt_update_reading(m);
@@ -86,7 +103,7 @@ static void answer(mqtt_device *m, mqtt_pending_ack *ack, bool changed)
                          subscriptions_stored, m);
         return;
     }
-    send_pending(m, ack);
+    send_ack(m, ack);
     free(ack);
 }
 

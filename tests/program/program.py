@@ -14,6 +14,7 @@ import sys
 import tempfile
 import time
 import urllib.parse
+import urllib.request
 
 NAVE = os.environ["NAVE"]
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
@@ -113,11 +114,16 @@ def port_of(hub, name):
     return urllib.parse.urlsplit(hub.file()["endpoints"][name]).port
 
 
+def admin(hub, path):
+    with urllib.request.urlopen(hub.file()["endpoints"]["admin"] + path, timeout=10) as answer:
+        return answer.read().decode()
+
+
 @case
 def words():
     assert re.fullmatch(r"nave \d+\.\d+\.\d+\n", nave("version")[0])
     overview = nave("help")[0]
-    for line in ("device add", "monitor", "doctor", "hub show", "sas"):
+    for line in ("device add", "twin patch", "method", "send", "query", "monitor", "doctor", "hub show", "sas"):
         assert line in overview, overview
     assert nave("--help")[0] == overview
     assert "nave device add pump1" in nave("help", "device", "add")[0]
@@ -130,6 +136,10 @@ def words():
                       (["up", "--dev-known-keys"], "--dev"), (["help", "nope"], "no command"), ([], "a command"),
                       (["device", "list", "-o", "xml"], "json or table"),
                       (["device", "list", "--hub", "HostName=x"], "connection string"),
+                      (["twin"], "verb"), (["twin", "patch", "x"], "missing"), (["method", "x"], "missing"),
+                      (["send", "x"], "missing"), (["send", "x", "y", "-p", "z"], "NAME=VALUE"),
+                      (["send", "x", "y", "--ack", "some"], "--ack"), (["send", "x", "y", "--ttl", "0"], "--ttl"),
+                      (["query"], "missing"), (["query", "x", "--page", "0"], "--page"),
                       (["completion", "fish"], "bash")):
         out, err = nave(*bad, code=2)
         assert out == "", out
@@ -144,9 +154,13 @@ try nave de
 try nave device r
 try nave device add --th
 try nave up --de
+try nave tw
+try nave twin p
+try nave method d1 --c
 """
     done = subprocess.run(["bash", "-eu", "-c", script], stdout=subprocess.PIPE, check=True)
-    assert done.stdout.decode().splitlines() == ["device", "rm", "--thumbprint", "--dev --dev-known-keys"], done.stdout
+    assert done.stdout.decode().splitlines() == ["device", "rm", "--thumbprint", "--dev --dev-known-keys", "twin",
+                                                 "patch", "--connect-timeout --ca"], done.stdout
 
 
 @case
@@ -262,6 +276,77 @@ def identities():
 
 
 @case
+def twins():
+    with Hub() as hub:
+        hub.cli("device", "add", "d1")
+        hub.cli("module", "add", "d1", "m1")
+        twin = hub.json("twin", "get", "d1")
+        assert twin["deviceId"] == "d1" and twin["version"] == 2 and twin["etag"] == "AAAAAAAAAAE=", twin
+        assert json.loads(hub.cli("twin", "get", "d1")[0]) == twin, "JSON is the default"
+        assert re.search(r"properties\.desired\.\$version +1\n", hub.cli("twin", "get", "d1", "-o", "table")[0])
+        patched = hub.json("twin", "patch", "d1", '{"tags":{"site":"n"},"properties":{"desired":{"t":21.70,"x":1e3}}}')
+        assert patched["tags"] == {"site": "n"} and patched["version"] == 3, patched
+        assert '"t": 21.70' in hub.cli("twin", "get", "d1")[0] and '"x": 1e3' in hub.cli("twin", "get", "d1")[0]
+        stale = twin["etag"]
+        one_sentence(hub.cli("twin", "patch", "d1", "{}", "--if-match", stale, code=1)[1], "ETag mismatch", "'d1'",
+                     "PreconditionFailed")
+        hub.cli("twin", "patch", "d1", "{}", "--if-match", patched["etag"])
+        hub.cli("twin", "patch", "d1", "{}", "--if-match", "*")
+        # a whole twin, from a file and from stdin
+        path = os.path.join(hub.dir, "twin.json")
+        with open(path, "w", encoding="utf-8") as file:
+            file.write(hub.cli("twin", "get", "d1")[0])
+        replaced = hub.json("twin", "replace", "d1", "@" + path)
+        assert replaced["tags"] == {"site": "n"} and replaced["properties"]["desired"]["t"] == 21.7, replaced
+        piped = subprocess.run([NAVE, "twin", "replace", "d1", "-", "--data", hub.data], input=b'{"tags":{"only":1}}',
+                               stdout=subprocess.PIPE, check=True, timeout=60)
+        assert json.loads(piped.stdout)["tags"] == {"only": 1}
+        assert "t" not in hub.json("twin", "get", "d1")["properties"]["desired"]
+        module = hub.json("twin", "patch", "d1", '{"properties":{"desired":{"m":1}}}', "--module", "m1")
+        assert module["moduleId"] == "m1" and module["properties"]["desired"]["m"] == 1
+        one_sentence(hub.cli("twin", "get", "nobody", code=1)[1], "nobody", "DeviceNotFound")
+        one_sentence(hub.cli("twin", "get", "d1", "--module", "nobody", code=1)[1], "nobody", "DeviceNotFound")
+        one_sentence(hub.cli("twin", "patch", "d1", '{"tags":{"a.b":1}}', code=1)[1], "tags", "ArgumentInvalid")
+        one_sentence(hub.cli("twin", "patch", "d1", "no JSON", code=2)[1], "no JSON")
+        one_sentence(hub.cli("twin", "patch", "d1", "@/nowhere", code=1)[1], "/nowhere")
+        # what `device show` adds to the identity
+        shown = hub.json("device", "show", "d1")
+        assert shown["twin"] == {"version": 7, "desiredVersion": shown["twin"]["desiredVersion"], "reportedVersion": 1,
+                                 "etag": shown["twin"]["etag"]}, shown
+        assert shown["connectionState"] == "Disconnected" and shown["cloudToDeviceMessageCount"] == 0
+        assert "twin.version" in hub.cli("device", "show", "d1")[0]
+        # as from another machine
+        remote = hub.json("hub", "show")
+        words = ["--hub", remote["serviceConnectionString"], "--ca", remote["caFile"]]
+        assert json.loads(nave("twin", "get", "d1", *words)[0])["deviceId"] == "d1"
+
+
+@case
+def methods():
+    with Hub() as hub:
+        hub.cli("device", "add", "d1")
+        out, err = hub.cli("method", "d1", "reboot", code=1)
+        assert out == ""
+        one_sentence(err, "not online", "DeviceNotOnline")
+        one_sentence(hub.cli("method", "nobody", "reboot", code=1)[1], "nobody", "DeviceNotFound")
+        one_sentence(hub.cli("method", "d1", "no name", code=1)[1], "methodName", "ArgumentInvalid")
+        one_sentence(hub.cli("method", "d1", "reboot", "no JSON", code=2)[1], "no JSON")
+        for flag, value in (("--timeout", "4"), ("--timeout", "301"), ("--connect-timeout", "x")):
+            one_sentence(hub.cli("method", "d1", "reboot", flag, value, code=2)[1], flag)
+        # A caller waits for a device that does not come; the hub stops meanwhile and says so at once.
+        waiting = subprocess.Popen([NAVE, "method", "d1", "reboot", "--timeout", "300", "--connect-timeout", "300",
+                                    "--data", hub.data], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while int(re.search(r"nave_net_connections_open (\d+)", admin(hub, "/metrics")).group(1)) < 2:
+            time.sleep(0.01)  # metrics have no other way to tell
+        started = time.monotonic()
+        assert hub.stop() == 0
+        assert time.monotonic() - started < 9
+        err = waiting.communicate(timeout=30)[1].decode()
+        assert waiting.returncode == 1
+        one_sentence(err, "stopping", "ServiceUnavailable")
+
+
+@case
 def hub_show_and_sas():
     with Hub("--hostname", "hub.example") as hub:
         path = os.path.join(hub.data, "hub.json")
@@ -269,6 +354,8 @@ def hub_show_and_sas():
         assert stat.S_IMODE(os.stat(hub.data).st_mode) == 0o700
         shown = hub.json("hub", "show")
         assert shown["hostName"] == "hub.example" and "localhost" in shown["hostNames"]
+        dotted = shown["dottedHostName"]
+        assert "." in dotted and dotted in shown["hostNames"] and socket.getaddrinfo(dotted, None)
         assert os.path.exists(shown["caFile"])
         assert set(shown["policies"]) == {"iothubowner", "service", "device", "registryRead", "registryReadWrite"}
         assert shown["policies"]["service"]["rights"] == "ServiceConnect"

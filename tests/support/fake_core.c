@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "support/fake_cloud.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -593,6 +594,8 @@ size_t fake_state_sessions(const fake_core *core)
 
 /* ---- all of it ------------------------------------------------------------------------------------------------- */
 
+bool fake_fault_injection;
+
 void fake_core_init(fake_core *core, size_t loops, const nv_limits *limits)
 {
     static const char *const names[] = {FAKE_HUB_NAME, FAKE_ALIAS};
@@ -617,7 +620,8 @@ void fake_core_init(fake_core *core, size_t loops, const nv_limits *limits)
                             .clock = &core->clock.clock,
                             .rng = &core->rng.rng,
                             .loops = core->execs,
-                            .loop_count = loops};
+                            .loop_count = loops,
+                            .fault_injection = fake_fault_injection};
     nv_buf why;
     nv_buf_init(&why, 256);
     nv_err err = nv_hub_new(&core->hub, &config, &why);
@@ -647,6 +651,7 @@ void fake_core_deinit(fake_core *core)
     fake_core_run(core);
     size_t loops = core->hub->loop_count;
     nv_hub_free(core->hub);
+    fake_cloud_reset();
     for (size_t i = 0; i < core->log->count; i++) {
         record_free(&core->log->records[i]);
     }

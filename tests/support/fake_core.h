@@ -38,6 +38,9 @@ typedef struct fake_core {
     struct nv_state *state;
 } fake_core;
 
+/** Hubs made from now on let devices ask for faults. */
+extern bool fake_fault_injection;
+
 /** A hub of @p loops loops (1 or 2) named hub.example.net, alias localhost, policies iothubowner, device, service with
  * key FAKE_POLICY_KEY. */
 void fake_core_init(fake_core *core, size_t loops, const nv_limits *limits);

@@ -70,6 +70,13 @@ void expect(bench *t, mqtt_pair *pair, const char *hex)
     assert_string_equal(mqtt_pair_take_hex(pair), hex);
 }
 
+void expect_text(bench *t, mqtt_pair *pair, const char *text)
+{
+    run(t);
+    assert_string_equal(mqtt_pair_take_text(pair), text);
+    mqtt_pair_service(pair);
+}
+
 void open_as(bench *t, mqtt_pair *pair, const mqtt_login *login)
 {
     mqtt_pair_connect(pair, login);

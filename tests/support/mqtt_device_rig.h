@@ -41,6 +41,8 @@ void run(bench *t);
 void advance(bench *t, int64_t us);
 /** Run, then compare what the hub sent since the last look. */
 void expect(bench *t, mqtt_pair *pair, const char *hex);
+/** The same, as mqtt_pair_take_text() gives it. */
+void expect_text(bench *t, mqtt_pair *pair, const char *text);
 /** Connect and expect CONNACK 0 without a session. */
 void open_as(bench *t, mqtt_pair *pair, const mqtt_login *login);
 

@@ -60,12 +60,23 @@ static void feed(mqtt_pair *pair)
     }
 }
 
+/* The peer has read: what is taken from out makes room. */
+static void tell_sent(mqtt_pair *pair)
+{
+    size_t unread = nv_buf_len(&pair->out);
+    if (unread < pair->unread && !pair->lost && !pair->session->closing && pair->session->ops->sent) {
+        pair->session->ops->sent(pair->session, nv_mono_us(pair->clock));
+    }
+    pair->unread = nv_buf_len(&pair->out);
+}
+
 void mqtt_pair_service(mqtt_pair *pair)
 {
     pair->woken = false;
     if (!pair->session) {
         return;
     }
+    tell_sent(pair);
     if (!pair->lost) {
         feed(pair);
     }
@@ -219,5 +230,59 @@ const char *mqtt_pair_take_hex(mqtt_pair *pair)
     assert(w.err == NV_OK);
     text[nv_writer_len(&w)] = '\0';
     nv_buf_clear(&pair->out);
+    return text;
+}
+
+static int put_packet(char *out, size_t size, const nv_mqtt_packet *packet)
+{
+    const nv_mqtt_publish *p = &packet->u.publish;
+    char id[24] = "";
+    switch (packet->type) {
+    case NV_MQTT_PUBLISH:
+        if (p->qos > 0) {
+            (void)snprintf(id, sizeof(id), "id=%u ", p->packet_id);
+        }
+        return snprintf(out, size, "PUBLISH q%u %s%s%s%.*s | %.*s\n", p->qos, id, p->dup ? "dup " : "",
+                        p->retain ? "retain " : "", NV_SPAN_ARG(p->topic), NV_SPAN_ARG(p->payload));
+    case NV_MQTT_CONNACK:
+        return snprintf(out, size, "CONNACK %u%s\n", packet->u.connack.code,
+                        packet->u.connack.session_present ? " session" : "");
+    case NV_MQTT_PUBACK:
+    case NV_MQTT_UNSUBACK:
+        return snprintf(out, size, "%s %u\n", nv_mqtt_type_name((uint8_t)packet->type), packet->u.ack_id);
+    case NV_MQTT_SUBACK:
+        return snprintf(out, size, "SUBACK %u %u\n", packet->u.suback.packet_id, packet->u.suback.codes.ptr[0]);
+    case NV_MQTT_NONE:
+    case NV_MQTT_CONNECT:
+    case NV_MQTT_PUBREC:
+    case NV_MQTT_PUBREL:
+    case NV_MQTT_PUBCOMP:
+    case NV_MQTT_SUBSCRIBE:
+    case NV_MQTT_UNSUBSCRIBE:
+    case NV_MQTT_PINGREQ:
+    case NV_MQTT_PINGRESP:
+    case NV_MQTT_DISCONNECT:
+        break;
+    }
+    return snprintf(out, size, "%s\n", nv_mqtt_type_name((uint8_t)packet->type));
+}
+
+const char *mqtt_pair_take_text(mqtt_pair *pair)
+{
+    static char text[1u << 21];
+    size_t len = 0;
+    text[0] = '\0';
+    while (nv_buf_len(&pair->out) > 0) {
+        nv_mqtt_packet packet;
+        size_t consumed = 0;
+        const char *why = "";
+        if (nv_mqtt_decode(nv_buf_span(&pair->out), PAIR_MAX, &packet, &consumed, &why) != NV_OK) {
+            (void)snprintf(text + len, sizeof(text) - len, "?");
+            break;
+        }
+        len += (size_t)put_packet(text + len, sizeof(text) - len, &packet);
+        assert(len < sizeof(text));
+        nv_buf_consume(&pair->out, consumed);
+    }
     return text;
 }

@@ -17,7 +17,8 @@ typedef struct mqtt_pair {
     nv_buf in;           /* what the session has not taken yet */
     nv_buf out;          /* what it sent */
     const nv_clock *clock;
-    size_t piece; /* feed so many bytes at a time; 0: all at once */
+    size_t piece;  /* feed so many bytes at a time; 0: all at once */
+    size_t unread; /* bytes of out when the session was last told of room */
     bool woken;
     bool closed; /* the carrier closed because the session wanted it */
     bool lost;   /* lost() was called */
@@ -67,5 +68,11 @@ void mqtt_pair_subscribe(mqtt_pair *pair, uint16_t packet_id, const char *filter
 void mqtt_pair_send_hex(mqtt_pair *pair, const char *hex);
 /** What the session sent since the last call, as lower-case hex in static memory. */
 const char *mqtt_pair_take_hex(mqtt_pair *pair);
+
+/**
+ * The same as text, one packet a line, in static memory: "PUBLISH q1 id=1 dup topic | payload", "PUBACK 7". Stops with
+ * "?" where the bytes are no packet.
+ */
+const char *mqtt_pair_take_text(mqtt_pair *pair);
 
 #endif

@@ -1,0 +1,12 @@
+# Events of the hub across power cuts.
+if(BUILD_TESTING)
+    add_executable(events_crash_test events_crash_test.c)
+    target_link_libraries(events_crash_test PRIVATE nv_core nv_fault_vfs nv_fault_disk)
+    add_test(NAME events_crash_test COMMAND events_crash_test honest 1000)
+    # The proofs that the test can fail.
+    add_test(NAME events_crash_lying_test COMMAND events_crash_test lying 300)
+    add_test(NAME events_crash_forgetful_test COMMAND events_crash_test forgetful 300)
+    set_tests_properties(events_crash_test events_crash_lying_test events_crash_forgetful_test
+        PROPERTIES LABELS "crash" TIMEOUT 600)
+    set_tests_properties(events_crash_lying_test events_crash_forgetful_test PROPERTIES WILL_FAIL TRUE)
+endif()
