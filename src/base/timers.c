@@ -65,6 +65,9 @@ void nv_timers_clear(nv_timers *timers, nv_timer *timer)
 void nv_timers_set(nv_timers *timers, nv_timer *timer, int64_t due_us)
 {
     nv_timers_clear(timers, timer);
+    if (timers->_running && due_us <= timers->_now_us) {
+        due_us = timers->_now_us < INT64_MAX ? timers->_now_us + 1 : INT64_MAX;
+    }
     if (due_us == INT64_MAX) {
         return;
     }
@@ -89,10 +92,12 @@ int64_t nv_timers_due(const nv_timers *timers)
 
 void nv_timers_run(nv_timers *timers, int64_t now_us)
 {
-    uint32_t most = timers->len;
-    for (uint32_t i = 0; i < most && timers->len > 0 && timers->heap[0].due_us <= now_us; i++) {
+    timers->_now_us = now_us;
+    timers->_running = true; /* so that whoever sets himself again is behind all who are due */
+    while (timers->len > 0 && timers->heap[0].due_us <= now_us) {
         nv_timer *timer = timers->heap[0].timer;
         nv_timers_clear(timers, timer);
         timer->run(timer, now_us);
     }
+    timers->_running = false;
 }

@@ -6,6 +6,7 @@
 #ifndef NV_BASE_TIMERS_H
 #define NV_BASE_TIMERS_H
 
+#include <stdbool.h>
 #include <stdint.h>
 
 typedef struct nv_timers nv_timers;
@@ -27,13 +28,16 @@ struct nv_timers {
     nv_heap_entry *heap;
     uint32_t len;
     uint32_t capacity;
+    int64_t _now_us; /* of the run under way */
+    bool _running;
 };
 
 /** A zeroed nv_timers is empty. Timers that are still set are forgotten. */
 void nv_timers_deinit(nv_timers *timers);
 
 void nv_timer_init(nv_timer *timer, void (*run)(nv_timer *timer, int64_t now_us));
-/** Set, or move when it is set. A time in the past is due at the next run. */
+/** Set, or move when it is set. A time in the past is due at the next run; from within a run it becomes the earliest
+ * time behind that run. */
 void nv_timers_set(nv_timers *timers, nv_timer *timer, int64_t due_us);
 /** Harmless when it is not set. */
 void nv_timers_clear(nv_timers *timers, nv_timer *timer);
@@ -41,7 +45,8 @@ void nv_timers_clear(nv_timers *timers, nv_timer *timer);
 int64_t nv_timers_due(const nv_timers *timers);
 /**
  * Run what is due at @p now_us, in order of due time. A timer is cleared before it runs, and may set itself again or
- * free its owner; one that sets itself into the past runs in the next call, not for ever in this one.
+ * free its owner; one that sets itself into the past runs in the next call, and keeps nobody else from running in this
+ * one.
  */
 void nv_timers_run(nv_timers *timers, int64_t now_us);
 

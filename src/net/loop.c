@@ -178,6 +178,11 @@ void nv_timer_set(nv_loop *loop, nv_timer *timer, int64_t due_us)
     nv_timers_set(&loop->timers, timer, due_us);
 }
 
+int64_t nv_loop_due_us(const nv_loop *loop)
+{
+    return nv_timers_due(&loop->timers);
+}
+
 static void on_alarm(uv_timer_t *alarm)
 {
     nv_loop *loop = alarm->data;

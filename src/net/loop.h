@@ -69,6 +69,9 @@ void nv_timer_set(nv_loop *loop, nv_timer *timer, int64_t due_us);
 /** Harmless when not set. */
 void nv_timer_clear(nv_loop *loop, nv_timer *timer);
 
+/** When the first timer is due; INT64_MAX: none is set. Thread: the loop's. */
+int64_t nv_loop_due_us(const nv_loop *loop);
+
 /** Make the loop look at its timers: call it after advancing a manual clock. Thread: any. Blocks: never. */
 void nv_loop_poke(nv_loop *loop);
 
