@@ -14,6 +14,7 @@ static struct {
     _Atomic int fd;
     nv_diag_sink sink;
     void *sink_arg;
+    const nv_clock *clock; /* NULL: the system's */
 } diag = {.least = NV_LEVEL_INFO, .fd = STDERR_FILENO};
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
@@ -23,6 +24,11 @@ void nv_diag_setup(nv_level least, bool json, int fd)
     atomic_store(&diag.least, (int)least);
     atomic_store(&diag.json, json);
     atomic_store(&diag.fd, fd);
+}
+
+void nv_diag_set_clock(const nv_clock *clock)
+{
+    diag.clock = clock;
 }
 
 bool nv_diag_on(nv_level level)
@@ -129,7 +135,7 @@ void nv_diag(nv_level level, const char *area, const nv_subject *subject, const 
         message_len = sizeof(message) - 1;
     }
     char time[NV_TIME_TEXT_SIZE];
-    nv_time_format(nv_wall_us(nv_clock_system()), time);
+    nv_time_format(nv_wall_us(diag.clock ? diag.clock : nv_clock_system()), time);
     bool json = atomic_load(&diag.json);
     uint8_t line[8704]; /* every character of the message and the ids escaped, and all of it fits */
     nv_writer w = nv_writer_of(line, sizeof(line) - 2);

@@ -22,6 +22,11 @@ typedef struct nv_subject {
 /** Process-wide settings; call before threads start, or again on reload. */
 void nv_diag_setup(nv_level least, bool json, int fd);
 
+struct nv_clock;
+
+/** What time lines bear; NULL: the system's. Borrowed. Before threads start, or after they ended. */
+void nv_diag_set_clock(const struct nv_clock *clock);
+
 /** True when lines of this level are written; to skip costly arguments. */
 bool nv_diag_on(nv_level level);
 

@@ -40,8 +40,12 @@
     X(LOG_SEGMENTS, gauge, "nave_log_segments_files", "segment files in the telemetry log")                            \
     X(LOG_STORED_BYTES, gauge, "nave_log_stored_bytes", "bytes held by segment files")                                 \
     X(LOG_STATE, gauge, "nave_log_state_code", "0 ok, 1 disk full, 2 failed")                                          \
+    X(LOG_BATCHES, counter, "nave_log_batches_total", "batches handed to the telemetry log")                           \
+    X(LOG_BATCHES_DONE, counter, "nave_log_batches_done_total", "of these, told how it ended")                         \
     X(STATE_COMMITS, counter, "nave_state_commits_total", "transactions of the state store")                           \
     X(STATE_OPS, counter, "nave_state_operations_total", "operations of the state store")                              \
+    X(STATE_REQUESTS, counter, "nave_state_requests_total", "reads and writes handed to the state store")              \
+    X(STATE_REQUESTS_DONE, counter, "nave_state_requests_done_total", "of these, told how it ended")                   \
     X(QUERIES, counter, "nave_query_requests_total", "pages of queries asked for")                                     \
     X(QUERY_ROWS, counter, "nave_query_rows_total", "rows that queries looked at")                                     \
     X(HTTP_REQUESTS, counter, "nave_http_requests_total", "HTTP requests answered")                                    \

@@ -54,7 +54,7 @@ typedef struct nv_call {
 int nv_client_call(nv_client *client, const nv_call *call, nv_answer *answer);
 /** As nv_client_call(), but a status of 400 or more is said on stderr and gives NV_EXIT_REFUSED. */
 int nv_client_must(nv_client *client, const nv_call *call, nv_answer *answer);
-/** nv_client_call() in short. @param body, if_match  or NULL */
+/** nv_client_call() in short. The body and if_match may be NULL. */
 int nv_client_request(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
                       nv_answer *answer);
 /** nv_client_must() in short. */

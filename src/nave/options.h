@@ -75,6 +75,9 @@
       "The same as JSON patches, of devices that announced a model (digitalTwinChangeEvents)")                         \
     X(diag, level, CHOICE, 0, 0, "info", "", true, "debug|info|warn|error", "Least level that is written")             \
     X(diag, format, CHOICE, 0, 0, "text", "", true, "text|json", "Lines of text, or one JSON object a line")           \
+    X(testing, clock, CHOICE, 0, 0, "system", "", false, "system|manual",                                              \
+      "`manual`: the hub's time begins with the system's and stands still until POST /testing/clock on the admin "     \
+      "listener advances it")                                                                                          \
     X(testing, fault_injection, BOOL, 0, 0, "false", "", false, "",                                                    \
       "Do what messages with AzIoTHub_FaultOperationType ask for: cut or end connections, throttle, refuse")
 

@@ -137,6 +137,7 @@ static nv_err open_pki(nv_up *up, nv_pki *pki, char why[NV_PKI_WHY_SIZE])
         .hostname_count = up->config->net_host_names.count,
         .cert_file = own ? NULL : up->config->tls_certificate_file,
         .key_file = own ? NULL : up->config->tls_key_file,
+        .clock = up->clock,
     };
     nv_err err = nv_pki_open(&config, pki, why);
     free(dir);
@@ -170,6 +171,7 @@ static int open_tls(nv_up *up)
         .ca_file = up->pki.ca_file,
         .ciphers = up->config->tls_ciphers[0] ? up->config->tls_ciphers : NULL,
         .lowest = versions[up->config->tls_min_version],
+        .clock = up->clock,
     };
     return nv_tls_server_new(&config, &up->tls, why) == NV_OK ? NV_EXIT_OK : failed_with(up, why);
 }
@@ -184,7 +186,7 @@ static void close_tls(nv_up *up)
 static int open_state(nv_up *up)
 {
     char *dir = nv_path_join(up->data, "state");
-    nv_state_config config = {.dir = dir, .clock = nv_clock_system(), .rng = nv_rng_system()};
+    nv_state_config config = {.dir = dir, .clock = up->clock, .rng = nv_rng_system()};
     nv_err err = nv_state_open(&up->state, &config, &up->why);
     free(dir);
     return err == NV_OK ? NV_EXIT_OK : failed(up, err, "the state store cannot be opened");
@@ -207,7 +209,7 @@ static int open_log(nv_up *up)
         .retention_us = c->log_retention_hours * 3600 * NV_US_PER_S,
         .retention_bytes = (uint64_t)c->log_retention_bytes,
         .disk = nv_disk_posix(),
-        .clock = nv_clock_system(),
+        .clock = up->clock,
         .rng = nv_rng_system(),
     };
     nv_err err = nv_log_open(&up->log, &config, &up->why);
@@ -255,7 +257,8 @@ static size_t connections_allowed(const nv_limits *limits, int64_t loops)
 static int make_net(nv_up *up)
 {
     const nv_limits *limits = &up->config->limits;
-    nv_net_config config = {.loops = (unsigned)up->config->net_loops, .limits = nv_net_limits_default()};
+    nv_net_config config = {
+        .loops = (unsigned)up->config->net_loops, .clock = up->clock, .limits = nv_net_limits_default()};
     config.limits.max_connections = connections_allowed(limits, config.loops);
     config.limits.max_unauthenticated = (size_t)limits->unauthenticated_connections;
     if (config.limits.max_unauthenticated > config.limits.max_connections / 2) {
@@ -264,7 +267,8 @@ static int make_net(nv_up *up)
     config.limits.max_output_bytes = (size_t)limits->output_bytes;
     config.limits.handshake_us = limits->connect_deadline_s * NV_US_PER_S;
     /* With commits a loop waits for the disk, and a core that it kept busy would be missing there. */
-    config.limits.spin_us = up->config->log_durability == 0 ? 0 : up->config->net_spin_microseconds;
+    bool spin = up->config->log_durability != 0 && !up->time; /* it would see no end of a moment that stands still */
+    config.limits.spin_us = spin ? up->config->net_spin_microseconds : 0;
     char why[NV_NET_WHY_SIZE] = "";
     return nv_net_new(&config, &up->net, why) == NV_OK ? NV_EXIT_OK : failed_with(up, why);
 }
@@ -316,7 +320,7 @@ static int make_hub(nv_up *up)
         .limits = &up->config->limits,
         .log = up->log,
         .state = up->state,
-        .clock = nv_clock_system(),
+        .clock = up->clock,
         .rng = nv_rng_system(),
         .loops = up->execs,
         .loop_count = count,
@@ -332,7 +336,9 @@ static int make_hub(nv_up *up)
         nv_loop_add_turn_hook(nv_net_loop(up->net, i), &up->hooks[i].hook);
         nv_timer_init(&up->hooks[i].core, run_core_timers);
         nv_timer_init(&up->hooks[i].idle, idle_turn);
-        nv_timer_set(nv_net_loop(up->net, i), &up->hooks[i].idle, nv_mono_us(nv_clock_system()) + NV_US_PER_S);
+        if (!up->time) { /* simulated time would stop at each of them, and gives every loop a turn anyway */
+            nv_timer_set(nv_net_loop(up->net, i), &up->hooks[i].idle, nv_mono_us(up->clock) + NV_US_PER_S);
+        }
     }
     return err == NV_OK ? NV_EXIT_OK : failed(up, err, "the hub cannot start");
 }
@@ -404,6 +410,7 @@ typedef struct step {
 static const step steps[] = {
     {prepare_process, NULL},
     {nv_up_config, nv_up_config_free},
+    {nv_up_clock, nv_up_clock_free},
     {make_data_dir, remove_data_dir},
     {take_lock, drop_lock},
     {open_certificates, close_certificates},
@@ -416,6 +423,7 @@ static const step steps[] = {
     {nv_up_listen, NULL},
     {nv_up_publish, NULL}, /* what connections read without a lock is there before the first is served */
     {start_loops, stop_loops},
+    {nv_up_clock_start, nv_up_clock_stop},
     {nv_up_announce, NULL},
     {run, NULL},
 };
@@ -465,7 +473,10 @@ int nv_cmd_up(const nv_args *args)
         nv_config_write_reference(stdout);
         return NV_EXIT_OK;
     }
-    nv_up up = {.args = args, .started_us = nv_mono_us(nv_clock_system()), .dev = nv_args_has(args, "dev")};
+    nv_up up = {.args = args,
+                .clock = nv_clock_system(),
+                .started_us = nv_mono_us(nv_clock_system()),
+                .dev = nv_args_has(args, "dev")};
     nv_buf_init(&up.why, 8192);
     if (nv_args_has(args, "dev-known-keys") && !up.dev) {
         fputs("nave: --dev-known-keys is for --dev only: everybody knows these keys\n", stderr);

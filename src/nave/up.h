@@ -21,8 +21,12 @@ typedef struct nv_up_hook {
     nv_hub_loop *loop;
 } nv_up_hook;
 
+struct nv_up_time;
+
 typedef struct nv_up {
     const nv_args *args;
+    const nv_clock *clock;   /* of everything in this process that lives longer than a command */
+    struct nv_up_time *time; /* with testing.clock: manual; else NULL */
     int64_t started_us;
     char *data;
     char *config_file; /* or NULL */
@@ -52,6 +56,14 @@ typedef struct nv_up {
 /* Steps. Each returns an exit code; when it is not NV_EXIT_OK, up->why says it. */
 int nv_up_config(nv_up *up);
 void nv_up_config_free(nv_up *up);
+/** Which clock the hub goes by. After nv_up_config(), before anything that is given a clock. */
+int nv_up_clock(nv_up *up);
+void nv_up_clock_free(nv_up *up);
+/** The thread that moves simulated time: between the start of the loops and their end. */
+int nv_up_clock_start(nv_up *up);
+void nv_up_clock_stop(nv_up *up);
+/** What POST /testing/clock reaches; NULL: time is the system's. */
+const struct nv_http_testing *nv_up_clock_testing(const nv_up *up);
 /** Bind every port. Nobody is served before the loops start. */
 int nv_up_listen(nv_up *up);
 /** hub.json, and what GET /nave/v1/hub says. After nv_up_listen(), before the loops start. */

@@ -177,6 +177,7 @@ static void renew_certificate(nv_up *up, bool always_reload)
         .dir = dir,
         .hostnames = (const char *const *)up->config->net_host_names.items,
         .hostname_count = up->config->net_host_names.count,
+        .clock = up->clock,
     };
     nv_pki pki = {0};
     nv_err err = own ? nv_pki_open(&config, &pki, why) : NV_OK;
@@ -208,5 +209,5 @@ static void look_after_certificate(nv_timer *timer, int64_t now_us)
 void nv_up_renewal_start(nv_up *up)
 {
     nv_timer_init(&up->renewal, look_after_certificate);
-    nv_timer_set(nv_net_loop(up->net, 0), &up->renewal, nv_mono_us(nv_clock_system()) + RENEWAL_PERIOD_US);
+    nv_timer_set(nv_net_loop(up->net, 0), &up->renewal, nv_mono_us(up->clock) + RENEWAL_PERIOD_US);
 }

@@ -136,13 +136,14 @@ static void tell_http(const nv_up *up)
 {
     static char urls[NV_PORT_COUNT][320];
     static nv_http_endpoint endpoints[NV_PORT_COUNT];
-    static nv_http_config config = {endpoints, 0};
+    static nv_http_config config = {endpoints, 0, NULL};
     for (nv_port kind = 0; kind < NV_PORT_COUNT; kind++) {
         if (up->ports[kind]) {
             write_url(up, kind, urls[kind], sizeof(urls[kind]));
             endpoints[config.endpoint_count++] = (nv_http_endpoint){kinds[kind].name, urls[kind]};
         }
     }
+    config.testing = nv_up_clock_testing(up);
     nv_http_setup(&config);
 }
 
@@ -268,6 +269,9 @@ static struct json_object *hub_json(const nv_up *up)
     /* A user's certificate may be self-signed or from a private CA: the chain itself is what local commands trust. */
     set_text(hub, "caFile", up->pki.ca_file ? up->pki.ca_file : up->pki.cert_file);
     json_object_object_add(hub, "endpoints", endpoints);
+    if (up->time) {
+        json_object_object_add(hub, "simulatedTime", json_object_new_boolean(true));
+    }
     add_service_string(up, hub);
     json_object_object_add(hub, "policies", policies_json(up));
     return hub;
@@ -297,6 +301,11 @@ static void warn(const nv_up *up)
             "whatever else knows only 443 cannot work; cure: setcap cap_net_bind_service=+ep on the program, or run "
             "it as root",
             (long long)up->config->https_port, up->ports[NV_PORT_HTTPS]);
+    }
+    if (up->time) {
+        nv_diag(NV_LEVEL_WARN, "hub", NULL,
+                "testing.clock: manual: time stands still here until POST /testing/clock advances it; tokens, locks, "
+                "deadlines and retention go by it: for tests only, never in production");
     }
     if (nv_args_has(up->args, "dev-known-keys")) {
         nv_diag(NV_LEVEL_WARN, "hub", NULL,

@@ -231,24 +231,36 @@ static size_t count_undone(nv_net *net)
     return undone;
 }
 
+/* Until the loops are empty, or @p after_us more than the grace have passed. Under lock. @return true: they are */
+static bool wait_empty_locked(nv_net *net, int64_t after_us)
+{
+    int64_t grace_us = net->grace_us;
+    struct timespec by = deadline_in(grace_us + after_us);
+    int rc = 0;
+    while (net->loops_left > 0 && rc == 0) {
+        if (net->grace_us < grace_us) { /* somebody is in a hurry */
+            grace_us = net->grace_us;
+            by = deadline_in(grace_us + after_us);
+        }
+        rc = pthread_cond_timedwait(&net->changed, &net->lock, &by);
+    }
+    return net->loops_left == 0;
+}
+
 size_t nv_net_wait(nv_net *net)
 {
     pthread_mutex_lock(&net->lock);
     while (!net->stopping) {
         pthread_cond_wait(&net->changed, &net->lock);
     }
-    int64_t grace_us = net->grace_us;
-    struct timespec by = deadline_in(grace_us + AFTER_GRACE_US);
-    int rc = 0;
-    while (net->loops_left > 0 && rc == 0) {
-        if (net->grace_us < grace_us) { /* somebody is in a hurry */
-            grace_us = net->grace_us;
-            by = deadline_in(grace_us + AFTER_GRACE_US);
-        }
-        rc = pthread_cond_timedwait(&net->changed, &net->lock, &by);
-    }
-    bool empty = net->loops_left == 0;
+    bool empty = wait_empty_locked(net, 0);
     pthread_mutex_unlock(&net->lock);
+    if (!empty) { /* the grace is over; on loops whose clock stands still nobody else would say so */
+        nv_net_stop(net, 0);
+        pthread_mutex_lock(&net->lock);
+        empty = wait_empty_locked(net, AFTER_GRACE_US);
+        pthread_mutex_unlock(&net->lock);
+    }
     return empty ? 0 : count_undone(net);
 }
 

@@ -16,7 +16,7 @@ typedef struct nv_cert_spec {
     const char *common_name; /* cut to 64 bytes */
     char *const *names;      /* subject alternative names: DNS or literal addresses */
     size_t name_count;
-    int64_t now_us; /* wall; valid from a day before, for clocks that are behind */
+    int64_t now_us; /* wall; valid from a day before, or before the system's time, for clocks that are behind */
     int days;
 } nv_cert_spec;
 

@@ -430,6 +430,63 @@ static void admin_endpoints(void **state)
     assert_int_equal(answer.status, 404);
 }
 
+/* ---- simulated time ----------------------------------------------------------------------------------------- */
+
+/* In place of the thread that settles everything: it only moves the clock. */
+static void advance(void *arg, nv_http_advance *request)
+{
+    int64_t *sum = arg;
+    *sum += request->delta_us;
+    nv_manual_clock_advance(&on.clock, request->delta_us);
+    nv_post(request->exec, &request->done);
+}
+
+static void ask_clock(const char *method, const char *body)
+{
+    char text[400];
+    nv_rig rig;
+    nv_rig_init(&rig, &on, nv_http_admin_new);
+    (void)snprintf(text, sizeof(text), "%s /testing/clock HTTP/1.1\r\nContent-Length: %zu\r\n\r\n%s", method,
+                   strlen(body), body);
+    nv_rig_send(&rig, nv_span_str(text));
+    nv_rig_wait_answer(&rig, false, &answer);
+    nv_rig_deinit(&rig);
+}
+
+static void time_is_moved_only_where_it_may(void **state)
+{
+    (void)state;
+    ask_clock("GET", "");
+    assert_int_equal(answer.status, 404);
+    ask_clock("POST", "{\"advance\":\"48h\"}");
+    assert_int_equal(answer.status, 404);
+    int64_t sum = 0;
+    nv_http_testing testing = {advance, &sum};
+    nv_http_config config = {NULL, 0, &testing};
+    nv_http_setup(&config);
+    char before[NV_TIME_TEXT_SIZE];
+    char after[NV_TIME_TEXT_SIZE];
+    nv_time_format(nv_wall_us(&on.clock.clock), before);
+    nv_time_format(nv_wall_us(&on.clock.clock) + 172890 * NV_US_PER_S, after);
+    ask_clock("GET", "");
+    assert_int_equal(answer.status, 200);
+    assert_non_null(strstr(answer.body, before));
+    ask_clock("POST", "{\"advance\":\"48h\"}");
+    assert_int_equal(answer.status, 200);
+    ask_clock("POST", "{\"advance\":\"PT90S\"}");
+    assert_int_equal(answer.status, 200);
+    assert_non_null(strstr(answer.body, after));
+    assert_int_equal(sum, 172890 * NV_US_PER_S);
+    static const char *const wrong[] = {
+        "", "48h", "{}", "{\"advance\":48}", "{\"advance\":\"-1s\"}", "{\"advance\":\"3651d\"}", "[\"48h\"]"};
+    for (size_t i = 0; i < NV_COUNT_OF(wrong); i++) {
+        ask_clock("POST", wrong[i]);
+        assert_int_equal(answer.status, 400);
+    }
+    assert_int_equal(sum, 172890 * NV_US_PER_S);
+    nv_http_setup(NULL);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -446,6 +503,7 @@ int main(void)
         cmocka_unit_test(a_peer_that_goes),
         cmocka_unit_test(idle_connections_are_small),
         cmocka_unit_test(admin_endpoints),
+        cmocka_unit_test(time_is_moved_only_where_it_may),
     };
     return cmocka_run_group_tests(tests, setup, teardown);
 }

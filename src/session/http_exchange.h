@@ -205,6 +205,8 @@ void nv_http_websocket(nv_http_exchange *x);
 void nv_http_healthz(nv_http_exchange *x);
 void nv_http_readyz(nv_http_exchange *x);
 void nv_http_metrics(nv_http_exchange *x);
+void nv_http_clock(nv_http_exchange *x);
+void nv_http_clock_advance(nv_http_exchange *x);
 
 const nv_http_config *nv_http_configured(void);
 

@@ -52,6 +52,8 @@ static const nv_http_route admin_rows[] = {
     {NV_HTTP_GET, "/healthz", 0, NV_HTTP_OPEN | OURS, nv_http_healthz},
     {NV_HTTP_GET, "/readyz", 0, NV_HTTP_OPEN | OURS, nv_http_readyz},
     {NV_HTTP_GET, "/metrics", 0, NV_HTTP_OPEN | OURS, nv_http_metrics},
+    {NV_HTTP_GET, "/testing/clock", 0, NV_HTTP_OPEN | OURS, nv_http_clock},
+    {NV_HTTP_POST, "/testing/clock", 0, NV_HTTP_OPEN | OURS, nv_http_clock_advance},
 };
 
 const nv_http_routes nv_http_service_routes = {service_rows, NV_COUNT_OF(service_rows)};

@@ -271,6 +271,7 @@ static nv_err submit_inline(nv_log *log, nv_log_batch *batch)
         nv_list list;
         nv_list_init(&list);
         batch->submitted = true;
+        nv_metric_add(NV_M_LOG_BATCHES, 1);
         nv_list_push_back(&list, &batch->link);
         nv_log_write_batches(log, &list);
     }
@@ -294,6 +295,7 @@ nv_err nv_log_submit(nv_log_batch *batch)
     bool wake = err == NV_OK && nv_list_empty(&log->queue);
     if (err == NV_OK) {
         batch->submitted = true;
+        nv_metric_add(NV_M_LOG_BATCHES, 1);
         nv_list_push_back(&log->queue, &batch->link);
     }
     pthread_mutex_unlock(&log->lock);

@@ -120,6 +120,12 @@ typedef struct nv_log_status {
 /** Thread: any. */
 void nv_log_get_status(nv_log *log, nv_log_status *out);
 
+/**
+ * Have the janitor do all its work once, retention too: after time was moved, in tests, in the bench. Thread: not a
+ * loop's. Blocks: until it is done.
+ */
+void nv_log_janitor_run(nv_log *log);
+
 typedef struct nv_log_partition_info {
     uint64_t first_sequence; /* oldest still stored */
     uint64_t next_sequence;  /* one past the newest readable */

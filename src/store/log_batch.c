@@ -1,5 +1,6 @@
 /** Building batches: the only code that runs once per message. */
 #include "base/alloc.h"
+#include "base/metrics.h"
 #include "store/log_internal.h"
 
 #include <stdlib.h>
@@ -159,6 +160,7 @@ static void run_done(nv_task *task)
     nv_log_batch *batch = nv_container_of(task, nv_log_batch, task);
     batch->submitted = false;
     batch->done(batch, batch->status, batch->arg);
+    nv_metric_add(NV_M_LOG_BATCHES_DONE, 1);
 }
 
 void nv_log_batch_complete(nv_log_batch *batch, nv_err status)

@@ -212,8 +212,6 @@ bool nv_log_spare_needed(nv_log *log, double part);
 /* log_janitor.c */
 void *nv_log_janitor_main(void *arg);
 void nv_log_kick_janitor_locked(nv_log *log);
-/** Have the janitor do all its work once; returns after it. For tests and the bench. */
-void nv_log_janitor_run(nv_log *log);
 /** What must not wait for a long duty: a spare for the writer. Thread: janitor. */
 void nv_log_janitor_tend(nv_log *log);
 /** Turn a file that nobody uses any more into the next spare. @return false when it cannot serve: the caller removes it

@@ -97,6 +97,7 @@ static nv_err queue_push(op_queue *queue, nv_state_op *op)
         pthread_mutex_unlock(&queue->lock);
         return NV_E_AGAIN;
     }
+    nv_metric_add(NV_M_STATE_REQUESTS, 1);
     bool wake = !queue->tail;
     if (wake) {
         queue->head = op;
@@ -150,6 +151,7 @@ static void run_done(nv_task *task)
 {
     nv_state_op *op = nv_container_of(task, nv_state_op, _task);
     op->done(op);
+    nv_metric_add(NV_M_STATE_REQUESTS_DONE, 1);
 }
 
 static void complete(nv_state_op *op)

@@ -26,14 +26,14 @@ def publish_packet(topic, payload, packet_id, again=False):
 class Wire:
     """One connection of a device; code is the CONNACK's."""
 
-    def __init__(self, device, key, host="localhost", port=1883, tls=None, keep_alive=60):
+    def __init__(self, device, key, host="localhost", port=1883, tls=None, keep_alive=60, ttl_s=3600):
         self.buffer = b""
         self.sock = socket.create_connection(("127.0.0.1", port), 5)
         self.sock.settimeout(30)
         if tls:  # an ssl.SSLContext
             self.sock = tls.wrap_socket(self.sock, server_hostname=host)
         user = "%s/%s/?api-version=2021-04-12" % (host, device)
-        password = sas("%s/devices/%s" % (host, device), key)
+        password = sas("%s/devices/%s" % (host, device), key, ttl_s)
         head = text("MQTT") + bytes([4, 0xC2]) + struct.pack(">H", keep_alive)
         self.send(packet(0x10, head + text(device) + text(user) + text(password)))
         self.code = self.take(4)[3]

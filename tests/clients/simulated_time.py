@@ -1,0 +1,125 @@
+"""testing.clock: manual: what takes hours and days happens in milliseconds, and is over when the answer comes."""
+import json
+import socket
+import subprocess
+import time
+import urllib.request
+
+from hub import with_hub
+from wire import Wire, publish_packet
+
+CONFIG = """
+testing:
+  clock: manual
+mqtt:
+  plain_port: 1883
+log:
+  segment_bytes: 1MiB
+  retention_hours: 24
+"""
+CLOCK = "http://127.0.0.1:9600/testing/clock"
+LONG_S = 30 * 86400  # tokens that outlive the test's days
+
+
+def advance(text):
+    """Returns the new time; fails when that took long in real time."""
+    started = time.monotonic()
+    request = urllib.request.Request(CLOCK, json.dumps({"advance": text}).encode(), method="POST")
+    with urllib.request.urlopen(request, timeout=60) as answer:
+        now = json.load(answer)["now"]
+    assert time.monotonic() - started < 5, "%s took %.1f s" % (text, time.monotonic() - started)
+    return now
+
+
+def now():
+    with urllib.request.urlopen(CLOCK, timeout=10) as answer:
+        return json.load(answer)["now"]
+
+
+def ended(sock):
+    """True when the hub has closed it already: nothing is waited for but the packet on its way."""
+    sock.settimeout(2)
+    try:
+        return sock.recv(1) == b""
+    except ConnectionError:
+        return True
+    except socket.timeout:
+        return False
+
+
+def run(hub):
+    first = now()
+    time.sleep(0.01)  # real time passes, the hub's does not
+    assert now() == first
+    assert advance("1d")[:10] > first[:10]
+    key = hub.json("device", "add", "d1")["primaryKey"]
+    expiry(key)
+    silence(key)
+    strangers()
+    retention(hub, key)
+    with open(hub.log, encoding="utf-8") as log:
+        text = log.read()
+    assert "time stands still here" in text and "never in production" in text
+    assert "token-expired-while-connected" in text and "keep-alive" in text, text
+
+
+def expiry(key):
+    """A token of an hour, given a day ago in the hub's time, is refused; one of 26 hours holds for the rest."""
+    with Wire("d1", key) as wire:
+        assert wire.code == 5, wire.code
+    with Wire("d1", key, ttl_s=26 * 3600, keep_alive=0) as wire:
+        assert wire.code == 0, wire.code
+        for _ in range(4):  # half an hour of silence would be too much
+            advance("29m")
+            wire.send(b"\xc0\x00")
+            assert wire.take(2) == b"\xd0\x00"
+        advance("PT5M")
+        assert ended(wire.sock)
+
+
+def silence(key):
+    with Wire("d1", key, keep_alive=60, ttl_s=LONG_S) as wire:
+        for _ in range(5):
+            advance("89s")
+            wire.send(b"\xc0\x00")
+            assert wire.take(2) == b"\xd0\x00"
+        advance("1m31s")
+        assert ended(wire.sock)
+
+
+def strangers():
+    with socket.create_connection(("127.0.0.1", 1883), 10) as silent, socket.create_connection(("127.0.0.1", 443), 10) as tls:
+        advance("29s")
+        silent.settimeout(0.05)
+        try:
+            raise AssertionError("ended early: %r" % silent.recv(1))
+        except socket.timeout:
+            pass
+        advance("2s")
+        assert ended(silent) and ended(tls)
+
+
+def stored(hub):
+    """How many messages are stored now."""
+    token = hub.cli("sas", "--policy", "service", "--ttl", str(LONG_S)).strip()
+    url = "https://localhost/nave/v1/events?from=beginning&follow=false"
+    done = subprocess.run(["curl", "-sS", "--fail", "--cacert", hub.ca(), "-H", "Authorization: " + token, url],
+                          stdout=subprocess.PIPE, check=True)
+    return done.stdout.count(b"\n")
+
+
+def retention(hub, key):
+    with Wire("d1", key, ttl_s=LONG_S) as wire:
+        for i in range(20):
+            wire.send(publish_packet("devices/d1/messages/events/", b"x" * 200000, i + 1))
+        acked = []
+        while len(acked) < 20:
+            acked += wire.acks()
+    before = stored(hub)
+    advance("23h")
+    assert stored(hub) == before >= 20
+    advance("2h")
+    assert stored(hub) < 10, "retention left %d of %d" % (stored(hub), before)
+
+
+with_hub(run, config=CONFIG)
