@@ -734,7 +734,7 @@ static void our_own_api(void **state)
 {
     (void)state;
     static const nv_http_endpoint endpoints[] = {{"mqtts", "mqtts://hub.test:8883"}, {"https", "https://hub.test"}};
-    static const nv_http_config config = {endpoints, 2};
+    static const nv_http_config config = {.endpoints = endpoints, .endpoint_count = 2};
     nv_http_setup(&config);
     nv_use_policy("iothubowner");
     nv_expect("GET", "/nave/v1/hub", NULL, 200);
