@@ -86,12 +86,30 @@ static nv_err add_device(nv_bench_credentials *out, const signer *s, const char 
     return NV_OK;
 }
 
+static nv_err add_service(nv_bench_credentials *out, const signer *s)
+{
+    char token[MAX_TEXT + 1];
+    out->host = nv_calloc(1, s->host.len + 1);
+    memcpy(out->host, s->host.ptr, s->host.len);
+    if (s->policy.len == 0) {
+        return NV_OK;
+    }
+    nv_writer w = nv_writer_of(token, MAX_TEXT);
+    nv_sas_write(&w, s->host, s->expires_unix_s, s->policy, nv_span_of(s->key, s->key_len));
+    token[nv_writer_len(&w)] = '\0';
+    out->service = nv_strdup(token);
+    return w.err;
+}
+
 nv_err nv_bench_credentials_init(nv_bench_credentials *out, const nv_bench_mqtt_options *o)
 {
     signer s = {0};
     nv_err err = o->anonymous ? NV_OK : signer_init(&s, o);
     *out = (nv_bench_credentials){.connects = nv_calloc(o->devices, sizeof(*out->connects)),
                                   .ids = nv_calloc(o->devices, sizeof(*out->ids))};
+    if (err == NV_OK && !o->anonymous) {
+        err = add_service(out, &s);
+    }
     for (uint64_t i = 0; err == NV_OK && i < o->devices; i++) {
         char id[160];
         (void)snprintf(id, sizeof(id), "%.128s-%u", o->prefix, (unsigned)i);
@@ -107,6 +125,8 @@ void nv_bench_credentials_deinit(nv_bench_credentials *credentials)
         free((void *)(uintptr_t)credentials->connects[i].ptr);
         free(credentials->ids[i]);
     }
+    free(credentials->service);
+    free(credentials->host);
     free(credentials->connects);
     free(credentials->ids);
     *credentials = (nv_bench_credentials){0};

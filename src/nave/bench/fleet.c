@@ -68,7 +68,9 @@ static void close_client(nv_fleet *fleet, nv_client *client)
     nv_link_close(&client->link);
     free(client->rest);
     client->rest = NULL;
-    client->rest_len = client->rest_at = client->skip = 0;
+    free(client->held);
+    client->held = NULL;
+    client->rest_len = client->rest_at = client->skip = client->held_len = 0;
     client->part_len = 0;
     client->watching_write = false;
     set_state(fleet, client, NV_CLIENT_CLOSED);
@@ -107,7 +109,7 @@ static void lost(nv_fleet *fleet, nv_client *client)
 static void watch(nv_fleet *fleet, nv_client *client, bool write)
 {
     if (client->watching_write != write) {
-        struct epoll_event event = {.events = EPOLLIN | (write ? (uint32_t)EPOLLOUT : 0u), .data.ptr = client};
+        struct epoll_event event = {.events = EPOLLIN | (write ? (uint32_t)EPOLLOUT : 0u), .data.ptr = &client->source};
         (void)epoll_ctl(fleet->epoll, EPOLL_CTL_MOD, client->link.fd, &event);
         client->watching_write = write;
     }
@@ -227,7 +229,7 @@ void nv_fleet_start(nv_fleet *fleet, nv_client *client, uint32_t device)
         lost(fleet, client);
         return;
     }
-    struct epoll_event event = {.events = EPOLLIN, .data.ptr = client};
+    struct epoll_event event = {.events = EPOLLIN, .data.ptr = &client->source};
     if (epoll_ctl(fleet->epoll, EPOLL_CTL_ADD, client->link.fd, &event) < 0) {
         client->link.error = errno;
         lost(fleet, client);
@@ -271,15 +273,19 @@ static void subscribe(nv_fleet *fleet, nv_client *client)
     char text[MAX_FILTERS][MAX_FILTER_LEN];
     nv_mqtt_filter filters[MAX_FILTERS];
     uint8_t packet[1024];
+    size_t count = 0;
+    uint8_t qos = fleet->hooks->message ? 1 : 0;
     (void)snprintf(text[0], MAX_FILTER_LEN, "devices/%s/messages/devicebound/#", id);
     (void)snprintf(text[1], MAX_FILTER_LEN, "%s$iothub/methods/POST/#", prefix);
     (void)snprintf(text[2], MAX_FILTER_LEN, "%s$iothub/twin/res/#", prefix);
     (void)snprintf(text[3], MAX_FILTER_LEN, "%s$iothub/twin/PATCH/properties/desired/#", prefix);
     for (size_t i = 0; i < MAX_FILTERS; i++) {
-        filters[i] = (nv_mqtt_filter){nv_span_str(text[i]), 0};
+        if (fleet->filters & 1u << i) {
+            filters[count++] = (nv_mqtt_filter){nv_span_str(text[i]), i == 0 ? qos : 0};
+        }
     }
     nv_writer w = nv_writer_of(packet, sizeof(packet));
-    nv_mqtt_write_subscribe(&w, 1, filters, MAX_FILTERS);
+    nv_mqtt_write_subscribe(&w, 1, filters, count);
     set_state(fleet, client, NV_CLIENT_SUBSCRIBING);
     (void)nv_fleet_write(fleet, client, packet, nv_writer_len(&w)); /* the rest is kept */
 }
@@ -299,7 +305,7 @@ static void on_connack(nv_fleet *fleet, nv_client *client, uint8_t code)
     if (code != NV_MQTT_ACCEPTED) {
         nv_fleet_failure which = code <= 5 ? (nv_fleet_failure)(NV_FLEET_CONNACK_1 + code - 1) : NV_FLEET_CONNACK_OTHER;
         nv_fleet_fail(fleet, client, which, "the server refused the connection");
-    } else if (fleet->subscribe) {
+    } else if (fleet->filters) {
         subscribe(fleet, client);
     } else {
         enter_ready(fleet, client);
@@ -326,6 +332,8 @@ static void on_packet(nv_fleet *fleet, nv_client *client, const nv_mqtt_packet *
         on_suback(fleet, client, packet->u.suback.codes);
     } else if (packet->type == NV_MQTT_PINGRESP && client->state == NV_CLIENT_READY && fleet->hooks->pong) {
         fleet->hooks->pong(fleet, client);
+    } else if (packet->type == NV_MQTT_PUBLISH && fleet->hooks->message) {
+        fleet->hooks->message(fleet, client, &packet->u.publish);
     } else if (packet->type != NV_MQTT_PUBLISH) {
         nv_fleet_fail(fleet, client, NV_FLEET_PROTOCOL, nv_mqtt_type_name((uint8_t)packet->type));
     }
@@ -343,7 +351,13 @@ static size_t count_pubacks(const uint8_t *at, size_t len)
 /* What is left of the bytes: keep a short packet in parts, pass over a long one. */
 static void keep_part(nv_fleet *fleet, nv_client *client, const uint8_t *at, size_t len, size_t packet_size)
 {
-    if (len <= NV_CLIENT_PART_MAX && packet_size <= NV_CLIENT_PART_MAX) {
+    if (fleet->hooks->message && len <= NV_CLIENT_HELD_MAX && packet_size <= NV_CLIENT_HELD_MAX) {
+        uint8_t *held = nv_malloc(len);
+        memcpy(held, at, len);
+        free(client->held);
+        client->held = held;
+        client->held_len = len;
+    } else if (len <= NV_CLIENT_PART_MAX && packet_size <= NV_CLIENT_PART_MAX) {
         memcpy(client->part, at, len);
         client->part_len = (uint8_t)len;
     } else if (packet_size > len) {
@@ -388,8 +402,8 @@ static void on_readable(nv_fleet *fleet, nv_client *client)
 {
     uint32_t generation = client->generation;
     for (;;) {
-        size_t kept = client->part_len;
-        memcpy(fleet->in, client->part, kept);
+        size_t kept = client->held_len ? client->held_len : client->part_len;
+        memcpy(fleet->in, client->held_len ? client->held : client->part, kept);
         ssize_t got = nv_link_read(&client->link, fleet->in + kept, READ_BYTES);
         if (got == NV_LINK_AGAIN) {
             break;
@@ -399,6 +413,7 @@ static void on_readable(nv_fleet *fleet, nv_client *client)
             return;
         }
         client->part_len = 0;
+        client->held_len = 0;
         fleet->now_ns = nv_fleet_now_ns();
         consume(fleet, client, fleet->in, kept + (size_t)got);
         if (client->generation != generation || client->state == NV_CLIENT_CLOSED) {
@@ -413,8 +428,9 @@ static void on_readable(nv_fleet *fleet, nv_client *client)
     }
 }
 
-static void on_event(nv_fleet *fleet, nv_client *client, uint32_t events)
+static void on_event(nv_fleet *fleet, nv_source *source, uint32_t events)
 {
+    nv_client *client = (nv_client *)source;
     uint32_t generation = client->generation;
     if (client->state == NV_CLIENT_CONNECTING) {
         advance(fleet, client);
@@ -450,7 +466,8 @@ void nv_fleet_poll(nv_fleet *fleet, int64_t timeout_ns)
     int count = epoll_pwait2(fleet->epoll, events, EVENTS, &ts, NULL);
     fleet->now_ns = nv_fleet_now_ns();
     for (int i = 0; i < count; i++) {
-        on_event(fleet, events[i].data.ptr, events[i].events);
+        nv_source *source = events[i].data.ptr;
+        source->event(fleet, source, events[i].events);
     }
 }
 
@@ -513,18 +530,40 @@ static bool init_tls(nv_fleet *fleet)
     return true;
 }
 
+static unsigned filters_of(const nv_bench_mqtt_options *o)
+{
+    switch ((nv_bench_mode)o->mode) {
+    case NV_BENCH_IDLE:
+        return o->subscribe == NV_BENCH_SUBSCRIBE_YES || (o->subscribe == NV_BENCH_SUBSCRIBE_AUTO && !o->anonymous)
+                   ? NV_FLEET_FILTER_ALL
+                   : 0;
+    case NV_BENCH_TWIN:
+        return NV_FLEET_FILTER_TWIN;
+    case NV_BENCH_METHOD:
+        return NV_FLEET_FILTER_METHODS;
+    case NV_BENCH_DESIRED:
+        return NV_FLEET_FILTER_DESIRED;
+    case NV_BENCH_C2D:
+        return NV_FLEET_FILTER_DEVICEBOUND;
+    case NV_BENCH_PUBLISH:
+    case NV_BENCH_STORM:
+        break;
+    }
+    return 0;
+}
+
 bool nv_fleet_init(nv_fleet *fleet, const nv_bench_mqtt_options *o, const nv_fleet_hooks *hooks, void *mode)
 {
     *fleet = (nv_fleet){.o = o, .hooks = hooks, .mode = mode, .epoll = epoll_create1(EPOLL_CLOEXEC)};
     (void)prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); /* open loop: due times are microseconds apart */
-    fleet->in = nv_malloc(NV_CLIENT_PART_MAX + READ_BYTES);
+    fleet->in = nv_malloc(NV_CLIENT_HELD_MAX + READ_BYTES);
     fleet->clients = nv_calloc(o->connections, sizeof(*fleet->clients));
     for (uint32_t i = 0; i < o->connections; i++) {
+        fleet->clients[i].source.event = on_event;
         fleet->clients[i].index = i;
         fleet->clients[i].link.fd = -1;
     }
-    fleet->subscribe = o->mode == NV_BENCH_IDLE && (o->subscribe == NV_BENCH_SUBSCRIBE_YES ||
-                                                    (o->subscribe == NV_BENCH_SUBSCRIBE_AUTO && !o->anonymous));
+    fleet->filters = filters_of(o);
     return fleet->epoll >= 0 && nv_bench_credentials_init(&fleet->credentials, o) == NV_OK && resolve(fleet) &&
            (!o->tls || init_tls(fleet));
 }

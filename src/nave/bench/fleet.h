@@ -9,6 +9,7 @@
 #ifndef NV_NAVE_BENCH_FLEET_H
 #define NV_NAVE_BENCH_FLEET_H
 
+#include "codec/mqtt.h"
 #include "nave/bench/credentials.h"
 #include "nave/bench/link.h"
 #include "nave/bench/mqtt_options.h"
@@ -32,7 +33,9 @@
     X(PROTOCOL, "protocol_error")                                                                                      \
     X(PUBACK, "puback_not_expected")                                                                                   \
     X(SETUP, "not_open_in_time")                                                                                       \
-    X(UNACKED, "never_acknowledged")
+    X(UNACKED, "never_acknowledged")                                                                                   \
+    X(HTTP, "https")                                                                                                   \
+    X(STATUS, "https_status")
 
 typedef enum nv_fleet_failure {
 #define X(id, name) NV_FLEET_##id,
@@ -40,6 +43,14 @@ typedef enum nv_fleet_failure {
 #undef X
         NV_FLEET_FAILURE_COUNT
 } nv_fleet_failure;
+
+enum {
+    NV_FLEET_FILTER_DEVICEBOUND = 1, /* with QoS 1 where messages are wanted */
+    NV_FLEET_FILTER_METHODS = 2,
+    NV_FLEET_FILTER_TWIN = 4,
+    NV_FLEET_FILTER_DESIRED = 8,
+    NV_FLEET_FILTER_ALL = 15
+};
 
 typedef enum nv_client_state {
     NV_CLIENT_CLOSED,
@@ -49,9 +60,18 @@ typedef enum nv_client_state {
     NV_CLIENT_READY,
 } nv_client_state;
 
-#define NV_CLIENT_PART_MAX 32u /* no packet that is kept in parts is longer */
+#define NV_CLIENT_PART_MAX 32u   /* no packet that is kept in parts is longer, */
+#define NV_CLIENT_HELD_MAX 8192u /* unless the mode wants to see messages */
+
+typedef struct nv_fleet nv_fleet;
+
+/** Who waits on the fleet's epoll: first member of a client or of a mode's own connection. */
+typedef struct nv_source {
+    void (*event)(nv_fleet *fleet, struct nv_source *source, uint32_t events);
+} nv_source;
 
 typedef struct nv_client {
+    nv_source source; /* first member */
     nv_link link;
     nv_client_state state;
     uint32_t index;
@@ -62,6 +82,8 @@ typedef struct nv_client {
     int64_t started_ns;
     uint8_t part_len; /* the incomplete packet at the end of the last read */
     uint8_t part[NV_CLIENT_PART_MAX];
+    uint8_t *held; /* the incomplete packet where the mode wants messages; owned */
+    size_t held_len;
     size_t skip;          /* bytes of an uninteresting packet still to come */
     uint8_t *rest;        /* what a short write left; owned */
     size_t rest_at;       /* first unwritten byte */
@@ -69,13 +91,13 @@ typedef struct nv_client {
     SSL_SESSION *session; /* the newest ticket; owned */
 } nv_client;
 
-typedef struct nv_fleet nv_fleet;
-
 typedef struct nv_fleet_hooks {
     void (*ready)(nv_fleet *fleet, nv_client *client);
     /** @p count PUBACKs of four bytes each. NULL: none is expected. */
     void (*acked)(nv_fleet *fleet, nv_client *client, const uint8_t *acks, size_t count);
     void (*pong)(nv_fleet *fleet, nv_client *client);
+    /** A PUBLISH from the server; its spans live during the call. NULL: messages are passed over. */
+    void (*message)(nv_fleet *fleet, nv_client *client, const nv_mqtt_publish *publish);
     /** All that arrived in this wake is handled, or what a short write left is gone: write now. */
     void (*turn)(nv_fleet *fleet, nv_client *client);
     /** The connection is closed and counted. */
@@ -92,7 +114,7 @@ struct nv_fleet {
     SSL_CTX *tls; /* NULL = plain */
     int epoll;
     nv_client *clients; /* o->connections of them */
-    bool subscribe;
+    unsigned filters;   /* NV_FLEET_FILTER_ bits to subscribe to; 0 = none */
     bool keep_sessions; /* resume from client->session */
     uint32_t opening;   /* connecting, greeting or subscribing */
     uint32_t ready;

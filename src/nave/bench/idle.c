@@ -40,7 +40,7 @@ int nv_bench_idle(const nv_bench_mqtt_options *o)
 
     nv_report figures;
     nv_bench_mqtt_report_begin(&figures, &fleet);
-    nv_report_bool(&figures, "subscribed", fleet.subscribe);
+    nv_report_bool(&figures, "subscribed", fleet.filters != 0);
     nv_report_int(&figures, "open", open);
     nv_report_real(&figures, "opened_per_s", open / open_s, 1);
     if (o->pid) {

@@ -17,6 +17,12 @@ int nv_bench_mqtt_main(int argc, char **argv)
         return nv_bench_idle(&o);
     case NV_BENCH_STORM:
         return nv_bench_storm(&o);
+    case NV_BENCH_TWIN:
+        return nv_bench_twin(&o);
+    case NV_BENCH_METHOD:
+    case NV_BENCH_DESIRED:
+    case NV_BENCH_C2D:
+        return nv_bench_service(&o);
     }
     return 2;
 }

@@ -11,6 +11,9 @@ int nv_bench_mqtt_main(int argc, char **argv);
 int nv_bench_publish(const nv_bench_mqtt_options *o);
 int nv_bench_idle(const nv_bench_mqtt_options *o);
 int nv_bench_storm(const nv_bench_mqtt_options *o);
+int nv_bench_twin(const nv_bench_mqtt_options *o);
+/** Methods, desired properties and cloud-to-device messages: REST on one side, devices on the other. */
+int nv_bench_service(const nv_bench_mqtt_options *o);
 
 /** Parameters of the run and the cipher: the head of every report. */
 void nv_bench_mqtt_report_begin(nv_report *report, const nv_fleet *fleet);

@@ -11,7 +11,11 @@ static const nv_bench_opt table[] = {
     {"--ca", NV_BENCH_OPT_TEXT, AT(ca), 0, 0, NULL, "trusted roots (PEM); without it the server is not verified"},
     {"--tls-version", NV_BENCH_OPT_CHOICE, AT(tls_version), 0, 0, "1.3|1.2", "the only version offered"},
     {"--resume", NV_BENCH_OPT_FLAG, AT(resume), 0, 0, NULL, "storm: resume TLS sessions"},
-    {"--mode", NV_BENCH_OPT_CHOICE, AT(mode), 0, 0, "publish|idle|storm", "what to measure"},
+    {"--mode", NV_BENCH_OPT_CHOICE, AT(mode), 0, 0, "publish|idle|storm|twin|method|desired|c2d",
+     "what to measure; the last four need a hub"},
+    {"--https-port", NV_BENCH_OPT_UINT, AT(https_port), 1, 65535, NULL, "method, desired, c2d: REST; default 443"},
+    {"--requests", NV_BENCH_OPT_UINT, AT(requests), 1, 1000, NULL,
+     "method, desired, c2d: HTTPS connections of the service side, one request each at a time; default 50"},
     {"--connections", NV_BENCH_OPT_UINT, AT(connections), 1, 19000, NULL, "at the same time; default 50"},
     {"--devices", NV_BENCH_OPT_UINT, AT(devices), 1, 1000000, NULL, "storm: identities in turn; default: connections"},
     {"--window", NV_BENCH_OPT_UINT, AT(window), 1, 65000, NULL, "unacknowledged messages per connection; default 16"},
@@ -41,7 +45,8 @@ void nv_bench_mqtt_usage(FILE *to)
     nv_bench_opts_print(table, NV_COUNT_OF(table), to);
     fprintf(to, "examples:\n"
                 "  nave bench mqtt --anonymous --port 1883 --connections 50 --window 16 --pid $(pidof mosquitto)\n"
-                "  nave bench mqtt --hub localhost --policy device --key ... --tls --ca ca.pem --mode storm -o json\n");
+                "  nave bench mqtt --hub localhost --policy device --key ... --tls --ca ca.pem --mode storm -o json\n"
+                "  nave bench mqtt --hub \"$(nave hub show ...)\" --tls --ca ca.pem --mode method --rate 1000\n");
 }
 
 static bool check(const nv_bench_mqtt_options *o)
@@ -53,10 +58,14 @@ static bool check(const nv_bench_mqtt_options *o)
         wrong = "--hub and --anonymous exclude each other";
     } else if (o->resume && (!o->tls || o->mode != NV_BENCH_STORM)) {
         wrong = "--resume belongs to --mode storm with --tls";
-    } else if (o->rate && (o->qos == 0 || o->mode != NV_BENCH_PUBLISH)) {
-        wrong = "--rate belongs to --mode publish with --qos 1";
-    } else if (o->spin && o->mode != NV_BENCH_PUBLISH) {
-        wrong = "--spin belongs to --mode publish";
+    } else if (o->rate && !(o->mode == NV_BENCH_PUBLISH && o->qos == 1) && o->mode != NV_BENCH_METHOD) {
+        wrong = "--rate belongs to --mode publish with --qos 1, and to --mode method";
+    } else if (o->spin && o->mode != NV_BENCH_PUBLISH && o->mode != NV_BENCH_METHOD) {
+        wrong = "--spin belongs to --mode publish and --mode method";
+    } else if (o->mode >= NV_BENCH_TWIN && o->anonymous) {
+        wrong = "twins, methods and messages to devices need a hub";
+    } else if (o->mode >= NV_BENCH_METHOD && !o->tls) {
+        wrong = "REST needs --tls";
     } else if (o->duration_s <= 0 && o->mode != NV_BENCH_IDLE) {
         wrong = "--duration must be more than 0";
     }
@@ -69,6 +78,8 @@ static bool check(const nv_bench_mqtt_options *o)
 bool nv_bench_mqtt_options_parse(nv_bench_mqtt_options *out, int argc, char **argv)
 {
     *out = (nv_bench_mqtt_options){.host = "127.0.0.1",
+                                   .https_port = 443,
+                                   .requests = 50,
                                    .connections = 50,
                                    .window = 16,
                                    .size = 256,
@@ -88,7 +99,7 @@ bool nv_bench_mqtt_options_parse(nv_bench_mqtt_options *out, int argc, char **ar
 
 void nv_bench_mqtt_options_report(const nv_bench_mqtt_options *o, nv_report *report)
 {
-    static const char *const modes[] = {"publish", "idle", "storm"};
+    static const char *const modes[] = {"publish", "idle", "storm", "twin", "method", "desired", "c2d"};
     nv_report_text(report, "mode", modes[o->mode]);
     nv_report_text(report, "host", o->host);
     nv_report_int(report, "port", (int64_t)o->port);
@@ -97,6 +108,7 @@ void nv_bench_mqtt_options_report(const nv_bench_mqtt_options *o, nv_report *rep
     nv_report_bool(report, "resume", o->resume);
     nv_report_bool(report, "anonymous", o->anonymous);
     nv_report_int(report, "connections", (int64_t)o->connections);
+    nv_report_int(report, "requests", o->mode >= NV_BENCH_METHOD ? (int64_t)o->requests : 0);
     nv_report_int(report, "devices", (int64_t)o->devices);
     nv_report_int(report, "window", (int64_t)o->window);
     nv_report_int(report, "size_bytes", (int64_t)o->size);

@@ -7,12 +7,22 @@
 #include <stdbool.h>
 #include <stdint.h>
 
-typedef enum nv_bench_mode { NV_BENCH_PUBLISH, NV_BENCH_IDLE, NV_BENCH_STORM } nv_bench_mode;
+typedef enum nv_bench_mode {
+    NV_BENCH_PUBLISH,
+    NV_BENCH_IDLE,
+    NV_BENCH_STORM,
+    NV_BENCH_TWIN,
+    NV_BENCH_METHOD,
+    NV_BENCH_DESIRED,
+    NV_BENCH_C2D
+} nv_bench_mode;
 typedef enum nv_bench_subscribe { NV_BENCH_SUBSCRIBE_AUTO, NV_BENCH_SUBSCRIBE_YES, NV_BENCH_SUBSCRIBE_NO } nv_bench_sub;
 
 typedef struct nv_bench_mqtt_options {
     const char *host;
     uint64_t port; /* 0 = 8883 with TLS, 1883 without */
+    uint64_t https_port;
+    uint64_t requests; /* HTTPS connections of the service side */
     bool tls;
     const char *ca;
     unsigned tls_version; /* 0 = 1.3, 1 = 1.2 */
