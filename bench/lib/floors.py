@@ -42,9 +42,31 @@ def size_floors(results, rest):
     yield "resident at rest", "< 15 MB", rest["rss_bytes"] / 1e6 if rest else None, "MB", lambda v: v < 15
 
 
-def table(results, disks, rest):
+def service_floors(results):
+    for scenario, floor in (("twin-100x16", 20000), ("c2d-100", 10000)):
+        yield "%s: a second" % scenario, ">= %d" % floor, median(results, scenario, "nave-commit"), "/s", \
+            lambda v, f=floor: v >= f
+    yield "method-1k: p50", "< 200 us", median(results, "method-1k", "nave-commit", "latency_p50_us"), "us", \
+        lambda v: v < 200
+    yield "method-1k: p99", "< 1,000 us", median(results, "method-1k", "nave-commit"), "us", lambda v: v < 1000
+    yield "desired-5000: all committed and notified", "< 2 s", median(results, "desired-5000", "nave-commit"), "s", \
+        lambda v: v < 2
+
+
+def query_floors(queries):
+    last = queries[-1] if queries else {}
+    if last.get("twins") == 100000:
+        yield "queries, 100,000 twins: equality on a tag", "< 10 ms", last["by tag ms"], "ms", lambda v: v < 10
+        yield "queries, 100,000 twins: full scan, numeric predicate", "< 1,000 ms", last["scan ms"], "ms", \
+            lambda v: v < 1000
+        yield "telemetry p99 beside scans", "<= 1.2 x", \
+            last["telemetry p99 us beside scans"] / last["telemetry p99 us"], "x", lambda v: v <= 1.2
+
+
+def table(results, disks, rest, queries):
     """Markdown lines; nothing when the hub was not measured."""
-    rows = [r for r in [*rate_floors(results), *latency_floors(results, disks), *size_floors(results, rest)]
+    rows = [r for r in [*rate_floors(results), *latency_floors(results, disks), *size_floors(results, rest),
+                        *service_floors(results), *query_floors(queries)]
             if r[2] is not None]
     if not rows:
         return []

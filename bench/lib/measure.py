@@ -20,7 +20,7 @@ def say(text):
 
 def generator_argv(context, scenario, server):
     argv = context.generator + ["mqtt", "--port", str(server.tls_port if scenario.tls else server.port),
-                                "--pid", str(server.pid()), "-o", "json"] + server.credentials() + scenario.args
+                                "--pid", str(server.pid()), "-o", "json"] + server.credentials(scenario.service) + scenario.args
     if scenario.tls:
         argv += ["--tls", "--ca", context.certs["ca"]]
     if scenario.timed:

@@ -102,10 +102,18 @@ def growth_table(results):
     return lines + [""]
 
 
-def markdown(about, scenarios, results, disks, rest, stores):
+def query_table(rows):
+    names = list(dict.fromkeys(k for row in rows for k in row))
+    lines = ["### queries", "", "Twins of about 2 KB; ten share a value of `tags.site`. Medians of 9, over HTTPS.", "",
+             "| " + " | ".join(names) + " |", "|" + "---|" * len(names)]
+    lines += ["| " + " | ".join(number(row.get(k)) for k in names) + " |" for row in rows]
+    return lines + [""]
+
+
+def markdown(about, scenarios, results, disks, rest, queries, stores):
     lines = ["%(date)s, commit %(commit)s. %(processor)s, %(cores)d cores, %(memory_gb)d GB, Linux "
              "%(kernel)s." % about, "", "| server | what it stores before PUBACK |", "|---|---|"]
-    lines += ["| %s | %s |" % item for item in stores.items()] + [""] + floors.table(results, disks, rest)
+    lines += ["| %s | %s |" % item for item in stores.items()] + [""] + floors.table(results, disks, rest, queries)
     growth = {}
     for scenario in scenarios:
         rows = results.get(scenario.name)
@@ -115,6 +123,8 @@ def markdown(about, scenarios, results, disks, rest, stores):
             lines += scenario_table(scenario, rows, disks.get(scenario.name))
     if growth:
         lines += growth_table(growth)
+    if queries:
+        lines += query_table(queries)
     if rest:
         lines += ["### rest", "", "Start to ready on an empty data folder once keys exist: %.0f ms. Resident at rest: "
                   "%.1f MB. Medians of %d." % (rest["start_ms"], rest["rss_bytes"] / 1e6, len(rest["runs"])), ""]

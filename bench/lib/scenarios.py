@@ -22,6 +22,7 @@ class Scenario:
     devices: int = 0
     rounds: int = 0       # 0: as asked
     disk_probe: bool = False
+    service: bool = False  # the generator is a service too: it signs by the owner's policy and knows the HTTPS port
     columns: List[str] = field(default_factory=list)
 
 
@@ -50,6 +51,10 @@ def storm(name, title, *args):
                     ["--mode", "storm", "--connections", "64", "--devices", "1000"] + list(args),
                     metric="per_server_core_second", unit="connects per server core second", tls=True, devices=1000,
                     columns=STORM)
+
+
+def service(name, title, *args, **more):
+    return Scenario(name, title, ["nave-commit"], list(args), tls=True, service=True, **more)
 
 
 def growth():
@@ -83,6 +88,23 @@ SCENARIOS = [
     storm("storm-tls13", "64 clients connect, TLS 1.3 full handshake (ECDSA P-256), CONNACK, leave"),
     storm("storm-tls13-resumed", "the same with resumed sessions", "--resume"),
     storm("storm-tls12-resumed", "TLS 1.2, resumed sessions", "--resume", "--tls-version", "1.2"),
+    service("twin-100x16", "reported patches, 100 devices with 16 in flight each",
+            "--mode", "twin", "--connections", "100", "--window", "16", "--size", "64", metric="patches_per_s",
+            unit="patches/s", devices=100, columns=RATE),
+    service("method-1k", "direct methods, 1,000 a second, REST to device and back: p99",
+            "--mode", "method", "--connections", "50", "--requests", "50", "--rate", "1000", "--size", "64",
+            metric="latency_p99_us", unit="us", lower_is_better=True, devices=50,
+            columns=["latency_p50_us", "latency_p999_us", "operations_per_s"]),
+    service("method-most", "direct methods, as fast as 50 callers get answers",
+            "--mode", "method", "--connections", "50", "--requests", "50", "--size", "64",
+            metric="operations_per_s", unit="calls/s", devices=50, columns=RATE),
+    service("desired-5000", "one desired patch for each of 5,000 connected devices over 50 connections: seconds until "
+            "all are committed and notified", "--mode", "desired", "--connections", "5000", "--requests", "50",
+            "--size", "64", metric="wall_s", unit="s", lower_is_better=True, timed=False, devices=5000,
+            columns=["latency_p50_us", "latency_p99_us"]),
+    service("c2d-100", "messages to 100 devices, sent by REST over 50 connections, completed by PUBACK",
+            "--mode", "c2d", "--connections", "100", "--requests", "50", "--window", "16", "--size", "64",
+            metric="operations_per_s", unit="messages/s", devices=100, columns=RATE),
 ] + list(growth())
 
 SMOKE = [
@@ -92,6 +114,14 @@ SMOKE = [
     Scenario("smoke-storm", "connects", ["ref", "nave-os"],
              ["--mode", "storm", "--connections", "8", "--devices", "20", "--resume"], metric="connects_per_s",
              unit="connects/s", tls=True, devices=20),
+    service("smoke-twin", "twins", "--mode", "twin", "--connections", "20", "--window", "4", "--size", "64",
+            metric="patches_per_s", unit="patches/s", devices=20),
+    service("smoke-method", "methods", "--mode", "method", "--connections", "20", "--requests", "4", "--size", "64",
+            metric="operations_per_s", unit="calls/s", devices=20),
+    service("smoke-desired", "desired", "--mode", "desired", "--connections", "20", "--requests", "4", "--size", "64",
+            metric="wall_s", unit="s", timed=False, devices=20),
+    service("smoke-c2d", "messages to devices", "--mode", "c2d", "--connections", "20", "--requests", "4", "--window",
+            "4", "--size", "64", metric="operations_per_s", unit="messages/s", devices=20),
     Scenario("smoke-idle", "idle", ["ref", "nave-os"],
              ["--mode", "idle", "--connections", "200", "--subscribe", "yes", "--duration", "0.2"],
              metric="rss_per_connection_bytes", unit="bytes", timed=False, devices=200, fresh=True),

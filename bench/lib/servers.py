@@ -86,7 +86,7 @@ class Server:
             self.process = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def credentials(self):
+    def credentials(self, service=False):
         return ["--anonymous"]
 
 
@@ -261,7 +261,10 @@ class Nave(Server):
         self.hub.wait_ready(self.process)
         self.hub.add_devices(devices)
 
-    def credentials(self):
+    def credentials(self, service=False):
+        if service:
+            return ["--hub", self.hub.host_name, "--policy", "iothubowner", "--key", self.hub.owner_key,
+                    "--https-port", str(self.hub.https)]
         return ["--hub", self.hub.host_name, "--policy", "device", "--key", self.hub.device_key]
 
 
