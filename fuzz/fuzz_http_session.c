@@ -62,6 +62,23 @@ static void send_with_tokens(nv_rig *rig, nv_span text)
     }
 }
 
+/** The peer goes; methods that it called are waited for, in no time. */
+static void finish(nv_rig *rig)
+{
+    nv_rig_lose(rig);
+    (void)nv_exec_queue_run(&on.queue);
+    while (!rig->session->done) {
+        int64_t due_us = nv_hub_loop_due(&on.hub->loops[0]);
+        if (due_us == INT64_MAX) {
+            (void)nv_exec_queue_run_wait(&on.queue);
+        } else {
+            int64_t left_us = due_us - nv_mono_us(&on.clock.clock);
+            nv_rig_advance(rig, left_us > 0 ? left_us : 0);
+            (void)nv_exec_queue_run(&on.queue);
+        }
+    }
+}
+
 int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
 {
     if (size < 2) {
@@ -90,6 +107,7 @@ int LLVMFuzzerTestOneInput(const uint8_t *data, size_t size)
     if (received.len > 0 && !nv_span_starts_with(received, nv_span_str("HTTP/1.1 "))) {
         abort();
     }
+    finish(&rig);
     nv_rig_deinit(&rig);
     return 0;
 }

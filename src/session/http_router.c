@@ -26,6 +26,7 @@ static const nv_http_route service_rows[] = {
     {NV_HTTP_GET, "/devices/{d}/modules/{m}", READ, MODULE, nv_http_module_get},
     {NV_HTTP_PUT, "/devices/{d}/modules/{m}", WRITE, MODULE, nv_http_module_put},
     {NV_HTTP_DELETE, "/devices/{d}/modules/{m}", WRITE, MODULE, nv_http_module_delete},
+    {NV_HTTP_POST, "/devices/query", SERVICE, REGISTRY, nv_http_query_devices},
     {NV_HTTP_GET, "/twins/{d}", SERVICE, REGISTRY, nv_http_twin_get},
     {NV_HTTP_PATCH, "/twins/{d}", SERVICE, REGISTRY, nv_http_twin_patch},
     {NV_HTTP_PUT, "/twins/{d}", SERVICE, REGISTRY, nv_http_twin_put},

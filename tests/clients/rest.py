@@ -1,6 +1,6 @@
 #!/usr/bin/python3
 """The service API by hand, as clients generated from its description see it: exact status codes, headers and bodies.
-conformance: http-hub.md 3, 21, 22, 23, 24, 26, 27, 40"""
+conformance: http-hub.md 3, 21, 22, 23, 24, 26, 27, 28, 40"""
 import http.client
 import json
 import re
@@ -111,6 +111,22 @@ def methods(rest):
     rest.e3(404, "DeviceNotOnline", 404103, "POST", "/digitaltwins/d1/commands/c?responseTimeoutInSeconds=5", "{}")
 
 
+def queries(rest):
+    status, head, rows = rest.ask("POST", "/devices/query", {"query": "SELECT * FROM devices"}, x_ms_max_item_count="1")
+    assert status == 200 and head["x-ms-item-type"] == "Twin" and len(rows) == 1, (status, head, rows)
+    assert head["x-ms-continuation"], "two devices, one a page"
+    status, head, rows = rest.ask("POST", "/devices/query", {"query": "SELECT * FROM devices"},
+                                  x_ms_max_item_count="1", x_ms_continuation=head["x-ms-continuation"])
+    assert len(rows) == 1 and "x-ms-continuation" not in head, head
+    status, head, rows = rest.ask("POST", "/devices/query", {"query": "SELECT deviceId FROM devices"})
+    assert rows == [{"deviceId": "d1"}, {"deviceId": "d2"}] and head["x-ms-item-type"] == "Raw", rows
+    wrong = rest.e1(400, "ArgumentInvalid", "POST", "/devices/query", {"query": "SELECT * FROM devices WHERE tags.x ="})
+    assert wrong.startswith("ErrorCode:ArgumentInvalid;The query is invalid: ") and "line 1" in wrong, wrong
+    assert "The query is invalid" in rest.e1(400, "ArgumentInvalid", "POST", "/devices/query",
+                                             {"query": "SELECT * FROM devices".ljust(8193)})
+    rest.e1(400, "IotHubFormatError", "POST", "/devices/query", "{")
+
+
 def many_callers(hub, rest):
     """A hundred callers wait for a device that does not come; the hub serves on, and nobody is cut off."""
     count = 100
@@ -141,9 +157,11 @@ def rights(hub):
 
 def run(hub):
     hub.cli("device", "add", "d1")
+    hub.cli("device", "add", "d2")
     rest = Rest(hub)
     twins(rest)
     methods(rest)
+    queries(rest)
     many_callers(hub, rest)
     rights(hub)
 

@@ -1,8 +1,8 @@
 // azure-iothub unmodified, as a back end uses it: twins of devices and modules, direct methods answered by azure-iot-device,
 // queries with paging, digital twins and their commands.
 // Errors are told by name: azure-iothub brings an azure-iot-common of its own, so the classes are not those of the device SDK.
-/* conformance: http-hub.md 21, 22, 23, 24, 25, 26, 27 */
-/* conformance: semantics.md 1, 2, 3, 4, 9 */
+/* conformance: http-hub.md 21, 22, 23, 24, 25, 26, 27, 28 */
+/* conformance: semantics.md 1, 2, 3, 4, 9, 20 */
 'use strict';
 const assert = require('node:assert');
 const { spawn } = require('node:child_process');
@@ -208,9 +208,44 @@ async function digitalTwins(shown, registry) {
   await client.close();
 }
 
+async function queries(registry) {
+  const ids = Array.from({ length: 250 }, (_, i) => `fleet-${String(i).padStart(3, '0')}`);
+  for (let at = 0; at < ids.length; at += 100) {
+    await registry.addDevices(ids.slice(at, at + 100).map((deviceId) => ({ deviceId })));
+  }
+  for (const deviceId of ids.slice(0, 7)) {
+    await registry.updateTwin(deviceId, { tags: { site: 'north' }, properties: { desired: { rpm: 900 } } }, '*');
+  }
+  const all = async (text, size, next) => {
+    const query = registry.createQuery(text, size);
+    const pages = [];
+    while (query.hasMoreResults) {
+      const page = await query[next]();
+      pages.push(page.result);
+    }
+    return pages;
+  };
+  const pages = await all("SELECT * FROM devices WHERE STARTSWITH(deviceId, 'fleet-')", 100, 'nextAsTwin');
+  assert.deepStrictEqual(pages.map((page) => page.length), [100, 100, 50]);
+  assert.deepStrictEqual(pages.flat().map((twin) => twin.deviceId).sort(), ids);
+  const north = (await all("SELECT * FROM devices WHERE tags.site = 'north'", 3, 'nextAsTwin')).flat();
+  assert.strictEqual(north.length, 7);
+  assert.strictEqual(north[0].properties.desired.rpm, 900);
+  await north[0].update({ tags: { site: 'south' } }); // rows are twins that can be written
+  const [[moved]] = await all("SELECT deviceId, tags.site AS site FROM devices WHERE tags.site = 'south'", 10, 'next');
+  assert.deepStrictEqual(moved, { deviceId: north[0].deviceId, site: 'south' });
+  const [counts] = await all('SELECT COUNT() AS n, status FROM devices GROUP BY status', 10, 'next');
+  assert.ok(counts.find((row) => row.status === 'enabled').n >= 250);
+  const [[module]] = await all("SELECT * FROM devices.modules WHERE moduleId = 'm1' AND deviceId = 'dm'", 10, 'next');
+  assert.strictEqual(module.properties.desired.m, 1);
+  await assert.rejects(all('SELECT FROM devices', 10, 'next'),
+    (err) => err.name === 'ArgumentError' && err.responseBody.includes('The query is invalid: '));
+}
+
 async function test(shown) {
   const registry = Registry.fromConnectionString(shown.serviceConnectionString);
   await twins(registry);
+  await queries(registry);
   await bothSides(shown, registry);
   await methods(shown, registry);
   await digitalTwins(shown, registry);
