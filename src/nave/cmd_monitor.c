@@ -78,6 +78,17 @@ static void print_properties(struct json_object *properties)
     }
 }
 
+/* Where it comes from, when it was not sent by the device but tells of it. */
+static void print_source(struct json_object *system)
+{
+    const char *source = nv_json_text(system, "iothub-message-source");
+    if (source[0] && strcmp(source, "Telemetry") != 0) {
+        putchar('[');
+        print_plain(source, strlen(source));
+        fputs("] ", stdout);
+    }
+}
+
 static void print_message(struct json_object *event)
 {
     const char *module = nv_json_text(event, "moduleId");
@@ -85,6 +96,7 @@ static void print_message(struct json_object *event)
     struct json_object *body = nv_json_member(event, "body");
     printf("%.23s  %s%s%s  ", nv_json_text(event, "enqueuedTime"), nv_json_text(event, "deviceId"),
            module[0] ? "/" : "", module);
+    print_source(nv_json_member(event, "systemProperties"));
     if (body) {
         const char *text = json_object_is_type(body, json_type_string)
                                ? json_object_get_string(body)
