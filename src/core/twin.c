@@ -11,6 +11,7 @@
 
 #include "base/alloc.h"
 #include "core/events.h"
+#include "store/state_c2d.h"
 
 #include <stdlib.h>
 
@@ -118,6 +119,9 @@ static nv_err make_twin(operation *self, nv_txn *txn, const nv_twin_row *row)
     if (err == NV_OK) {
         self->twin = nv_twin_new(&identity, row);
         err = self->twin ? NV_OK : NV_E_CORRUPT;
+    }
+    if (err == NV_OK && identity.module_id.len == 0) {
+        err = nv_txn_c2d_depth(txn, identity.device_id, &self->twin->c2d_count);
     }
     return err;
 }
