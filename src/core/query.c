@@ -83,6 +83,7 @@ static nv_err write_twin(work *self, const nv_identity_row *identity, const nv_t
         return NV_E_CORRUPT;
     }
     twin->presence = nv_presence_now(self->hub, identity->device_id, identity->module_id);
+    twin->c2d_count = nv_query_c2d_count(self->txn, identity);
     nv_twin_write_service(twin, &self->writer);
     nv_twin_unref(twin);
     return self->writer.err;

@@ -4,6 +4,7 @@
 #include "codec/base64.h"
 #include "codec/json.h"
 #include "core/twin_update.h"
+#include "store/state_c2d.h"
 
 #include <stdio.h>
 
@@ -115,6 +116,15 @@ static nv_datum device_etag_value(const nv_query_row *row)
 static nv_datum thumbprint_value(nv_span thumbprint)
 {
     return thumbprint.len ? nv_datum_of_string(thumbprint) : (nv_datum){.kind = NV_DATUM_NULL};
+}
+
+uint64_t nv_query_c2d_count(nv_txn *txn, const nv_identity_row *identity)
+{
+    uint64_t count = 0;
+    if (!txn || identity->module_id.len || nv_txn_c2d_depth(txn, identity->device_id, &count) != NV_OK) {
+        return 0;
+    }
+    return count;
 }
 
 static nv_presence presence_of(const nv_query_row *row)
@@ -262,7 +272,7 @@ static nv_datum field_value(nv_query_row *row, nv_query_field field)
     case NV_FIELD_LAST_ACTIVITY_TIME:
         return activity_value(row);
     case NV_FIELD_C2D_COUNT:
-        return nv_datum_of_number(0);
+        return nv_datum_of_number((double)nv_query_c2d_count(row->txn, identity));
     case NV_FIELD_AUTHENTICATION_TYPE:
         return nv_datum_of_string(nv_span_str(nv_auth_kind_name((nv_auth_kind)identity->auth)));
     case NV_FIELD_THUMBPRINTS:

@@ -72,6 +72,9 @@ typedef struct nv_query_row {
     uint64_t _row;
 } nv_query_row;
 
+/** Messages that wait for the device or are locked; modules have none. */
+uint64_t nv_query_c2d_count(nv_txn *txn, const nv_identity_row *identity);
+
 /** The value of a bound path: resolve() of an nv_expr_env whose arg is the row. */
 nv_datum nv_query_row_value(void *row, const nv_expr_path *path);
 

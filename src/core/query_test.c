@@ -1,9 +1,13 @@
 /* Queries on the real stores: what rows they find, what answers look like, pages. */
 #include "base/attrs.h"
 #include "base/metrics.h"
+#include "core/c2d.h"
+#include "core/devices.h"
+#include "core/registry.h"
 #include "support/query_rig.h"
 
 #include <json-c/json.h>
+#include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -648,6 +652,94 @@ static void equality_uses_an_index(void **state)
     assert_int_equal(rows_looked_at(core, "SELECT * FROM devices WHERE tags.a.b = 'x' OR status = 'disabled'"), 300);
 }
 
+/* ---- live state --------------------------------------------------------------------------------------------- */
+
+static void run_until(real_core *core, const bool *done)
+{
+    while (!*done) {
+        for (size_t i = 0; i < REAL_LOOPS; i++) {
+            nv_exec_queue_adopt(&core->queues[i]);
+            nv_exec_queue_run(&core->queues[i]);
+        }
+        (void)sched_yield();
+    }
+}
+
+static void sent(nv_c2d_send *send)
+{
+    *(bool *)send->arg = true;
+}
+
+static void waiting_messages_are_counted(void **state)
+{
+    real_core *core = *state;
+    for (int i = 0; i < 2; i++) {
+        bool done = false;
+        nv_c2d_send send = {.device_id = nv_span_str("d1"), .body = nv_span_str("hello"), .done = sent, .arg = &done};
+        nv_c2d_send_do(&core->hub->loops[0], &send);
+        run_until(core, &done);
+        assert_int_equal(send.error, NV_HUB_ERROR_NONE);
+    }
+    expect_ids(core, "SELECT * FROM devices WHERE cloudToDeviceMessageCount = 2", "d1");
+    expect_rows(core, "SELECT cloudToDeviceMessageCount AS n FROM devices WHERE deviceId IN ['a', 'd1']",
+                "[{\"n\":0},{\"n\":2}]");
+    rig_page page = rig_query_page(core, "SELECT * FROM devices WHERE deviceId = 'd1'", 0, "");
+    assert_non_null(strstr(page.rows, "\"cloudToDeviceMessageCount\":2"));
+    rig_page_free(&page);
+}
+
+typedef struct session {
+    nv_claim claim; /* first member: cast back */
+    bool granted;
+    bool released;
+} session;
+
+static void granted(nv_claim *claim)
+{
+    ((session *)(void *)claim)->granted = true;
+}
+
+static void evicted(nv_claim *claim, nv_refusal why)
+{
+    (void)claim;
+    fail_msg("evicted: %d", (int)why);
+}
+
+static void released(nv_claim *claim)
+{
+    ((session *)(void *)claim)->released = true;
+}
+
+static void found(nv_registry_find *find)
+{
+    *(bool *)find->arg = true;
+}
+
+static void connections_show_at_once(void **state)
+{
+    real_core *core = *state;
+    bool done = false;
+    nv_registry_find find = {.device_id = nv_span_str("d1"), .done = found, .arg = &done};
+    if (nv_registry_lookup(&core->hub->loops[0], &find) == NV_E_MORE) {
+        run_until(core, &done);
+    }
+    assert_int_equal(find.status, NV_OK);
+    session self = {.claim = {.identity = find.identity, .clean = true, .granted = granted, .evict = evicted}};
+    nv_claim_ask(&core->hub->loops[0], &self.claim);
+    run_until(core, &self.granted);
+    nv_claim_touch(&self.claim, nv_mono_us(core->hub->clock));
+    expect_ids(core, "SELECT * FROM devices WHERE connectionState = 'Connected'", "d1");
+    expect_ids(core, "SELECT * FROM devices WHERE lastActivityTime > '2020-01-01T00:00:00Z'", "d1");
+    rig_page page = rig_query_page(core, "SELECT * FROM devices WHERE deviceId = 'd1'", 0, "");
+    assert_non_null(strstr(page.rows, "\"connectionState\":\"Connected\""));
+    rig_page_free(&page);
+    nv_claim_release(&self.claim, released);
+    run_until(core, &self.released);
+    expect_ids(core, "SELECT deviceId FROM devices WHERE connectionState = 'Connected'", "");
+    expect_ids(core, "SELECT * FROM devices WHERE lastActivityTime > '2020-01-01T00:00:00Z'", "d1");
+    nv_identity_unref(find.identity);
+}
+
 static void canceled(nv_query_request *request)
 {
     *(bool *)request->arg = true;
@@ -683,6 +775,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(refusals, setup_fleet, teardown),
         cmocka_unit_test_setup_teardown(as_many_as_may_run, setup_fleet, teardown),
         cmocka_unit_test_setup_teardown(continuations_of_others, setup_fleet, teardown),
+        cmocka_unit_test_setup_teardown(waiting_messages_are_counted, setup_fleet, teardown),
+        cmocka_unit_test_setup_teardown(connections_show_at_once, setup_fleet, teardown),
         cmocka_unit_test_setup_teardown(a_cancelled_query_still_ends, setup_fleet, teardown),
         cmocka_unit_test_setup_teardown(pages_of_a_hundred, setup_empty, teardown),
         cmocka_unit_test_setup_teardown(rows_once_while_the_fleet_changes, setup_empty, teardown),
