@@ -4,6 +4,7 @@
  */
 #include "base/alloc.h"
 #include "base/diag.h"
+#include "core/c2d.h"
 #include "core/devices.h"
 #include "core/policies.h"
 #include "core/registry.h"
@@ -224,38 +225,53 @@ static void test_two_loops_os(void **state)
 /* ---- a restart ------------------------------------------------------------------------------------------------------
  */
 
-/* One loop's turns, until the client has seen @p want bytes. */
-static void wait_for(real_core *r, mqtt_pair *pair, size_t want)
+/* One turn of both loops. */
+static void turn(real_core *r, mqtt_pair *pair)
 {
-    for (;;) {
-        nv_hub_loop_turn_end(&r->hub->loops[0]);
-        nv_hub_loop_turn_end(&r->hub->loops[1]);
-        size_t ran = nv_exec_queue_run(&r->queues[0]) + nv_exec_queue_run(&r->queues[1]);
-        mqtt_pair_service(pair);
-        if (nv_buf_len(&pair->out) >= want) {
-            return;
-        }
-        if (ran == 0) {
-            sched_yield(); /* the stores' threads are at work */
-        }
+    nv_hub_loop_turn_end(&r->hub->loops[0]);
+    nv_hub_loop_turn_end(&r->hub->loops[1]);
+    size_t ran = nv_exec_queue_run(&r->queues[0]) + nv_exec_queue_run(&r->queues[1]);
+    mqtt_pair_service(pair);
+    if (ran == 0) {
+        sched_yield(); /* the stores' threads are at work */
     }
+}
+
+/* Turns, until the client has seen as much text as @p want has; then it is that text. */
+static void expect_text(real_core *r, mqtt_pair *pair, const char *want)
+{
+    static char seen[4096];
+    size_t len = 0;
+    seen[0] = '\0';
+    while (len < strlen(want)) {
+        turn(r, pair);
+        len += (size_t)snprintf(seen + len, sizeof(seen) - len, "%s", mqtt_pair_take_text(pair));
+        assert_true(len < sizeof(seen));
+    }
+    assert_string_equal(seen, want);
 }
 
 static void leave(real_core *r, mqtt_pair *pair)
 {
     mqtt_pair_cut(pair);
     while (!mqtt_pair_gone(pair)) {
-        nv_hub_loop_turn_end(&r->hub->loops[0]);
-        nv_hub_loop_turn_end(&r->hub->loops[1]);
-        nv_exec_queue_run(&r->queues[0]);
-        nv_exec_queue_run(&r->queues[1]);
-        mqtt_pair_service(pair);
+        turn(r, pair);
     }
     mqtt_pair_deinit(pair);
 }
 
+static void come_back(real_core *r, mqtt_pair *pair, const mqtt_login *login)
+{
+    leave(r, pair);
+    real_core_restart(r, NV_DURABILITY_COMMIT);
+    mqtt_pair_open(pair, &r->hub->loops[0], 2);
+    mqtt_pair_connect(pair, login);
+}
+
 /* conformance: mqtt.md 12 */
-static void test_session_survives_a_restart(void **state)
+/* conformance: mqtt.md 31 */
+/* conformance: mqtt.md 32 */
+static void test_session_and_twin_survive_a_restart(void **state)
 {
     (void)state;
     real_core *r = real_core_new(NULL, NV_DURABILITY_COMMIT);
@@ -264,19 +280,75 @@ static void test_session_survives_a_restart(void **state)
     mqtt_pair pair;
     mqtt_pair_open(&pair, &r->hub->loops[0], 1);
     mqtt_pair_connect(&pair, &login);
-    wait_for(r, &pair, 4);
-    assert_string_equal(mqtt_pair_take_hex(&pair), "20020000");
+    expect_text(r, &pair, "CONNACK 0\n");
     mqtt_pair_subscribe(&pair, 1, "$iothub/twin/res/#", 0);
-    wait_for(r, &pair, 5);
-    assert_string_equal(mqtt_pair_take_hex(&pair), "9003000100");
+    expect_text(r, &pair, "SUBACK 1 0\n");
+    mqtt_put_publish(&pair.in, "$iothub/twin/PATCH/properties/reported/?$rid=1", nv_span_str("{\"a\":1.0,\"b\":[1]}"),
+                     0, 0);
+    mqtt_pair_publish(&pair, "$iothub/twin/PATCH/properties/reported/?$rid=2", "{\"b\":null,\"c\":{\"d\":2}}", 0, 0);
+    expect_text(r, &pair,
+                "PUBLISH q0 $iothub/twin/res/204/?$rid=1&$version=2 | \n"
+                "PUBLISH q0 $iothub/twin/res/204/?$rid=2&$version=3 | \n");
+    static const char twin[] = "{\"desired\":{\"$version\":1},\"reported\":{\"a\":1.0,\"c\":{\"d\":2},\"$version\":3}}";
+    char want[256];
+    (void)snprintf(want, sizeof(want), "PUBLISH q0 $iothub/twin/res/200/?$rid=3 | %s\n", twin);
+    mqtt_pair_publish(&pair, "$iothub/twin/GET/?$rid=3", " ", 0, 0);
+    expect_text(r, &pair, want);
+    come_back(r, &pair, &login);
+    expect_text(r, &pair, "CONNACK 0 session\n");
+    mqtt_pair_publish(&pair, "$iothub/twin/GET/?$rid=3", "", 0, 0);
+    expect_text(r, &pair, want); /* answered without a SUBSCRIBE */
     leave(r, &pair);
-    real_core_restart(r, NV_DURABILITY_COMMIT);
-    mqtt_pair_open(&pair, &r->hub->loops[0], 2);
+    real_core_free(r);
+}
+
+static void on_sent(nv_c2d_send *sent)
+{
+    assert_int_equal(sent->error, NV_HUB_ERROR_NONE);
+    *(bool *)sent->arg = true;
+}
+
+static void send_message(real_core *r, mqtt_pair *pair, const char *body)
+{
+    bool sent = false;
+    nv_c2d_send send = {.device_id = nv_span_str("d1"), .body = nv_span_str(body), .done = on_sent, .arg = &sent};
+    nv_c2d_send_do(&r->hub->loops[1], &send);
+    while (!sent) {
+        turn(r, pair);
+    }
+}
+
+#define TO "devices/d1/messages/devicebound/%24.to=%2Fdevices%2Fd1%2Fmessages%2FdeviceBound | "
+
+/* conformance: mqtt.md 29 */
+/* conformance: mqtt.md 30 */
+static void test_messages_survive_a_restart(void **state)
+{
+    (void)state;
+    real_core *r = real_core_new(NULL, NV_DURABILITY_COMMIT);
+    real_core_add(r, "d1");
+    mqtt_login login = {.device = "d1", .key = &real_device_key, .persistent = true};
+    mqtt_pair pair;
+    mqtt_pair_open(&pair, &r->hub->loops[0], 1);
     mqtt_pair_connect(&pair, &login);
-    wait_for(r, &pair, 4);
-    assert_string_equal(mqtt_pair_take_hex(&pair), "20020100");
-    mqtt_pair_publish(&pair, "$iothub/twin/GET/?$rid=1", "", 0, 0);
-    assert_true(nv_buf_len(&pair.out) > 0); /* answered without a SUBSCRIBE */
+    expect_text(r, &pair, "CONNACK 0\n");
+    mqtt_pair_subscribe(&pair, 1, "devices/d1/messages/devicebound/#", 1);
+    expect_text(r, &pair, "SUBACK 1 1\n");
+    send_message(r, &pair, "completed");
+    expect_text(r, &pair, "PUBLISH q1 id=1 " TO "completed\n");
+    mqtt_pair_send_hex(&pair, "40020001");
+    send_message(r, &pair, "sent");
+    expect_text(r, &pair, "PUBLISH q1 id=2 " TO "sent\n");
+    leave(r, &pair);
+    mqtt_pair_open(&pair, &r->hub->loops[0], 2);
+    send_message(r, &pair, "offline");
+    come_back(r, &pair, &login);
+    expect_text(r, &pair, "CONNACK 0 session\nPUBLISH q1 id=1 dup " TO "sent\nPUBLISH q1 id=2 " TO "offline\n");
+    mqtt_pair_send_hex(&pair, "4002000140020002");
+    come_back(r, &pair, &login);
+    expect_text(r, &pair, "CONNACK 0 session\n");
+    send_message(r, &pair, "next");
+    expect_text(r, &pair, "PUBLISH q1 id=1 " TO "next\n"); /* nothing else */
     leave(r, &pair);
     real_core_free(r);
 }
@@ -287,7 +359,8 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_two_loops_commit),
         cmocka_unit_test(test_two_loops_os),
-        cmocka_unit_test(test_session_survives_a_restart),
+        cmocka_unit_test(test_session_and_twin_survive_a_restart),
+        cmocka_unit_test(test_messages_survive_a_restart),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

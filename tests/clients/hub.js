@@ -1,6 +1,6 @@
 // Starts, kills and asks a hub of its own for one test. NAVE names the program.
 'use strict';
-const { spawn, execFileSync } = require('node:child_process');
+const { spawn, execFile, execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const http = require('node:http');
 const os = require('node:os');
@@ -16,6 +16,7 @@ class Hub {
     this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'nave-test-'));
     this.log = path.join(this.dir, 'hub.log');
     this.data = path.join(this.dir, 'data');
+    this.options = []; // further ones of `nave up`
   }
 
   // What it has logged so far.
@@ -25,7 +26,7 @@ class Hub {
 
   async start() {
     const out = fs.openSync(this.log, 'a');
-    this.process = spawn(program, ['up', '--data', this.data], { stdio: ['ignore', out, out] });
+    this.process = spawn(program, ['up', '--data', this.data, ...this.options], { stdio: ['ignore', out, out] });
     fs.closeSync(out);
     this.exited = new Promise((resolve) => this.process.once('exit', resolve));
     const gone = this.exited.then((code) => {
@@ -61,6 +62,19 @@ class Hub {
   // Run `nave ...` and give its JSON, one value per line for monitor.
   cli(...args) {
     return execFileSync(program, [...args, '--data', this.data], { encoding: 'utf8', timeout: 60000 });
+  }
+
+  // The same without holding up this process, whose own devices may have to answer meanwhile.
+  ask(...args) {
+    return new Promise((resolve, reject) => {
+      execFile(program, [...args, '--data', this.data], { encoding: 'utf8', timeout: 90000 }, (err, stdout, stderr) => {
+        if (err) {
+          reject(new Error(`nave ${args.join(' ')}: ${stderr}`));
+        } else {
+          resolve(stdout);
+        }
+      });
+    });
   }
 
   json(...args) {

@@ -2,7 +2,6 @@
 # conformance: mqtt.md 1, 2, 3, 5, 6, 7, 8, 12, 13, 14, 15, 16, 17, 18, 19, 20, 22, 23, 24, 41, 42, 43, 44
 import base64
 import os
-import queue
 import socket
 import ssl
 import struct
@@ -11,53 +10,8 @@ import time
 import paho.mqtt.client as mqtt
 import paho.mqtt.properties
 from hub import sas, with_hub
+from paho_device import HOST, WAIT_S, Device
 from wire import Wire, publish_packet
-
-HOST = "localhost"
-WAIT_S = 15
-
-
-class Device:
-    """A paho client whose callbacks become queues that a test can wait on."""
-
-    def __init__(self, hub, client_id, username, password, clean=True, protocol=mqtt.MQTTv311, keepalive=60, will=None):
-        options = {} if protocol == mqtt.MQTTv5 else {"clean_session": clean}
-        self.client = mqtt.Client(client_id=client_id, protocol=protocol, **options)
-        self.client.username_pw_set(username, password)
-        self.client.tls_set(ca_certs=hub.ca())
-        self.connected, self.closed, self.acked, self.subscribed = (queue.Queue() for _ in range(4))
-        self.client.on_connect = lambda c, u, flags, rc, *more: self.connected.put((int(getattr(rc, "value", rc)), flags))
-        self.client.on_disconnect = lambda c, u, rc, *more: self.closed.put(rc)
-        self.client.on_publish = lambda c, u, mid: self.acked.put(mid)
-        self.client.on_subscribe = lambda c, u, mid, granted: self.subscribed.put(granted)
-        self.client.reconnect_delay_set(3600, 3600)  # the tests decide when to reconnect
-        if will:
-            self.client.will_set(*will)
-        self.client.connect(HOST, 8883, keepalive)
-        self.client.loop_start()
-        self.code, self.flags = self.connected.get(timeout=WAIT_S)
-
-    def publish(self, topic, payload="x", qos=1, retain=False):
-        self.client.publish(topic, payload, qos, retain)
-        if qos == 1:
-            self.acked.get(timeout=WAIT_S)
-
-    def subscribe(self, filters):
-        self.client.subscribe(filters)
-        return self.subscribed.get(timeout=WAIT_S)
-
-    def must_be_closed(self, seconds=WAIT_S):
-        self.closed.get(timeout=seconds)
-        self.quit()
-
-    def drop(self):
-        """Cut the connection without DISCONNECT."""
-        self.client.socket().shutdown(socket.SHUT_RDWR)
-        self.must_be_closed()
-
-    def quit(self):
-        self.client.disconnect()
-        self.client.loop_stop()
 
 
 def run(hub):
