@@ -16,9 +16,11 @@
 #include <strings.h>
 #include <time.h>
 
-#define API_VERSION     "2021-04-12"
-#define ANSWER_MAX      (64u << 20)
-#define TOKEN_LIFE_S    600
+#define API_VERSION  "2021-04-12"
+#define ANSWER_MAX   (64u << 20)
+#define TOKEN_LIFE_S 600
+/* A stream ends with its token. */
+#define STREAM_LIFE_S   86400
 #define STREAM_LINE_MAX (4u << 20)
 
 /* ---- which hub --------------------------------------------------------------------------------------------- */
@@ -334,12 +336,12 @@ static void set_target(exchange *x, const nv_client *client, const char *path)
 }
 
 static void exchange_init(exchange *x, nv_client *client, const char *method, const char *path, const char *body,
-                          const char *if_match)
+                          const char *if_match, int64_t token_life_s)
 {
     memset(x, 0, sizeof(*x));
     x->curl = handle_of(client);
     set_target(x, client, path);
-    char *token = nv_client_token(client, client->host, TOKEN_LIFE_S);
+    char *token = nv_client_token(client, client->host, token_life_s);
     x->headers = add_header(x->headers, "Authorization", token ? token : "");
     free(token);
     x->headers = add_header(x->headers, "Expect", "");
@@ -399,7 +401,7 @@ int nv_client_call(nv_client *client, const nv_call *call, nv_answer *answer)
     receive r = {.answer = answer};
     nv_buf_init(&r.body, ANSWER_MAX);
     exchange x;
-    exchange_init(&x, client, call->method, call->path, call->body, call->if_match);
+    exchange_init(&x, client, call->method, call->path, call->body, call->if_match, TOKEN_LIFE_S);
     add_paging(&x, call);
     curl_easy_setopt(x.curl, CURLOPT_TIMEOUT, call->timeout_s ? call->timeout_s : 60L);
     curl_easy_setopt(x.curl, CURLOPT_WRITEFUNCTION, take_body);
@@ -530,7 +532,7 @@ static nv_stream_end refused(stream *s, long status)
 nv_stream_end nv_client_stream(nv_client *client, const char *path, bool (*line)(void *arg, nv_span line), void *arg)
 {
     exchange x;
-    exchange_init(&x, client, "GET", path, NULL, NULL);
+    exchange_init(&x, client, "GET", path, NULL, NULL, STREAM_LIFE_S);
     stream s = {.curl = x.curl, .line = line, .arg = arg};
     nv_buf_init(&s.pending, STREAM_LINE_MAX);
     curl_easy_setopt(x.curl, CURLOPT_TCP_KEEPALIVE, 1L);
