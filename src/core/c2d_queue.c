@@ -35,8 +35,9 @@ static nv_hub *hub_of(const nv_c2d_queue *queue)
 bool nv_c2d_write(nv_c2d_queue *queue, nv_state_op *op)
 {
     op->exec = queue->c2d->loop->exec;
-    op->status = nv_state_write(hub_of(queue)->state, op);
-    if (op->status != NV_OK) {
+    nv_err err = nv_state_write(hub_of(queue)->state, op);
+    if (err != NV_OK) {
+        op->status = err; /* else it is the store's from here on */
         return false;
     }
     queue->ops++;
