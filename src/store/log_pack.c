@@ -170,10 +170,17 @@ static nv_err replace(packer *p, const char *temporary)
     char second[NV_LOG_PATH];
     nv_segment_path(log, p->to->header.number, "seg", path);
     (void)snprintf(second, sizeof(second), "%s/spare.tmp", log->dir);
+    /* Who reads the old segment opens its file by name when it must; that name will be the copy's before the list says
+     * so. Nobody but this thread closes the file again while the segment stands in the list. */
+    nv_err err = nv_segment_need_read_file(log, p->from);
+    if (err != NV_OK) {
+        nv_ignore(nv_disk_remove(log->disk, temporary));
+        return err;
+    }
     /* The second name keeps the old file when the copy takes its place: written all over once, it is a good spare. */
     bool kept = log->direct && p->from->header.prewritten && nv_disk_link(log->disk, path, second) == NV_OK;
     bool in_use = true;
-    nv_err err = nv_disk_rename(log->disk, temporary, path);
+    err = nv_disk_rename(log->disk, temporary, path);
     if (err == NV_OK) {
         free(p->to->index);
         p->to->index = NULL;

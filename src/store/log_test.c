@@ -301,6 +301,52 @@ static void packing_sheds_padding(void **state)
     assert_int_equal(kit_count(&kit), 300);
 }
 
+/* In the janitor's rename of a dense copy: what does who reads just then get? */
+static struct {
+    nv_disk_ops ops;
+    const nv_disk_ops *real;
+    int reads;
+    size_t least;
+    nv_err end;
+} during;
+
+static nv_err rename_and_read(nv_disk *disk, const char *from, const char *to)
+{
+    nv_err err = during.real->rename(disk, from, to);
+    if (err == NV_OK && strstr(from, "pack.tmp")) {
+        nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING};
+        log_kit_records got = kit_read(&kit, &options);
+        during.reads++;
+        during.least = got.count < during.least ? got.count : during.least;
+        during.end = got.end == NV_E_EOF ? during.end : got.end;
+        free(got.rows);
+    }
+    return err;
+}
+
+static void reading_while_a_copy_takes_its_place(void **state)
+{
+    (void)state;
+    nv_disk *disk = nv_fault_disk_disk(kit.fault);
+    during.real = disk->ops;
+    during.ops = *disk->ops;
+    during.ops.rename = rename_and_read;
+    during.reads = 0;
+    during.least = SIZE_MAX;
+    during.end = NV_E_EOF;
+    kit_open(&kit);
+    for (int i = 0; i < 600; i++) { /* nobody has read these segments yet: their files are not open for reading */
+        assert_int_equal(kit_append(&kit, (uint32_t)i % 2, "dev", "small"), NV_OK);
+    }
+    disk->ops = &during.ops;
+    nv_log_janitor_run(kit.log);
+    disk->ops = during.real;
+    assert_true(during.reads >= 1);
+    assert_int_equal(during.end, NV_E_EOF);
+    assert_int_equal(during.least, 600);
+    assert_int_equal(kit_count(&kit), 600);
+}
+
 /* ---- failures --------------------------------------------------------------------------------------------- */
 
 static void disk_full_and_back(void **state)
@@ -655,6 +701,7 @@ int main(void)
         TEST(retention_by_bytes_recycles),
         TEST(retention_by_time),
         TEST(packing_sheds_padding),
+        TEST(reading_while_a_copy_takes_its_place),
         TEST(disk_full_and_back),
         TEST(failed_direct_write),
         TEST(failed_sync),
