@@ -5,8 +5,8 @@ import subprocess
 import time
 import urllib.request
 
-from hub import with_hub
-from wire import Wire, publish_packet
+from hub import PROGRAM, with_hub
+from wire import Wire, packet, publish_packet, text
 
 CONFIG = """
 testing:
@@ -56,6 +56,7 @@ def run(hub):
     expiry(key)
     silence(key)
     strangers()
+    methods(hub, key)
     retention(hub, key)
     with open(hub.log, encoding="utf-8") as log:
         text = log.read()
@@ -97,6 +98,41 @@ def strangers():
             pass
         advance("2s")
         assert ended(silent) and ended(tls)
+
+
+def subscribe(wire, topic, qos=1):
+    wire.send(packet(0x82, b"\0\1" + text(topic) + bytes([qos])))
+    head = wire.take(5)
+    assert head == b"\x90\x03\0\1" + bytes([qos]), head
+
+
+def publish(wire):
+    """The next PUBLISH: topic and body."""
+    first, length = wire.take(2)
+    assert first & 0xF0 == 0x30 and length < 128, (first, length)
+    body = wire.take(length)
+    end = 2 + int.from_bytes(body[:2], "big")
+    return body[2:end].decode(), body[end + (2 if first & 6 else 0):]
+
+
+def call_method(hub, *words):
+    return subprocess.Popen([PROGRAM, "method", "d1", "reboot", "{}", *words, "--data", hub.data], stdout=subprocess.PIPE,
+                            stderr=subprocess.PIPE)
+
+
+def methods(hub, key):
+    """The device does not answer: the caller hears of it when the time is over, at once in real time."""
+    with Wire("d1", key, keep_alive=0, ttl_s=LONG_S) as wire:
+        subscribe(wire, "$iothub/methods/POST/#", 0)
+        call = call_method(hub, "--timeout", "300")
+        assert publish(wire)[0].startswith("$iothub/methods/POST/reboot/?$rid=")
+        advance("299s")
+        assert call.poll() is None, call.communicate()
+        started = time.monotonic()
+        advance("2s")
+        out, err = call.communicate(timeout=10)
+        assert call.returncode == 1 and time.monotonic() - started < 5, (out, err)
+        assert b"timed out" in err.lower() or b"timeout" in err.lower() or b"504" in err, err
 
 
 def stored(hub):
