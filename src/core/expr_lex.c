@@ -130,9 +130,8 @@ static nv_token string(nv_lexer *lexer)
         uint8_t c = *lexer->at++;
         if (c == '\n') {
             begin_line(lexer, lexer->at);
-        } else if (c == '\\' && lexer->at < lexer->limit && *lexer->at != '\n') {
-            lexer->at++;
-        } else if (c == quote && quote == '\'' && peek(lexer, 0) == '\'') {
+        } else if ((c == '\\' && lexer->at < lexer->limit && *lexer->at != '\n') ||
+                   (c == quote && quote == '\'' && peek(lexer, 0) == '\'')) {
             lexer->at++;
         } else if (c == quote) {
             return (nv_token){NV_TOKEN_STRING, nv_span_of(start, (size_t)(lexer->at - start)), pos};

@@ -366,7 +366,7 @@ static bool text_fits(nv_query_request *request)
     for (size_t i = 0; i < request->text.len; i++) {
         count += (request->text.ptr[i] & 0xc0) != 0x80 ? 1 : 0;
     }
-    if (count <= NV_QUERY_TEXT_MAX && request->text.len <= 4 * NV_QUERY_TEXT_MAX) {
+    if (count <= NV_QUERY_TEXT_MAX && request->text.len <= (size_t)4 * NV_QUERY_TEXT_MAX) {
         return true;
     }
     char detail[sizeof(request->detail)];

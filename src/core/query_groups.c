@@ -71,9 +71,13 @@ static nv_err make_key(nv_query_groups *groups, const nv_expr_env *env)
     const nv_query_tree *tree = groups->tree;
     nv_buf_clear(&groups->key);
     nv_err err = put_bytes(&groups->key, "", 1); /* so that there is a key without GROUP BY too */
-    for (uint32_t i = 0; err == NV_OK && i < 2 * tree->group_by_count; i++) {
-        nv_datum value = env->resolve(env->arg, tree->group_by[i % tree->group_by_count]);
-        err = i < tree->group_by_count ? put_kind(&groups->key, &value) : put_content(&groups->key, &value);
+    for (uint32_t i = 0; err == NV_OK && i < tree->group_by_count; i++) {
+        nv_datum value = env->resolve(env->arg, tree->group_by[i]);
+        err = put_kind(&groups->key, &value);
+    }
+    for (uint32_t i = 0; err == NV_OK && i < tree->group_by_count; i++) {
+        nv_datum value = env->resolve(env->arg, tree->group_by[i]);
+        err = put_content(&groups->key, &value);
     }
     return err == NV_E_TOO_BIG ? NV_E_LIMIT : err;
 }
