@@ -150,6 +150,12 @@ static inline uint64_t nv_claim_number(const nv_claim *claim)
 void nv_session_store(nv_hub_loop *loop, nv_identity *identity, const nv_subscription *subscriptions, size_t count,
                       void (*done)(void *arg, nv_err status), void *arg);
 
+/**
+ * A device without a connection of its own did something (HTTP): its last activity is now. Saved with those that
+ * disconnect, so many requests share one write. Thread: the loop's.
+ */
+void nv_device_active(nv_hub_loop *loop, nv_identity *identity);
+
 /** Presence as far as live connections know; zeros otherwise, then what is stored with the identity holds. */
 typedef struct nv_presence {
     bool connected;

@@ -87,6 +87,7 @@ bool nv_fault_read(nv_span properties, nv_fault_order *out)
 
 typedef struct fault_row {
     nv_fault_kind kind;
+    int64_t from_us;
     int64_t until_us;
     size_t key_len;
     char key[2 * NV_ID_MAX + 2];
@@ -140,12 +141,19 @@ static fault_row *room_locked(nv_faults *faults)
 
 void nv_faults_set(nv_faults *faults, nv_span device_id, nv_span module_id, nv_fault_kind kind, int64_t until_us)
 {
+    nv_faults_plan(faults, device_id, module_id, kind, INT64_MIN, until_us);
+}
+
+void nv_faults_plan(nv_faults *faults, nv_span device_id, nv_span module_id, nv_fault_kind kind, int64_t from_us,
+                    int64_t until_us)
+{
     char key[2 * NV_ID_MAX + 2];
     nv_span k = nv_span_of(key, nv_identity_key(device_id, module_id, key));
     pthread_mutex_lock(&faults->lock);
     fault_row *row = find_locked(faults, k);
     row = row ? row : room_locked(faults);
     row->kind = kind;
+    row->from_us = from_us;
     row->until_us = until_us;
     row->key_len = k.len;
     memcpy(row->key, k.ptr, k.len);
@@ -159,7 +167,7 @@ nv_fault_kind nv_faults_get(nv_faults *faults, nv_span device_id, nv_span module
     nv_fault_kind kind = NV_FAULT_NONE;
     pthread_mutex_lock(&faults->lock);
     const fault_row *row = find_locked(faults, k);
-    if (row && row->until_us > now_us) {
+    if (row && row->from_us <= now_us && row->until_us > now_us) {
         kind = row->kind;
         *until_us = row->until_us;
     }

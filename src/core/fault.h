@@ -50,6 +50,9 @@ nv_faults *nv_faults_new(void);
 void nv_faults_free(nv_faults *faults);
 /** The identity is in @p kind until @p until_us, monotonic. Replaces what it was in. */
 void nv_faults_set(nv_faults *faults, nv_span device_id, nv_span module_id, nv_fault_kind kind, int64_t until_us);
+/** The same from @p from_us on. */
+void nv_faults_plan(nv_faults *faults, nv_span device_id, nv_span module_id, nv_fault_kind kind, int64_t from_us,
+                    int64_t until_us);
 /** @return what the identity is in at @p now_us, and until when */
 nv_fault_kind nv_faults_get(nv_faults *faults, nv_span device_id, nv_span module_id, int64_t now_us, int64_t *until_us);
 

@@ -66,6 +66,43 @@ void nv_device_disconnected(nv_device_entry *e, nv_claim *claim)
     }
 }
 
+typedef struct active_task {
+    nv_task task;
+    nv_hub_loop *shard;
+    nv_identity *identity;
+} active_task;
+
+static void active_on_shard(nv_task *task)
+{
+    active_task *self = nv_container_of(task, active_task, task);
+    nv_device_table *table = self->shard->devices;
+    nv_identity *identity = self->identity;
+    nv_device_entry *e = nv_device_entry_make(table, identity->device_id, NV_SPAN_EMPTY);
+    if (!e->live) {
+        pthread_mutex_lock(&table->lock);
+        e->last_activity_us = nv_wall_us(table->loop->hub->clock);
+        if (e->connection_updated_us == 0) {
+            e->connection_updated_us = identity->connection_updated_us; /* saving must not forget it */
+        }
+        pthread_mutex_unlock(&table->lock);
+        if (e->saves == 0 && !table->closed) {
+            add_seen(&table->gone, e, identity);
+        }
+    }
+    nv_device_entry_drop_unused(e);
+    nv_identity_unref(identity);
+    free(self);
+}
+
+void nv_device_active(nv_hub_loop *loop, nv_identity *identity)
+{
+    active_task *self = nv_calloc(1, sizeof(*self));
+    self->task.run = active_on_shard;
+    self->shard = nv_hub_shard_loop(loop->hub, identity->device_id);
+    self->identity = nv_identity_ref(identity);
+    nv_post(self->shard->exec, &self->task);
+}
+
 int64_t nv_devices_connected(const nv_hub *hub)
 {
     return atomic_load_explicit(&hub->_devices_connected, memory_order_relaxed);

@@ -22,6 +22,7 @@
     X(DeviceAuthenticationTypeIsMissing, 400000, 400, "The authentication type is missing")                            \
     X(StringIsNotThumbprint, 400000, 400, "A thumbprint is 40 or 64 hexadecimal digits")                               \
     X(IotHubUnauthorizedAccess, 401002, 401, "Unauthorized")                                                           \
+    X(IotHubQuotaExceeded, 403002, 403, "The quota of messages is used up")                                            \
     X(DeviceMaximumQueueDepthExceeded, 403004, 403, "The queue of the device is full")                                 \
     X(TooManyDevices, 413002, 403, "The hub holds as many devices as its limit allows")                                \
     X(DeviceNotFound, 404001, 404, "")                                                                                 \

@@ -49,13 +49,28 @@ static void device_done(nv_auth_request *request)
     x->authorized(x);
 }
 
+/** Who uses the device API is the device of the path. */
+static void caller_done(nv_auth_request *request)
+{
+    nv_http_exchange *x = nv_container_of(request, nv_http_exchange, auth);
+    if (request->status == NV_OK) {
+        x->device = request->identity;
+        request->identity = NULL;
+    } else if (request->status == NV_E_UNAUTHORIZED) {
+        refuse_unlogged(x); /* nv_auth_device has said why */
+    } else {
+        nv_http_refuse(x, NV_HTTP_E1, NV_HUB_ERROR_ServiceUnavailable, NULL);
+    }
+    x->authorized(x);
+}
+
 static nv_http_verdict ask_device(nv_http_exchange *x, nv_span token)
 {
     x->auth.device_id = x->device_id;
     x->auth.module_id = NV_SPAN_EMPTY;
     x->auth.token = token;
     x->auth.protocol = "http";
-    x->auth.done = device_done;
+    x->auth.done = x->route->flags & NV_HTTP_DEVICE ? caller_done : device_done;
     nv_auth_device(x->loop, &x->auth);
     return NV_HTTP_PENDING;
 }
@@ -69,6 +84,9 @@ nv_http_verdict nv_http_authorize(nv_http_exchange *x)
     bool own_device = route->flags & NV_HTTP_OWN_DEVICE;
     nv_span token = NV_SPAN_EMPTY;
     bool presented = nv_http_find_header(x->request, "authorization", &token) && token.len > 0;
+    if (route->flags & NV_HTTP_DEVICE) {
+        return ask_device(x, token);
+    }
     if (own_device && (presented ? !nv_auth_token_is_policy(token) : x->auth.peer->certificate != NULL)) {
         return ask_device(x, token);
     }

@@ -194,6 +194,7 @@ static void exchange_free(nv_http_exchange *x)
         x->op_free(x->op);
     }
     if (x) {
+        nv_identity_unref(x->device);
         free(x->path.text);
     }
     free(x);
@@ -214,6 +215,13 @@ void nv_http_conn_finish(nv_http_conn *conn)
         set_state(conn, NV_HTTP_IDLE);
         conn->session.carrier->wake(conn->session.carrier);
     }
+}
+
+void nv_http_conn_cut(nv_http_conn *conn)
+{
+    conn->close_after = true;
+    nv_buf_deinit(&conn->tail);
+    nv_http_conn_finish(conn);
 }
 
 void nv_http_conn_stream(nv_http_conn *conn)

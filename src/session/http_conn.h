@@ -36,6 +36,8 @@ void nv_http_conn_write(nv_http_conn *conn, nv_span bytes);
 size_t nv_http_conn_queued(const nv_http_conn *conn);
 /** The exchange is over: release it, then read the next request or close. */
 void nv_http_conn_finish(nv_http_conn *conn);
+/** The exchange is over, and so is the connection: nothing more is sent. */
+void nv_http_conn_cut(nv_http_conn *conn);
 /** The answer becomes a stream. */
 void nv_http_conn_stream(nv_http_conn *conn);
 /** The exchange is over, with a 101, and so is HTTP on this connection. */

@@ -10,6 +10,7 @@
  */
 #include "session/http_event_json.h"
 #include "session/http_exchange.h"
+#include "session/http_message.h"
 
 #include "base/alloc.h"
 #include "base/diag.h"
@@ -279,38 +280,6 @@ static void read_done(void *arg, nv_err status, nv_log_chunk *chunk)
 
 /* ---- parameters --------------------------------------------------------------------------------------------- */
 
-/** 2024-05-01T10:20:30[.fraction](Z or nothing), UTC. */
-static bool parse_time(nv_span text, int64_t *wall_us)
-{
-    char copy[64];
-    if (text.len >= sizeof(copy)) {
-        return false;
-    }
-    memcpy(copy, text.ptr, text.len);
-    copy[text.len] = '\0';
-    struct tm tm = {0};
-    char *rest = strptime(copy, "%Y-%m-%dT%H:%M:%S", &tm);
-    if (!rest) {
-        return false;
-    }
-    int64_t fraction = 0;
-    bool round_up = false;
-    if (*rest == '.') {
-        int64_t unit = NV_US_PER_S;
-        for (rest++; *rest >= '0' && *rest <= '9'; rest++) {
-            bool finer = unit <= 1; /* than a microsecond: "at or after" rounds up */
-            unit /= 10;
-            fraction += finer ? 0 : (*rest - '0') * unit;
-            round_up = round_up || (finer && *rest != '0');
-        }
-    }
-    if (*rest == 'Z' || *rest == 'z') {
-        rest++;
-    }
-    *wall_us = (int64_t)timegm(&tm) * NV_US_PER_S + fraction + (round_up ? 1 : 0);
-    return *rest == '\0';
-}
-
 static const char *read_from(events_op *op, nv_span text)
 {
     uint64_t sequence = 0;
@@ -324,7 +293,7 @@ static const char *read_from(events_op *op, nv_span text)
         if (op->options.partitions == 0) {
             return "from=<sequence> needs partition=";
         }
-    } else if (parse_time(text, &op->options.time_us)) {
+    } else if (nv_http_read_time(text, &op->options.time_us)) {
         op->options.from = NV_LOG_FROM_TIME;
     } else {
         return "from is beginning, now, a time such as 2024-05-01T10:20:30Z, or a sequence number";

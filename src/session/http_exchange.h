@@ -36,12 +36,14 @@ enum {
     NV_HTTP_API_VERSION = 1, /* api-version is mandatory */
     NV_HTTP_OWN_DEVICE = 2,  /* also the edge device's own key or certificate */
     NV_HTTP_OPEN = 4,        /* nobody is asked who they are */
-    NV_HTTP_OURS = 8         /* our own API: errors in shape E2 */
+    NV_HTTP_OURS = 8,        /* our own API: errors in shape E2 */
+    NV_HTTP_DEVICE = 16      /* the device API: that device's credential, or a policy with DeviceConnect */
 };
 
 typedef struct nv_http_route {
     nv_http_method method;
-    const char *path; /* "/devices/{d}/modules/{m}", {c} a component, {n} a command; fixed segments match in any case */
+    const char *path; /* "/devices/{d}/modules/{m}", {c} a component, {n} a command, {t} a lock; fixed segments match in
+                         any case */
     uint32_t rights;  /* the policy needs all of them */
     uint32_t flags;
     void (*handler)(nv_http_exchange *x);
@@ -76,7 +78,9 @@ struct nv_http_exchange {
     nv_span module_id;
     nv_span component;
     nv_span command;
-    bool as_device; /* authorized by the edge device's own credential */
+    nv_span lock_token;
+    nv_identity *device; /* of the device API: who asks; a reference */
+    bool as_device;      /* authorized by the edge device's own credential */
     /* a refusal that waits for the end of the body */
     nv_hub_error refused;
     nv_http_shape refused_shape;
@@ -169,6 +173,9 @@ void nv_http_stream_end(nv_http_exchange *x, bool whole);
 /** The ids in the path have the syntax of ids; otherwise the exchange is ended with 400 and false returned. */
 NV_NODISCARD bool nv_http_ids_valid(nv_http_exchange *x);
 
+/** Close the connection without an answer (testing.fault_injection). */
+void nv_http_cut(nv_http_exchange *x);
+
 /** The request's body as a JSON tree (the caller's). On failure the exchange is ended with 400 and false returned. */
 NV_NODISCARD bool nv_http_body_json(nv_http_exchange *x, struct json_object **tree);
 
@@ -197,6 +204,15 @@ void nv_http_digital_twin_get(nv_http_exchange *x);
 void nv_http_digital_twin_patch(nv_http_exchange *x);
 void nv_http_digital_twin_command(nv_http_exchange *x);
 void nv_http_query_devices(nv_http_exchange *x);
+void nv_http_device_events(nv_http_exchange *x);
+void nv_http_device_take(nv_http_exchange *x);
+void nv_http_device_settle(nv_http_exchange *x);
+void nv_http_device_abandon(nv_http_exchange *x);
+void nv_http_purge(nv_http_exchange *x);
+void nv_http_feedback_take(nv_http_exchange *x);
+void nv_http_feedback_complete(nv_http_exchange *x);
+void nv_http_feedback_abandon(nv_http_exchange *x);
+void nv_http_message_send(nv_http_exchange *x);
 void nv_http_events(nv_http_exchange *x);
 void nv_http_hub(nv_http_exchange *x);
 void nv_http_policies(nv_http_exchange *x);

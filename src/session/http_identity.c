@@ -123,7 +123,8 @@ static void write_device_tail(nv_json_writer *w, const nv_identity *identity)
     }
 }
 
-void nv_identity_write_json(nv_json_writer *w, const nv_identity *identity, const nv_presence *presence)
+void nv_identity_write_json(nv_json_writer *w, const nv_identity *identity, const nv_presence *presence,
+                            uint64_t c2d_count)
 {
     bool module = identity->module_id.len > 0;
     char etag[NV_ETAG_TEXT_SIZE];
@@ -155,7 +156,7 @@ void nv_identity_write_json(nv_json_writer *w, const nv_identity *identity, cons
     write_time(w, "lastActivityTime",
                presence->last_activity_us ? presence->last_activity_us : identity->last_activity_us);
     nv_json_key(w, "cloudToDeviceMessageCount");
-    nv_json_uint(w, 0);
+    nv_json_uint(w, c2d_count);
     write_authentication(w, identity);
     if (!module) {
         write_device_tail(w, identity);

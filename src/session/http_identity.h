@@ -22,7 +22,8 @@ nv_precondition nv_etag_parse(nv_span text, uint64_t *etag);
  * One device or module in the order that clients need: `type` last in authentication (section 5.2).
  * @param presence  of live connections; what they do not know is as stored with the identity
  */
-void nv_identity_write_json(nv_json_writer *w, const nv_identity *identity, const nv_presence *presence);
+void nv_identity_write_json(nv_json_writer *w, const nv_identity *identity, const nv_presence *presence,
+                            uint64_t c2d_count);
 
 /**
  * Read the body of a PUT, or an item of a bulk operation, into @p spec, apart from the ids, whose presence decides

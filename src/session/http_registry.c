@@ -4,6 +4,7 @@
 
 #include "base/alloc.h"
 #include "codec/ids.h"
+#include "core/c2d.h"
 
 #include <json-c/json.h>
 #include <stdio.h>
@@ -16,6 +17,8 @@ typedef struct identity_op {
     nv_registry_request request;
     nv_registry_request device; /* module operations look at their device first */
     nv_presence_request presence;
+    nv_c2d_depths depths;
+    uint64_t depth;
     struct json_object *tree;
 } identity_op;
 
@@ -29,18 +32,31 @@ static void identity_op_free(void *arg)
     free(op);
 }
 
-static void show_identity(nv_presence_request *presence)
+static void show_identity(nv_c2d_depths *depths)
 {
-    identity_op *op = nv_container_of(presence, identity_op, presence);
+    identity_op *op = nv_container_of(depths, identity_op, depths);
     const nv_identity *identity = op->request.identity;
     char etag[NV_ETAG_TEXT_SIZE];
     nv_etag_format(identity->etag, etag);
     nv_buf body;
     nv_buf_init(&body, NV_HTTP_REPLY_MAX);
     nv_json_writer w = nv_json_writer_of(&body);
-    nv_identity_write_json(&w, identity, &presence->presence);
+    nv_identity_write_json(&w, identity, &op->presence.presence, op->depth);
     nv_http_send_json(op->x, &w, nv_span_str(etag));
     nv_buf_deinit(&body);
+}
+
+static void presence_told(nv_presence_request *presence)
+{
+    identity_op *op = nv_container_of(presence, identity_op, presence);
+    const nv_identity *identity = op->request.identity;
+    op->depths =
+        (nv_c2d_depths){.device_ids = &identity->device_id, .count = 1, .depths = &op->depth, .done = show_identity};
+    if (identity->module_id.len > 0) {
+        show_identity(&op->depths); /* messages are for devices */
+    } else {
+        nv_c2d_depths_get(op->x->loop, &op->depths);
+    }
 }
 
 static void identity_done(nv_registry_request *request)
@@ -53,7 +69,7 @@ static void identity_done(nv_registry_request *request)
     } else {
         op->presence.device_id = request->identity->device_id;
         op->presence.module_id = request->identity->module_id;
-        op->presence.done = show_identity;
+        op->presence.done = presence_told;
         nv_presence_get(op->x->loop, &op->presence);
     }
 }
@@ -233,6 +249,8 @@ typedef struct list_op {
     nv_registry_request device;
     list_item *items;
     size_t waiting;
+    nv_c2d_depths depths;
+    nv_span *device_ids; /* of the identities */
 } list_op;
 
 static void list_op_free(void *arg)
@@ -243,6 +261,8 @@ static void list_op_free(void *arg)
     }
     free(op->list.identities);
     nv_identity_unref(op->device.identity);
+    free(op->device_ids);
+    free(op->depths.depths);
     free(op->items);
     free(op);
 }
@@ -254,18 +274,41 @@ static void show_list(list_op *op)
     nv_json_writer w = nv_json_writer_of(&body);
     nv_json_begin_array(&w);
     for (size_t i = 0; i < op->list.count; i++) {
-        nv_identity_write_json(&w, op->list.identities[i], &op->items[i].presence.presence);
+        nv_identity_write_json(&w, op->list.identities[i], &op->items[i].presence.presence,
+                               op->depths.depths ? op->depths.depths[i] : 0);
     }
     nv_json_end_array(&w);
     nv_http_send_json(op->x, &w, NV_SPAN_EMPTY);
     nv_buf_deinit(&body);
 }
 
+static void counted(nv_c2d_depths *depths)
+{
+    show_list(nv_container_of(depths, list_op, depths));
+}
+
+static void count_messages(list_op *op)
+{
+    size_t count = op->list.count;
+    op->device_ids = nv_calloc(count, sizeof(*op->device_ids));
+    op->depths = (nv_c2d_depths){.device_ids = op->device_ids, .count = count, .done = counted};
+    op->depths.depths = nv_calloc(count, sizeof(*op->depths.depths));
+    for (size_t i = 0; i < count; i++) {
+        op->device_ids[i] = op->list.identities[i]->device_id;
+    }
+    nv_c2d_depths_get(op->x->loop, &op->depths);
+}
+
 static void presence_seen(nv_presence_request *presence)
 {
     list_op *op = nv_container_of(presence, list_item, presence)->op;
-    if (--op->waiting == 0) {
-        show_list(op);
+    if (--op->waiting > 0) {
+        return;
+    }
+    if (op->list.device_id.len > 0) {
+        show_list(op); /* modules have no messages */
+    } else {
+        count_messages(op);
     }
 }
 

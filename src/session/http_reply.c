@@ -335,6 +335,11 @@ void nv_http_refuse(nv_http_exchange *x, nv_http_shape shape, nv_hub_error error
     }
 }
 
+void nv_http_cut(nv_http_exchange *x)
+{
+    nv_http_conn_cut(x->conn);
+}
+
 bool nv_http_body_json(nv_http_exchange *x, struct json_object **tree)
 {
     nv_err err = nv_json_parse(nv_buf_span(&x->request->body), NV_HTTP_JSON_DEPTH, NV_HTTP_JSON_VALUES, tree);

@@ -166,6 +166,7 @@ void nv_rig_pump(nv_rig *rig)
     while (moved && !rig->lost) {
         moved = pump_in(rig);
         (void)nv_exec_queue_run(&rig->on->queue);
+        nv_hub_loop_turn_end(&rig->on->hub->loops[0]);
         moved = pump_out(rig) || moved || rig->woken;
         rig->woken = false;
     }

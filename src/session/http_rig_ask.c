@@ -56,7 +56,7 @@ void nv_use_headers(const char *lines)
 
 void nv_ask_only(const char *method, const char *target, const char *body)
 {
-    static char text[1 << 18];
+    static char text[1 << 19];
     int len = snprintf(text, sizeof(text),
                        "%s %s HTTP/1.1\r\nHost: hub.test\r\nAuthorization: %s\r\n%s%sContent-Length: %zu\r\n\r\n%s",
                        method, target, nv_rig_token, if_match, headers, body ? strlen(body) : 0, body ? body : "");

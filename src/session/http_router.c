@@ -12,6 +12,8 @@
 #define READ     NV_RIGHT_REGISTRY_READ
 #define WRITE    NV_RIGHT_REGISTRY_WRITE
 #define SERVICE  NV_RIGHT_SERVICE_CONNECT
+#define DEVICE   (NV_HTTP_API_VERSION | NV_HTTP_DEVICE)
+#define CONNECT  NV_RIGHT_DEVICE_CONNECT
 #define ALL      (READ | WRITE | SERVICE | NV_RIGHT_DEVICE_CONNECT)
 
 /* Fixed segments stand before ids: a device called "keys" must not hide the operation. */
@@ -39,12 +41,21 @@ static const nv_http_route service_rows[] = {
     {NV_HTTP_PATCH, "/digitaltwins/{d}", SERVICE, REGISTRY, nv_http_digital_twin_patch},
     {NV_HTTP_POST, "/digitaltwins/{d}/commands/{n}", SERVICE, REGISTRY, nv_http_digital_twin_command},
     {NV_HTTP_POST, "/digitaltwins/{d}/components/{c}/commands/{n}", SERVICE, REGISTRY, nv_http_digital_twin_command},
+    {NV_HTTP_POST, "/devices/{d}/messages/events", CONNECT, DEVICE, nv_http_device_events},
+    {NV_HTTP_GET, "/devices/{d}/messages/deviceBound", CONNECT, DEVICE, nv_http_device_take},
+    {NV_HTTP_DELETE, "/devices/{d}/messages/deviceBound/{t}", CONNECT, DEVICE, nv_http_device_settle},
+    {NV_HTTP_POST, "/devices/{d}/messages/deviceBound/{t}/abandon", CONNECT, DEVICE, nv_http_device_abandon},
+    {NV_HTTP_DELETE, "/devices/{d}/commands", SERVICE, REGISTRY, nv_http_purge},
+    {NV_HTTP_GET, "/messages/serviceBound/feedback", SERVICE, REGISTRY, nv_http_feedback_take},
+    {NV_HTTP_DELETE, "/messages/serviceBound/feedback/{t}", SERVICE, REGISTRY, nv_http_feedback_complete},
+    {NV_HTTP_POST, "/messages/serviceBound/feedback/{t}/abandon", SERVICE, REGISTRY, nv_http_feedback_abandon},
     {NV_HTTP_GET, "/statistics/devices", READ, REGISTRY, nv_http_statistics_devices},
     {NV_HTTP_GET, "/statistics/service", READ, REGISTRY, nv_http_statistics_service},
     {NV_HTTP_GET, "/$iothub/websocket", 0, NV_HTTP_OPEN, nv_http_websocket},
     {NV_HTTP_GET, "/nave/v1/events", SERVICE, OURS, nv_http_events},
     {NV_HTTP_GET, "/nave/v1/hub", SERVICE, OURS, nv_http_hub},
     {NV_HTTP_GET, "/nave/v1/policies", ALL, OURS, nv_http_policies},
+    {NV_HTTP_POST, "/nave/v1/devices/{d}/messages", SERVICE, OURS, nv_http_message_send},
     {NV_HTTP_GET, "/nave/v1/devices/{d}/refusals", SERVICE, OURS, nv_http_refusals},
     {NV_HTTP_GET, "/nave/v1/devices/{d}/modules/{m}/refusals", SERVICE, OURS, nv_http_refusals},
 };
@@ -133,6 +144,8 @@ static nv_span *parameter(nv_http_exchange *x, nv_span part)
         return &x->module_id;
     case 'c':
         return &x->component;
+    case 't':
+        return &x->lock_token;
     default:
         return &x->command;
     }
@@ -142,7 +155,7 @@ static bool matches(const char *pattern, nv_http_exchange *x)
 {
     nv_span rest = nv_span_str(pattern);
     size_t i = 0;
-    x->device_id = x->module_id = x->component = x->command = NV_SPAN_EMPTY;
+    x->device_id = x->module_id = x->component = x->command = x->lock_token = NV_SPAN_EMPTY;
     while (rest.len > 0 && i < x->path.segment_count) {
         rest = nv_span_skip(rest, 1);
         nv_span part = nv_span_first(rest, nv_span_find(rest, '/'));
