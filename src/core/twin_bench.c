@@ -7,9 +7,7 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 
-#define DEVICES   100u
-#define PER_LANE  16u
-#define IN_FLIGHT (DEVICES * PER_LANE)
+#define IN_FLIGHT 1600u
 
 typedef struct lane {
     nv_twin_request request;
@@ -22,6 +20,7 @@ typedef struct bench {
     rig *w;
     lane *lanes;
     nv_twin_verb verb;
+    uint32_t devices;
     uint32_t total;
     uint32_t started;
     uint32_t finished;
@@ -57,7 +56,9 @@ static void next(lane *self)
     if (b->started == b->total) {
         return;
     }
-    write_body(self, b->started++);
+    uint32_t number = b->started++;
+    (void)snprintf(self->id, sizeof(self->id), "device-%u", number % b->devices);
+    write_body(self, number / b->devices + number % b->devices);
     self->request = twin_rig_request(b->verb, self->id, "", b->verb == NV_TWIN_GET ? "" : self->body);
     self->request.done = request_done;
     self->request.arg = self;
@@ -72,14 +73,13 @@ static double cpu_seconds(void)
            (double)(usage.ru_utime.tv_usec + usage.ru_stime.tv_usec) / 1e6;
 }
 
-static void run(rig *w, const char *what, nv_twin_verb verb, uint32_t total)
+static void run(rig *w, const char *what, nv_twin_verb verb, uint32_t devices, uint32_t total)
 {
-    bench b = {.w = w, .verb = verb, .total = total, .lanes = nv_calloc(IN_FLIGHT, sizeof(lane))};
+    bench b = {.w = w, .verb = verb, .devices = devices, .total = total, .lanes = nv_calloc(IN_FLIGHT, sizeof(lane))};
     double cpu = cpu_seconds();
     int64_t started_us = nv_mono_us(nv_clock_system());
     for (uint32_t i = 0; i < IN_FLIGHT; i++) {
         b.lanes[i].bench = &b;
-        (void)snprintf(b.lanes[i].id, sizeof(b.lanes[i].id), "device-%u", i % DEVICES);
         next(&b.lanes[i]);
     }
     while (b.finished < total) {
@@ -92,22 +92,24 @@ static void run(rig *w, const char *what, nv_twin_verb verb, uint32_t total)
     free(b.lanes);
 }
 
+/* [operations [devices]] */
 int main(int argc, char **argv)
 {
     uint32_t total = argc > 1 ? (uint32_t)strtoul(argv[1], NULL, 10) : 100000;
+    uint32_t devices = argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : 100;
     void *state = NULL;
-    if (total == 0 || rig_setup(&state) != 0) {
+    if (total == 0 || devices == 0 || rig_setup(&state) != 0) {
         return 2;
     }
     rig *w = state;
     w->hub.loops = &w->loop;
-    for (uint32_t i = 0; i < DEVICES; i++) {
+    for (uint32_t i = 0; i < devices; i++) {
         char id[24];
         (void)snprintf(id, sizeof(id), "device-%u", i);
         nv_identity_unref(rig_create(w, id, ""));
     }
-    run(w, "reported patches, 100 x 16", NV_TWIN_REPORTED, total);
-    run(w, "desired patches, 100 x 16", NV_TWIN_PATCH, total / 2 + 1);
-    run(w, "reads, 100 x 16", NV_TWIN_GET, total);
+    run(w, "reported patches, 1600 in flight", NV_TWIN_REPORTED, devices, total);
+    run(w, "desired patches, 1600 in flight", NV_TWIN_PATCH, devices, total / 2 + 1);
+    run(w, "reads, 1600 in flight", NV_TWIN_GET, devices, total);
     return rig_teardown(&state);
 }
