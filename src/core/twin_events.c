@@ -64,6 +64,22 @@ static nv_err write_update(nv_json_writer *w, const nv_twin_update *update, int6
     return err == NV_OK ? w->err : err;
 }
 
+static nv_err put_event(nv_twin_update *update, nv_source source, const char *schema, const char *operation,
+                        int64_t now_us, nv_span body, nv_txn *txn)
+{
+    nv_event event = {.source = source,
+                      .schema = schema,
+                      .operation = operation,
+                      .device_id = update->device_id,
+                      .module_id = update->module_id,
+                      .generation = update->row.generation,
+                      .operation_us = now_us,
+                      .body = body};
+    nv_err err = nv_events_put(update->hub, txn, &event);
+    update->event = update->event || err == NV_OK;
+    return err;
+}
+
 static nv_err put_change(nv_twin_update *update, int64_t now_us, nv_txn *txn, nv_buf *body)
 {
     bool whole = update->verb == NV_TWIN_REPLACE;
@@ -75,17 +91,20 @@ static nv_err put_change(nv_twin_update *update, int64_t now_us, nv_txn *txn, nv
     } else {
         err = write_update(&w, update, now_us);
     }
-    nv_event event = {.source = NV_SOURCE_TWIN_CHANGE,
-                      .schema = "twinChangeNotification",
-                      .operation = whole ? "replaceTwin" : "updateTwin",
-                      .device_id = update->device_id,
-                      .module_id = update->module_id,
-                      .generation = update->row.generation,
-                      .operation_us = now_us,
-                      .body = nv_buf_span(body)};
-    err = err == NV_OK ? nv_events_put(update->hub, txn, &event) : err;
-    update->event = update->event || err == NV_OK;
-    return err;
+    return err == NV_OK ? put_event(update, NV_SOURCE_TWIN_CHANGE, "twinChangeNotification",
+                                    whole ? "replaceTwin" : "updateTwin", now_us, nv_buf_span(body), txn)
+                        : err;
+}
+
+static nv_err put_digital(nv_twin_update *update, const nv_twin_row *before, int64_t now_us, nv_txn *txn, nv_buf *body)
+{
+    nv_buf_clear(body);
+    nv_json_writer w = nv_json_writer_of(body);
+    if (!nv_twin_pnp_write(before, &update->row, &w) || w.err != NV_OK) {
+        return w.err;
+    }
+    return put_event(update, NV_SOURCE_DIGITAL_TWIN_CHANGE, "digitalTwinChangeNotification", "updateTwin", now_us,
+                     nv_buf_span(body), txn);
 }
 
 nv_err nv_twin_events_put(nv_twin_update *update, const nv_twin_row *before, int64_t now_us, nv_txn *txn)
@@ -98,7 +117,9 @@ nv_err nv_twin_events_put(nv_twin_update *update, const nv_twin_row *before, int
     if (changes && nv_events_wanted(update->hub, NV_SOURCE_TWIN_CHANGE)) {
         err = put_change(update, now_us, txn, &body);
     }
-    (void)before;
+    if (err == NV_OK && before->model_id.len && nv_events_wanted(update->hub, NV_SOURCE_DIGITAL_TWIN_CHANGE)) {
+        err = put_digital(update, before, now_us, txn, &body);
+    }
     nv_buf_deinit(&body);
     return err;
 }

@@ -658,6 +658,48 @@ static void refused_changes_raise_none(void **state)
     assert_int_equal(twin_rig_committed, 0);
 }
 
+/* Devices that announced a model; http-hub.md section 10 has the same view of properties. */
+static void digital_twins_raise_patches(void **state)
+{
+    rig *w = *state;
+    twin_rig_wanted = 1u << NV_SOURCE_DIGITAL_TWIN_CHANGE;
+    succeed(w, NV_TWIN_REPORTED, "d1", "{\"a\":1}"); /* no model yet */
+    nv_identity *identity = rig_get(w, "d1", "");
+    nv_twin_announce_model(&w->loop, identity, S("dtmi:com:example:Thermostat;1"));
+    nv_identity_unref(identity);
+    succeed(w, NV_TWIN_REPORTED, "d1", "{\"a\":1}"); /* as it was */
+    succeed(w, NV_TWIN_PATCH, "d1", "{\"tags\":{\"x\":1}}");
+    assert_string_equal(twin_rig_events, "");
+    succeed(w, NV_TWIN_REPORTED, "d1", "{\"a\":2,\"b/~\":[1],\"c\":{\"__t\":\"c\",\"t\":21.50}}");
+    succeed(w, NV_TWIN_PATCH, "d1", "{\"properties\":{\"desired\":{\"w\":5,\"c\":{\"__t\":\"c\",\"goal\":20}}}}");
+    succeed(w, NV_TWIN_REPORTED, "d1",
+            "{\"a\":null,\"w\":{\"value\":5,\"ac\":200,\"av\":2,\"ad\":\"ok\"},\"c\":{\"t\":null}}");
+    succeed(w, NV_TWIN_REPORTED, "d1", "{\"w\":{\"value\":6,\"ad\":null}}");
+    succeed(w, NV_TWIN_REPLACE, "d1", "{\"properties\":{\"desired\":{\"w\":7}}}");
+#define EVENT "digitalTwinChangeNotification updateTwin d1 "
+    assert_string_equal(
+        twin_rig_events,
+        EVENT "[{\"op\":\"replace\",\"path\":\"/a\",\"value\":2},{\"op\":\"add\",\"path\":\"/b~1~0\",\"value\":[1]},"
+              "{\"op\":\"add\",\"path\":\"/c/t\",\"value\":21.50}]\n" EVENT
+              "[{\"op\":\"add\",\"path\":\"/c/$metadata/goal/desiredValue\",\"value\":20},"
+              "{\"op\":\"add\",\"path\":\"/c/$metadata/goal/desiredVersion\",\"value\":2},"
+              "{\"op\":\"add\",\"path\":\"/$metadata/w/desiredValue\",\"value\":5},"
+              "{\"op\":\"add\",\"path\":\"/$metadata/w/desiredVersion\",\"value\":2}]\n" EVENT
+              "[{\"op\":\"remove\",\"path\":\"/a\"},{\"op\":\"remove\",\"path\":\"/c/t\"},"
+              "{\"op\":\"add\",\"path\":\"/w\",\"value\":5},"
+              "{\"op\":\"add\",\"path\":\"/$metadata/w/ackCode\",\"value\":200},"
+              "{\"op\":\"add\",\"path\":\"/$metadata/w/ackVersion\",\"value\":2},"
+              "{\"op\":\"add\",\"path\":\"/$metadata/w/ackDescription\",\"value\":\"ok\"}]\n" EVENT
+              "[{\"op\":\"replace\",\"path\":\"/w\",\"value\":6},"
+              "{\"op\":\"remove\",\"path\":\"/$metadata/w/ackDescription\"}]\n" EVENT
+              "[{\"op\":\"remove\",\"path\":\"/c/$metadata/goal/desiredValue\"},"
+              "{\"op\":\"remove\",\"path\":\"/c/$metadata/goal/desiredVersion\"},"
+              "{\"op\":\"replace\",\"path\":\"/$metadata/w/desiredValue\",\"value\":7},"
+              "{\"op\":\"replace\",\"path\":\"/$metadata/w/desiredVersion\",\"value\":3}]\n");
+#undef EVENT
+    assert_int_equal(twin_rig_committed, 5);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -685,6 +727,7 @@ int main(void)
         T(notices_go_by_the_shard),
         T(changes_raise_events),
         T(refused_changes_raise_none),
+        T(digital_twins_raise_patches),
 #undef T
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

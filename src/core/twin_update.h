@@ -53,6 +53,12 @@ int64_t nv_twin_created_us(uint64_t generation);
 /** Put the event of a change into the outbox when such are wanted. @p before  the row as it was */
 NV_NODISCARD nv_err nv_twin_events_put(nv_twin_update *update, const nv_twin_row *before, int64_t now_us, nv_txn *txn);
 
+/**
+ * What a change is to a digital twin, as a JSON Patch.
+ * @return false: nothing that one would see
+ */
+bool nv_twin_pnp_write(const nv_twin_row *before, const nv_twin_row *after, struct nv_json_writer *w);
+
 /* ---- documents, core/twin_write.c ---- */
 
 /** `"desired":{...` with $metadata and $version, as services see it. */
