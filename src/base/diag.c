@@ -2,20 +2,21 @@
 
 #include "base/clock.h"
 #include "base/cursor.h"
+#include "base/diag_out.h"
+#include "base/metrics.h"
 
 #include <stdarg.h>
 #include <stdatomic.h>
 #include <stdio.h>
-#include <unistd.h>
 
 static struct {
     _Atomic int least;
     _Atomic bool json;
-    _Atomic int fd;
+    _Atomic uint64_t dropped; /* lines, not said yet */
     nv_diag_sink sink;
     void *sink_arg;
     const nv_clock *clock; /* NULL: the system's */
-} diag = {.least = NV_LEVEL_INFO, .fd = STDERR_FILENO};
+} diag = {.least = NV_LEVEL_INFO};
 
 static const char *const level_names[] = {"debug", "info", "warn", "error"};
 
@@ -23,7 +24,7 @@ void nv_diag_setup(nv_level least, bool json, int fd)
 {
     atomic_store(&diag.least, (int)least);
     atomic_store(&diag.json, json);
-    atomic_store(&diag.fd, fd);
+    nv_diag_out_open(fd);
 }
 
 void nv_diag_set_clock(const nv_clock *clock)
@@ -120,12 +121,64 @@ static void write_subject(nv_writer *w, bool json, const nv_subject *subject)
     write_field(w, json, "peer", subject->peer);
 }
 
+#define MESSAGE_MAX 1024u
+/* Every character of the message and the ids escaped, and all of it fits. */
+#define LINE_MAX_BYTES 8704u
+
+/* @return its length */
+static size_t write_line(uint8_t line[LINE_MAX_BYTES], nv_level level, const char *area, const nv_subject *subject,
+                         nv_span message)
+{
+    char time[NV_TIME_TEXT_SIZE];
+    nv_time_format(nv_wall_us(diag.clock ? diag.clock : nv_clock_system()), time);
+    bool json = atomic_load(&diag.json);
+    nv_writer w = nv_writer_of(line, LINE_MAX_BYTES - 2);
+    write_str(&w, json ? "{\"time\":\"" : "");
+    write_str(&w, time);
+    write_str(&w, json ? "\",\"level\":\"" : " ");
+    write_str(&w, level_names[level]);
+    write_str(&w, json ? "\",\"area\":\"" : " ");
+    write_str(&w, area);
+    write_str(&w, json ? "\",\"message\":\"" : ": ");
+    write_escaped(&w, message, json);
+    write_str(&w, json ? "\"" : "");
+    write_subject(&w, json, subject);
+    size_t n = nv_writer_len(&w);
+    if (json) {
+        line[n++] = '}';
+    }
+    line[n++] = '\n';
+    return n;
+}
+
+static void note_dropped(uint64_t count)
+{
+    atomic_fetch_add(&diag.dropped, count);
+}
+
+/* There may be room again: how many lines are missing here. */
+static void say_dropped(void)
+{
+    uint64_t count = atomic_exchange(&diag.dropped, 0);
+    if (count == 0) {
+        return;
+    }
+    char text[MESSAGE_MAX];
+    uint8_t line[LINE_MAX_BYTES];
+    int len = snprintf(text, sizeof(text), "%llu line%s of this log were dropped here: whoever reads it was too slow",
+                       (unsigned long long)count, count == 1 ? "" : "s");
+    size_t n = write_line(line, NV_LEVEL_WARN, "diag", NULL, nv_span_of(text, (size_t)len));
+    if (!nv_diag_out_write(nv_span_of(line, n))) {
+        note_dropped(count);
+    }
+}
+
 void nv_diag(nv_level level, const char *area, const nv_subject *subject, const char *fmt, ...)
 {
     if (!nv_diag_on(level)) {
         return;
     }
-    char message[1024];
+    char message[MESSAGE_MAX];
     va_list args;
     va_start(args, fmt);
     int len = vsnprintf(message, sizeof(message), fmt, args);
@@ -134,31 +187,16 @@ void nv_diag(nv_level level, const char *area, const nv_subject *subject, const 
     if (message_len >= sizeof(message)) {
         message_len = sizeof(message) - 1;
     }
-    char time[NV_TIME_TEXT_SIZE];
-    nv_time_format(nv_wall_us(diag.clock ? diag.clock : nv_clock_system()), time);
-    bool json = atomic_load(&diag.json);
-    uint8_t line[8704]; /* every character of the message and the ids escaped, and all of it fits */
-    nv_writer w = nv_writer_of(line, sizeof(line) - 2);
-    write_str(&w, json ? "{\"time\":\"" : "");
-    write_str(&w, time);
-    write_str(&w, json ? "\",\"level\":\"" : " ");
-    write_str(&w, level_names[level]);
-    write_str(&w, json ? "\",\"area\":\"" : " ");
-    write_str(&w, area);
-    write_str(&w, json ? "\",\"message\":\"" : ": ");
-    write_escaped(&w, nv_span_of(message, message_len), json);
-    write_str(&w, json ? "\"" : "");
-    write_subject(&w, json, subject);
-    size_t n = nv_writer_len(&w);
-    if (json) {
-        line[n++] = '}';
-    }
-    line[n++] = '\n';
+    uint8_t line[LINE_MAX_BYTES];
+    size_t n = write_line(line, level, area, subject, nv_span_of(message, message_len));
     if (diag.sink) {
         diag.sink(diag.sink_arg, level, (const char *)line, n);
         return;
     }
-    /* One write per line keeps lines whole; a full or closed log file must not stop the hub. */
-    ssize_t ignored = write(atomic_load(&diag.fd), line, n);
-    (void)ignored;
+    say_dropped();
+    if (!nv_diag_out_write(
+            nv_span_of(line, n))) { /* a full or closed log, or one nobody reads, must not stop the hub */
+        nv_metric_add(NV_M_DIAG_DROPPED, 1);
+        note_dropped(1);
+    }
 }

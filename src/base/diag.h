@@ -19,7 +19,11 @@ typedef struct nv_subject {
     nv_span peer; /* "address:port" */
 } nv_subject;
 
-/** Process-wide settings; call before threads start, or again on reload. */
+/**
+ * Process-wide settings; call before threads start, or again on reload. From here on a pipe, terminal or socket that
+ * nobody reads makes nobody wait: lines for which there is no room are dropped, and counted in the next that finds
+ * some.
+ */
 void nv_diag_setup(nv_level least, bool json, int fd);
 
 struct nv_clock;

@@ -21,6 +21,7 @@
     X(TLS_FAILED, counter, "nave_tls_failed_total", "failed TLS handshakes")                                           \
     X(NET_IN_BYTES, counter, "nave_net_received_bytes", "bytes read from sockets")                                     \
     X(NET_OUT_BYTES, counter, "nave_net_sent_bytes", "bytes written to sockets")                                       \
+    X(DIAG_DROPPED, counter, "nave_diag_dropped_lines", "lines of the program's own log that nobody read in time")     \
     X(MQTT_SESSIONS, gauge, "nave_mqtt_sessions_open", "authenticated MQTT sessions")                                  \
     X(MQTT_CONNECTS, counter, "nave_mqtt_connects_total", "accepted CONNECT packets")                                  \
     X(MQTT_REFUSED, counter, "nave_mqtt_connects_refused_total", "refused CONNECT packets")                            \

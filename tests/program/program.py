@@ -1,6 +1,7 @@
 #!/usr/bin/python3
 """The program as a user meets it: words, exit codes, files. Usage: NAVE=path program.py [CASE]"""
 import base64
+import http.client
 import json
 import os
 import re
@@ -569,6 +570,45 @@ def two_signals():
             hub.process.send_signal(signal.SIGINT)
             hub.wait_log("stopping")
             assert hub.stop(signal.SIGINT) == 0
+
+
+@case
+def a_log_that_nobody_reads():
+    """Its pipe is full: the hub serves on, and says how much is missing once somebody reads."""
+    reader, writer = os.pipe()
+    with tempfile.TemporaryDirectory() as folder:
+        process = subprocess.Popen([NAVE, "up", "--data", folder, *FREE, "--set", "diag.level=debug"],
+                                   stdout=subprocess.PIPE, stderr=writer, stdin=subprocess.DEVNULL)
+        os.close(writer)
+        line = b""
+        while b"Nave is ready" not in line:
+            line = process.stdout.readline()
+            assert line, process.poll()
+        admin = re.search(r"http://127\.0\.0\.1:(\d+)", line.decode())
+        connection = http.client.HTTPConnection("127.0.0.1", int(admin.group(1)), timeout=30)
+
+        def get(path):
+            connection.request("GET", path)
+            return connection.getresponse().read().decode()
+
+        for _ in range(1500):
+            get("/readyz")
+        assert int(re.search(r"^nave_diag_dropped_lines (\d+)$", get("/metrics"), re.M).group(1)) > 0
+        text = os.read(reader, 1 << 20)  # room again
+        get("/readyz")
+        process.terminate()
+        while True:
+            part = os.read(reader, 1 << 20)
+            if not part:
+                break
+            text += part
+        assert process.wait(30) == 0
+        process.stdout.close()
+        os.close(reader)
+        lines = text.decode().splitlines()
+        assert all(re.match(r"\d{4}-\d\d-\d\dT\S+ (debug|info|warn|error) \w+: ", line) for line in lines), lines[:5]
+        assert any("lines of this log were dropped here" in line for line in lines), lines[-5:]
+        assert lines[-1].endswith("hub: stopped"), lines[-1]
 
 
 @case
