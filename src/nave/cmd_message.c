@@ -199,7 +199,7 @@ int nv_cmd_send(const nv_args *args)
 {
     nv_buf body;
     nv_buf message;
-    nv_buf_init(&message, 2 * NV_INPUT_MAX);
+    nv_buf_init(&message, (size_t)2 * NV_INPUT_MAX);
     int code = nv_input_read(args->operands[1], &body);
     if (code == NV_EXIT_OK) {
         code = message_of(args, nv_buf_span(&body), &message);
