@@ -349,6 +349,34 @@ def methods():
 
 
 @case
+def messages():
+    with Hub() as hub:
+        hub.cli("device", "add", "d1")
+        sent = hub.json("send", "d1", "hello", "-p", "a=b", "-p", "c=d=e", "--message-id", "m1", "--ack", "full",
+                        "--ttl", "600", "--content-type", "text/plain", "--correlation-id", "c1")
+        assert sent["sequenceNumber"] == 1 and sent["messageId"] == "m1", sent
+        out, err = hub.cli("send", "d1", "again")
+        assert out == "" and "queued for d1 as number 2" in err, (out, err)
+        path = os.path.join(hub.dir, "bytes")
+        with open(path, "wb") as file:
+            file.write(b"\xff\x00")
+        assert hub.json("send", "d1", "@" + path)["sequenceNumber"] == 3
+        assert hub.json("device", "show", "d1")["cloudToDeviceMessageCount"] == 3
+        assert hub.json("twin", "get", "d1")["cloudToDeviceMessageCount"] == 3
+        # a real client takes them, in order
+        token = hub.cli("sas", "--device", "d1")[0].strip()
+        taken = subprocess.run(["mosquitto_sub", "-h", "localhost", "-p", str(port_of(hub, "mqtts")), "--cafile",
+                                hub.file()["caFile"], "-V", "mqttv311", "-i", "d1", "-u",
+                                "localhost/d1/?api-version=2021-04-12", "-P", token, "-q", "1", "-t",
+                                "devices/d1/messages/devicebound/#", "-C", "3", "-F", "%t %x"],
+                               stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode().splitlines()
+        assert [line.split()[1] for line in taken] == [b"hello".hex(), b"again".hex(), "ff00"], taken
+        assert "a=b" in taken[0] and "%24.mid=m1" in taken[0] and "c=d%3De" in taken[0], taken[0]
+        one_sentence(hub.cli("send", "nobody", "x", code=1)[1], "nobody", "DeviceNotFound")
+        one_sentence(hub.cli("send", "d1", "@/nowhere", code=1)[1], "/nowhere")
+
+
+@case
 def query():
     with Hub() as hub:
         for i in range(5):
