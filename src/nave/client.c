@@ -439,9 +439,9 @@ static void complain(long status, const char *message, const char *error)
     } else if (text && text[1]) {
         (void)refuse("%s (%.*s)", text + 1, (int)(text - name), name);
     } else if (message[0]) {
-        (void)refuse("%s", message);
+        (void)refuse("%s%s%s%s", message, error ? " (" : "", error ? error : "", error ? ")" : "");
     } else {
-        (void)refuse("the hub answered %ld", status);
+        (void)refuse("the hub answered %ld%s%s%s", status, error ? " (" : "", error ? error : "", error ? ")" : "");
     }
 }
 

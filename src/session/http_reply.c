@@ -307,6 +307,11 @@ void nv_http_send_json(nv_http_exchange *x, const nv_json_writer *w, nv_span eta
 void nv_http_fail_info(nv_http_exchange *x, nv_http_shape shape, nv_hub_error error, const char *detail,
                        const char *info)
 {
+    char id[NV_ID_MAX + 1];
+    if ((!detail || !detail[0]) && !nv_hub_error_info_of(error)->text[0]) {
+        (void)snprintf(id, sizeof(id), "%.*s", NV_SPAN_ARG(x->device_id)); /* "DeviceNotFound;d1" says it all */
+        detail = id;
+    }
     nv_http_error e = {.shape = shape,
                        .error = error,
                        .detail = detail,
