@@ -28,6 +28,8 @@
 #define LOOPS   REAL_LOOPS
 #define ROUNDS  25u
 #define BURST   40u
+#define REPORTS 5u /* of each connection */
+#define SENDS   3u /* messages to the device, for each connection */
 #define NUMBERS (LOOPS * ROUNDS + 1)
 
 /* ---- one thread -------------------------------------------------------------------------------------------------- */
@@ -40,8 +42,18 @@ typedef struct fighter {
     unsigned round;
     bool open;
     uint16_t acknowledged[NUMBERS];
+    uint64_t version; /* of the reported properties, as it was last told */
+    unsigned reported;
+    unsigned answers; /* of this connection */
     _Atomic unsigned *running;
 } fighter;
+
+/* What both loops have seen. */
+static _Atomic unsigned versions_seen[NUMBERS * REPORTS + 2];
+static _Atomic unsigned messages_started;
+static _Atomic unsigned messages_done;
+static _Atomic bool message_stored[NUMBERS * SENDS]; /* by the number in its body */
+static _Atomic bool message_seen[NUMBERS * SENDS];
 
 static void open_connection(fighter *f)
 {
@@ -50,36 +62,127 @@ static void open_connection(fighter *f)
     mqtt_login login = {.device = "d1", .key = &real_device_key, .persistent = f->round % 2 == 0};
     mqtt_pair_connect(&f->pair, &login);
     f->open = true;
+    f->answers = 0;
+}
+
+typedef struct sending {
+    nv_c2d_send send;
+    uint32_t number;
+} sending;
+
+static void on_stored(nv_c2d_send *send)
+{
+    sending *one = send->arg;
+    message_stored[one->number] = send->error == NV_HUB_ERROR_NONE;
+    messages_done++;
+    free(one);
+}
+
+static void send_messages(fighter *f)
+{
+    for (unsigned i = 0; i < SENDS; i++) {
+        sending *one = nv_calloc(1, sizeof(*one));
+        one->number = messages_started++;
+        one->send = (nv_c2d_send){.device_id = nv_span_str("d1"),
+                                  .body = nv_span_of(&one->number, sizeof(one->number)),
+                                  .done = on_stored,
+                                  .arg = one};
+        nv_c2d_send_do(&f->r->hub->loops[f->loop], &one->send);
+    }
+}
+
+static void subscribe(fighter *f)
+{
+    static const nv_mqtt_filter filters[] = {{NV_SPAN_LIT("$iothub/twin/res/#"), 0},
+                                             {NV_SPAN_LIT("$iothub/twin/PATCH/properties/desired/#"), 0},
+                                             {NV_SPAN_LIT("devices/d1/messages/devicebound/#"), 1}};
+    uint8_t packet[256];
+    nv_writer w = nv_writer_of(packet, sizeof(packet));
+    nv_mqtt_write_subscribe(&w, 1, filters, NV_COUNT_OF(filters));
+    if (nv_buf_append(&f->pair.in, nv_writer_span(&w)) != NV_OK) {
+        abort();
+    }
 }
 
 static void publish_burst(fighter *f)
 {
+    subscribe(f);
     for (uint16_t i = 1; i <= BURST; i++) {
         uint32_t body[2] = {f->number, i};
         mqtt_put_publish(&f->pair.in, EVENTS, nv_span_of(body, sizeof(body)), 1, i);
+        if (i % (BURST / REPORTS) == 0) {
+            mqtt_put_publish(&f->pair.in, "$iothub/twin/PATCH/properties/reported/?$rid=1",
+                             nv_span_str(i % 16 ? "{\"a\":1}" : "{\"a\":null}"), 0, 0);
+        }
     }
+    send_messages(f);
     mqtt_pair_service(&f->pair);
+}
+
+static void on_puback(fighter *f, uint16_t id)
+{
+    if (id != f->acknowledged[f->number] + 1) {
+        abort(); /* a thread cannot fail a test */
+    }
+    f->acknowledged[f->number] = id;
+}
+
+/* Each version is told once, to one of the two, and never one that is older than the last. */
+static void on_reported(fighter *f, nv_span topic)
+{
+    static const char before[] = "$iothub/twin/res/204/?$rid=1&$version=";
+    uint64_t version = 0;
+    if (!nv_span_to_u64(nv_span_skip(topic, sizeof(before) - 1), &version) || version <= f->version ||
+        version >= NV_COUNT_OF(versions_seen) || atomic_fetch_add(&versions_seen[version], 1) != 0) {
+        abort();
+    }
+    f->version = version;
+    f->reported++;
+    f->answers++;
+}
+
+static void on_message(mqtt_pair *pair, const nv_mqtt_publish *publish)
+{
+    uint8_t packet[NV_MQTT_ACK_SIZE];
+    uint32_t number = UINT32_MAX;
+    if (publish->payload.len == sizeof(number)) {
+        memcpy(&number, publish->payload.ptr, sizeof(number));
+    }
+    nv_mqtt_put_puback(packet, publish->packet_id);
+    if (number >= messages_started || nv_buf_append(&pair->in, nv_span_of(packet, sizeof(packet))) != NV_OK) {
+        abort();
+    }
+    message_seen[number] = true;
+}
+
+static void on_publish(fighter *f, const nv_mqtt_publish *publish)
+{
+    if (nv_span_starts_with(publish->topic, nv_span_str("$iothub/twin/res/204/"))) {
+        on_reported(f, publish->topic);
+    } else if (publish->qos == 1) {
+        on_message(&f->pair, publish);
+    }
 }
 
 /* CONNACK, then PUBACKs in order; a taken-over connection may end anywhere. */
 static void look(fighter *f)
 {
-    nv_span out = nv_buf_span(&f->pair.out);
-    for (; out.len >= 4; out = nv_span_skip(out, 4)) {
-        if (out.ptr[0] == 0x40) {
-            uint16_t id = (uint16_t)(out.ptr[2] << 8 | out.ptr[3]);
-            if (id != f->acknowledged[f->number] + 1) {
-                abort(); /* a thread cannot fail a test */
-            }
-            f->acknowledged[f->number] = id;
-        } else if (out.ptr[0] == 0x20 && out.ptr[3] == 0) {
-            nv_buf_consume(&f->pair.out, 4);
+    nv_mqtt_packet packet;
+    size_t consumed = 0;
+    const char *why = "";
+    while (nv_mqtt_decode(nv_buf_span(&f->pair.out), 1u << 20, &packet, &consumed, &why) == NV_OK) {
+        bool open = packet.type == NV_MQTT_CONNACK && packet.u.connack.code == 0;
+        if (packet.type == NV_MQTT_PUBACK) {
+            on_puback(f, packet.u.ack_id);
+        } else if (packet.type == NV_MQTT_PUBLISH) {
+            on_publish(f, &packet.u.publish);
+        }
+        nv_buf_consume(&f->pair.out, consumed);
+        if (open) {
             publish_burst(f);
-            look(f);
-            return;
         }
     }
-    nv_buf_clear(&f->pair.out);
+    mqtt_pair_service(&f->pair);
 }
 
 static void *fight(void *arg)
@@ -93,7 +196,7 @@ static void *fight(void *arg)
         }
         mqtt_pair_service(&f->pair);
         look(f);
-        if (f->acknowledged[f->number] == BURST) {
+        if (f->acknowledged[f->number] == BURST && f->answers == REPORTS) {
             mqtt_pair_cut(&f->pair);
         }
         nv_hub_loop_turn_end(&f->r->hub->loops[f->loop]);
@@ -182,49 +285,6 @@ static void check_log(real_core *r, fighter *fighters)
     assert_true(acknowledged > 0);
 }
 
-/* conformance: mqtt.md 14 */
-/* conformance: mqtt.md 21 */
-static void two_loops(nv_durability durability)
-{
-    real_core *r = real_core_new(NULL, durability);
-    real_core_add(r, "d1");
-    _Atomic unsigned running = LOOPS;
-    fighter *fighters = calloc(LOOPS, sizeof(*fighters));
-    assert_non_null(fighters);
-    pthread_t threads[LOOPS];
-    for (size_t i = 0; i < LOOPS; i++) {
-        fighters[i] = (fighter){.r = r, .loop = i, .running = &running};
-    }
-    for (size_t i = 0; i < LOOPS; i++) {
-        assert_int_equal(pthread_create(&threads[i], NULL, fight, &fighters[i]), 0);
-    }
-    for (size_t i = 0; i < LOOPS; i++) {
-        pthread_join(threads[i], NULL);
-    }
-    for (size_t i = 0; i < LOOPS; i++) { /* the reading below needs the queues again */
-        r->queues[i].stopping = false;
-    }
-    assert_int_equal(nv_devices_connected(r->hub), 0);
-    check_log(r, fighters);
-    free(fighters);
-    real_core_free(r);
-}
-
-static void test_two_loops_commit(void **state)
-{
-    (void)state;
-    two_loops(NV_DURABILITY_COMMIT);
-}
-
-static void test_two_loops_os(void **state)
-{
-    (void)state;
-    two_loops(NV_DURABILITY_OS);
-}
-
-/* ---- a restart ------------------------------------------------------------------------------------------------------
- */
-
 /* One turn of both loops. */
 static void turn(real_core *r, mqtt_pair *pair)
 {
@@ -259,6 +319,87 @@ static void leave(real_core *r, mqtt_pair *pair)
     }
     mqtt_pair_deinit(pair);
 }
+
+/* What was stored and nobody has seen yet comes now: no message is lost. */
+static void check_messages(real_core *r)
+{
+    mqtt_pair pair;
+    mqtt_login login = {.device = "d1", .key = &real_device_key};
+    mqtt_pair_open(&pair, &r->hub->loops[0], NUMBERS + 1);
+    while (messages_done < messages_started) {
+        turn(r, &pair);
+    }
+    mqtt_pair_connect(&pair, &login);
+    expect_text(r, &pair, "CONNACK 0\n");
+    mqtt_pair_subscribe(&pair, 1, "devices/d1/messages/devicebound/#", 1);
+    for (uint32_t i = 0; i < messages_started; i++) {
+        while (message_stored[i] && !message_seen[i]) {
+            nv_mqtt_packet packet;
+            size_t consumed = 0;
+            const char *why = "";
+            turn(r, &pair);
+            while (nv_mqtt_decode(nv_buf_span(&pair.out), 1u << 20, &packet, &consumed, &why) == NV_OK) {
+                if (packet.type == NV_MQTT_PUBLISH) {
+                    on_message(&pair, &packet.u.publish);
+                }
+                nv_buf_consume(&pair.out, consumed);
+            }
+        }
+    }
+    leave(r, &pair);
+}
+
+/* conformance: mqtt.md 14 */
+/* conformance: mqtt.md 21 */
+static void two_loops(nv_durability durability)
+{
+    real_core *r = real_core_new(NULL, durability);
+    real_core_add(r, "d1");
+    for (size_t i = 0; i < NV_COUNT_OF(versions_seen); i++) {
+        versions_seen[i] = 0;
+    }
+    messages_started = messages_done = 0;
+    for (size_t i = 0; i < NV_COUNT_OF(message_seen); i++) {
+        message_seen[i] = message_stored[i] = false;
+    }
+    _Atomic unsigned running = LOOPS;
+    fighter *fighters = calloc(LOOPS, sizeof(*fighters));
+    assert_non_null(fighters);
+    pthread_t threads[LOOPS];
+    for (size_t i = 0; i < LOOPS; i++) {
+        fighters[i] = (fighter){.r = r, .loop = i, .running = &running};
+    }
+    for (size_t i = 0; i < LOOPS; i++) {
+        assert_int_equal(pthread_create(&threads[i], NULL, fight, &fighters[i]), 0);
+    }
+    for (size_t i = 0; i < LOOPS; i++) {
+        pthread_join(threads[i], NULL);
+    }
+    for (size_t i = 0; i < LOOPS; i++) { /* the reading below needs the queues again */
+        r->queues[i].stopping = false;
+    }
+    assert_int_equal(nv_devices_connected(r->hub), 0);
+    check_log(r, fighters);
+    assert_true(fighters[0].reported + fighters[1].reported > 0);
+    check_messages(r);
+    free(fighters);
+    real_core_free(r);
+}
+
+static void test_two_loops_commit(void **state)
+{
+    (void)state;
+    two_loops(NV_DURABILITY_COMMIT);
+}
+
+static void test_two_loops_os(void **state)
+{
+    (void)state;
+    two_loops(NV_DURABILITY_OS);
+}
+
+/* ---- a restart ------------------------------------------------------------------------------------------------------
+ */
 
 static void come_back(real_core *r, mqtt_pair *pair, const mqtt_login *login)
 {
