@@ -440,6 +440,54 @@ static void test_settle(void **state)
     fake_core_deinit(&core);
 }
 
+/* ---- the core's timers on its loops ---- */
+
+typedef struct bell {
+    nv_timer timer;
+    nv_hub_loop *loop;
+    int64_t rang_us;
+    int rings;
+} bell;
+
+static void ring(nv_timer *timer, int64_t now_us)
+{
+    bell *b = nv_container_of(timer, bell, timer);
+    b->rings++;
+    b->rang_us = now_us;
+    if (b->rings < 3) {
+        nv_timers_set(&b->loop->timers, timer, now_us + 60 * NV_US_PER_S);
+    }
+}
+
+/** Who drives a loop learns when it is due, and 48 hours pass in a moment: each timer at its own time. */
+static void test_ticks(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 2, &nv_limits_open);
+    bell bells[2] = {{.loop = &core.hub->loops[0]}, {.loop = &core.hub->loops[1]}};
+    int64_t start_us = nv_mono_us(&core.clock.clock);
+    for (size_t i = 0; i < 2; i++) {
+        assert_int_equal(nv_hub_loop_due(bells[i].loop), INT64_MAX);
+        nv_timer_init(&bells[i].timer, ring);
+        nv_timers_set(&bells[i].loop->timers, &bells[i].timer, start_us + (int64_t)(i + 1) * 3600 * NV_US_PER_S);
+        assert_int_equal(nv_hub_loop_due(bells[i].loop), bells[i].timer.due_us);
+    }
+    nv_hub_loop_tick(bells[0].loop, start_us + 3600 * NV_US_PER_S - 1);
+    assert_int_equal(bells[0].rings, 0);
+    int64_t end_us = start_us + INT64_C(48) * 3600 * NV_US_PER_S;
+    for (size_t i = 0; i < 2; i++) {
+        int64_t due_us = 0;
+        while ((due_us = nv_hub_loop_due(bells[i].loop)) <= end_us) {
+            nv_hub_loop_tick(bells[i].loop, due_us);
+        }
+        assert_int_equal(bells[i].rings, 3);
+        assert_int_equal(bells[i].rang_us, start_us + ((int64_t)(i + 1) * 3600 + 120) * NV_US_PER_S);
+        assert_int_equal(nv_hub_loop_due(bells[i].loop), INT64_MAX);
+    }
+    fake_core_deinit(&core);
+}
+
 int main(void)
 {
     nv_diag_setup(NV_LEVEL_ERROR, false, 2);
@@ -455,6 +503,7 @@ int main(void)
         cmocka_unit_test(test_newest_claim_wins),
         cmocka_unit_test(test_release_before_grant),
         cmocka_unit_test(test_settle),
+        cmocka_unit_test(test_ticks),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

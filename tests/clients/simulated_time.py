@@ -1,11 +1,13 @@
 """testing.clock: manual: what takes hours and days happens in milliseconds, and is over when the answer comes."""
+import http.client
 import json
 import socket
+import ssl
 import subprocess
 import time
 import urllib.request
 
-from hub import PROGRAM, with_hub
+from hub import PROGRAM, sas, with_hub
 from wire import Wire, packet, publish_packet, text
 
 CONFIG = """
@@ -57,6 +59,7 @@ def run(hub):
     silence(key)
     strangers()
     methods(hub, key)
+    messages(hub, key)
     retention(hub, key)
     with open(hub.log, encoding="utf-8") as log:
         text = log.read()
@@ -133,6 +136,46 @@ def methods(hub, key):
         out, err = call.communicate(timeout=10)
         assert call.returncode == 1 and time.monotonic() - started < 5, (out, err)
         assert b"timed out" in err.lower() or b"timeout" in err.lower() or b"504" in err, err
+
+
+class Rest:
+    """HTTPS with a token that outlives the test; a connection for each request, since idle ones end as time passes."""
+
+    def __init__(self, hub, resource, key, policy=None):
+        self.token = sas(resource, key, LONG_S, policy)
+        self.context = ssl.create_default_context(cafile=hub.ca())
+
+    def ask(self, method, path):
+        connection = http.client.HTTPSConnection("localhost", context=self.context, timeout=30)
+        connection.request(method, path + "?api-version=2021-04-12", headers={"Authorization": self.token})
+        answer = connection.getresponse()
+        result = answer.status, {name.lower(): value for name, value in answer.getheaders()}, answer.read()
+        connection.close()
+        return result
+
+
+def messages(hub, key):
+    """Locks and lives of cloud-to-device messages, by their exact seconds."""
+    device = Rest(hub, "localhost/devices/d1", key)
+    service = Rest(hub, "localhost", hub.json("hub", "show")["policies"]["service"]["primaryKey"], "service")
+    inbox = "/devices/d1/messages/deviceBound"
+    hub.cli("send", "d1", "short-lived", "--ttl", "3600", "--ack", "full", "--message-id", "m1")
+    for count in ("1", "2"):  # a lock of a minute, not settled: the next receiver gets it
+        status, headers, body = device.ask("GET", inbox)
+        assert (status, body, headers["iothub-deliverycount"]) == (200, b"short-lived", count), (status, headers, body)
+        token = headers["etag"].strip('"')
+        advance("59s")
+        assert device.ask("GET", inbox)[0] == 204
+        advance("2s")
+        assert device.ask("DELETE", inbox + "/" + token)[0] == 412, "its lock had expired"
+    advance("57m")  # 59 min 2 s so far
+    assert device.ask("GET", inbox)[0] == 200
+    advance("1m")  # its life ends while it is locked
+    assert device.ask("GET", inbox)[0] == 204
+    status, headers, body = service.ask("GET", "/messages/serviceBound/feedback")
+    assert status == 200, status
+    record, = json.loads(body)
+    assert (record["originalMessageId"], record["statusCode"]) == ("m1", "Expired"), record
 
 
 def stored(hub):
