@@ -452,6 +452,30 @@ static void test_twin_changes(void **state)
     rig_free(w);
 }
 
+/* Devices that announced a model raise them, under another content type and form of time. Bodies: twin_test. */
+static void test_digital_twin_changes(void **state)
+{
+    (void)state;
+    nv_events_config events = {.digital_twin_change = true};
+    rig *w = rig_new(&events, false);
+    create(w, "d", "");
+    create(w, "plain", "");
+    nv_identity *d = ask(w, NV_REGISTRY_GET, "d", "", false);
+    nv_twin_announce_model(&w->hub->loops[0], d, S("dtmi:com:example:Pump;1"));
+    change_twin(w, NV_TWIN_REPORTED, "plain", "", "{\"temperature\":1}"); /* it announced none */
+    change_twin(w, NV_TWIN_PATCH, "d", "", "{\"tags\":{\"a\":1}}");       /* tags are no part of it */
+    change_twin(w, NV_TWIN_REPORTED, "d", "", "{\"temperature\":21.50}");
+    expect_count(w, 1);
+    char got[128];
+    expect_row(w, 0, NV_SOURCE_DIGITAL_TWIN_CHANGE, "d", "updateTwin");
+    assert_string_equal(property(&w->rows[0], "iothub-message-schema", got), "digitalTwinChangeNotification");
+    assert_string_equal(property(&w->rows[0], "content-type", got), "application/json-patch+json");
+    assert_string_equal(property(&w->rows[0], "operationTimestamp", got), "2024-05-01T10:20:30.0000000+00:00");
+    assert_non_null(strstr(w->rows[0].body, "{\"op\":\"add\",\"path\":\"/temperature\",\"value\":21.50}"));
+    nv_identity_unref(d);
+    rig_free(w);
+}
+
 /* ---- connections ---------------------------------------------------------------------------------------------------
  */
 
@@ -601,12 +625,15 @@ static void test_off(void **state)
     nv_events_config none = {0};
     rig *w = rig_new(&none, false);
     create(w, "d", "");
-    turn(w);
-    int64_t before = nv_metric_get(NV_M_STATE_OPS);
     peer p;
+    connect_as(w, &p, "d", ""); /* the first one stores its session */
+    leave(&p);
+    create(w, "behind", ""); /* what was written before is counted by now */
+    int64_t before = nv_metric_get(NV_M_STATE_OPS);
     connect_as(w, &p, "d", "");
     operate(&p);
-    assert_int_equal(nv_metric_get(NV_M_STATE_OPS), before); /* a connection costs the state store nothing more */
+    create(w, "after", "");
+    assert_int_equal(nv_metric_get(NV_M_STATE_OPS), before + 1); /* a connection costs the state store nothing more */
     leave(&p);
     change_twin(w, NV_TWIN_PATCH, "d", "", "{\"tags\":{\"a\":1}}");
     (void)ask(w, NV_REGISTRY_DELETE, "d", "", false);
@@ -707,9 +734,15 @@ int main(void)
 {
     nv_diag_setup(NV_LEVEL_ERROR + 1, false, 2);
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_lifecycle),  cmocka_unit_test(test_twin_changes),      cmocka_unit_test(test_connections),
-        cmocka_unit_test(test_killed_hub), cmocka_unit_test(test_sampling),          cmocka_unit_test(test_off),
-        cmocka_unit_test(test_full_log),   cmocka_unit_test(test_outbox_is_emptied),
+        cmocka_unit_test(test_lifecycle),
+        cmocka_unit_test(test_twin_changes),
+        cmocka_unit_test(test_digital_twin_changes),
+        cmocka_unit_test(test_connections),
+        cmocka_unit_test(test_killed_hub),
+        cmocka_unit_test(test_sampling),
+        cmocka_unit_test(test_off),
+        cmocka_unit_test(test_full_log),
+        cmocka_unit_test(test_outbox_is_emptied),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
