@@ -3,6 +3,7 @@
 
 #include "base/alloc.h"
 #include "base/hash.h"
+#include "base/rng.h"
 #include "codec/json.h"
 #include "core/twin_json.h"
 
@@ -299,6 +300,7 @@ static bool read_member(reader *r, uint32_t index, uint32_t *last)
     if (is_dropped_name(r, key) && (service || nv_span_eq_str(key, "\"$version\""))) {
         nv_twin_cursor skip = {r->at, r->limit};
         (void)nv_twin_take_value(&skip, NULL);
+        NV_KNOWN(skip.at); /* it is JSON */
         r->at = skip.at;
         r->to = start;
         node_of(r, index)->gaps = true;
@@ -429,9 +431,11 @@ static bool read_value(reader *r, uint32_t index)
 
 /* ---- names that come twice: the last counts ---- */
 
-static uint32_t slot_of(uint32_t parent, nv_span key, uint32_t mask)
+/* The seed goes in before the final multiplication, so that clients cannot choose collisions. */
+static uint32_t slot_of(const nv_twin_patch *patch, uint32_t parent, nv_span key)
 {
-    return (uint32_t)(nv_hash_stable(key) ^ parent * UINT32_C(0x9e3779b1)) & mask;
+    uint64_t h = (nv_hash_stable(key) ^ (patch->seed + parent)) * UINT64_C(0x9e3779b97f4a7c15);
+    return (uint32_t)(h >> 32) & patch->mask;
 }
 
 static bool is_member(const nv_twin_patch *patch, uint32_t index, uint32_t object, nv_span key)
@@ -443,7 +447,7 @@ static bool is_member(const nv_twin_patch *patch, uint32_t index, uint32_t objec
 uint32_t nv_twin_patch_member(const nv_twin_patch *patch, uint32_t object, nv_span key)
 {
     if (patch->table) {
-        uint32_t at = slot_of(object, key, patch->mask);
+        uint32_t at = slot_of(patch, object, key);
         while (patch->table[at] && !is_member(patch, patch->table[at], object, key)) {
             at = (at + 1) & patch->mask;
         }
@@ -485,13 +489,14 @@ static void build_table(nv_twin_patch *patch)
     }
     patch->table = nv_calloc(size, sizeof(*patch->table));
     patch->mask = size - 1;
+    patch->seed = nv_rng_u64(nv_rng_system()); /* of no effect on the result */
     for (uint32_t i = 1; i < patch->count; i++) {
         const nv_twin_node *node = &patch->nodes[i];
         if (!node->key_len) {
             continue;
         }
         nv_span key = nv_twin_node_key(patch, node);
-        uint32_t at = slot_of(node->parent, key, patch->mask);
+        uint32_t at = slot_of(patch, node->parent, key);
         while (patch->table[at] && !is_member(patch, patch->table[at], node->parent, key)) {
             at = (at + 1) & patch->mask;
         }
@@ -529,6 +534,7 @@ static bool skip_member(reader *r)
 {
     nv_twin_cursor c = {r->at, r->limit};
     (void)nv_twin_take_value(&c, NULL);
+    NV_KNOWN(c.at); /* it is JSON */
     r->at = c.at;
     return true;
 }
@@ -606,6 +612,7 @@ bool nv_twin_patch_init(nv_twin_patch *patch, nv_span body, nv_twin_form form, n
     patch->count = 1;
     patch->capacity = NV_TWIN_FEW_NODES;
     patch->table = NULL;
+    patch->seed = 0;
     patch->mask = patch->tags = patch->desired = patch->reported = 0;
     nv_err err = body.len > INT32_MAX ? NV_E_TOO_BIG
                                       : nv_json_compact(body, NV_JSON_MAX_DEPTH, NV_TWIN_VALUES_MAX, &patch->text);
@@ -613,6 +620,7 @@ bool nv_twin_patch_init(nv_twin_patch *patch, nv_span body, nv_twin_form form, n
         return refuse_text(verdict, err);
     }
     nv_span text = nv_buf_span(&patch->text);
+    NV_KNOWN(text.ptr); /* no JSON is empty */
     reader r = {.patch = patch,
                 .verdict = verdict,
                 .at = text.ptr,

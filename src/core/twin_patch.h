@@ -47,6 +47,7 @@ typedef struct nv_twin_patch {
     uint32_t capacity;
     uint32_t *table; /* (parent, key) -> node when there are many; else NULL */
     uint32_t mask;   /* of the table */
+    uint64_t seed;   /* of its hash */
     /* the sections it changes, 0: it says nothing of this one */
     uint32_t tags;
     uint32_t desired;
