@@ -119,6 +119,17 @@ void nv_seen_list_deinit(nv_seen_list *list)
     free(list->entries);
 }
 
+static void collect_live(nv_device_entry *e)
+{
+    int64_t active_us = activity_of(e->table->loop->hub, e->live);
+    if (active_us > e->last_activity_us + NV_US_PER_S) {
+        pthread_mutex_lock(&e->table->lock);
+        e->last_activity_us = active_us;
+        pthread_mutex_unlock(&e->table->lock);
+        add_seen(&e->table->gone, e, e->live->identity);
+    }
+}
+
 /* Collect the next few live connections that were active since they were saved last. */
 static void walk_live(nv_device_table *table)
 {
@@ -129,12 +140,8 @@ static void walk_live(nv_device_table *table)
     }
     nv_device_entry *e = NULL;
     for (size_t i = 0; i < WALK_SLICE && (e = nv_map_next(&table->entries, &table->walk_at)); i++) {
-        int64_t active_us = e->live && e->saves == 0 ? activity_of(hub, e->live) : 0;
-        if (active_us > e->last_activity_us + NV_US_PER_S) {
-            pthread_mutex_lock(&table->lock);
-            e->last_activity_us = active_us;
-            pthread_mutex_unlock(&table->lock);
-            add_seen(&table->gone, e, e->live->identity);
+        if (e->live && e->saves == 0) {
+            collect_live(e);
         }
     }
     if (!e) { /* the map may have changed between slices: who was missed comes next time */
