@@ -641,8 +641,9 @@ static finding first_queued(nv_c2d_queue *queue, nv_c2d_entry **out)
         nv_c2d_entry *entry = entry_of(link);
         link = link->next;
         bool over = is_over(queue, entry->message);
-        if (entry->state == NV_C2D_RETURNING || (entry->state == NV_C2D_RESTING && !over)) {
-            return BLOCKED;
+        bool unlocking = entry->state == NV_C2D_LOCKED && entry->locked_until_us <= nv_mono_us(hub_of(queue)->clock);
+        if (entry->state == NV_C2D_RETURNING || unlocking || (entry->state == NV_C2D_RESTING && !over)) {
+            return BLOCKED; /* it comes before the others, in a moment */
         }
         if (entry->state != NV_C2D_QUEUED) {
             continue;
