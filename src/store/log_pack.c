@@ -18,6 +18,7 @@ typedef struct packer {
     nv_segment *from;
     nv_segment *to;
     nv_file *in; /* direct, past the cache; or the segment's read file */
+    bool own_in; /* the former */
     nv_file *out;
     nv_pace pace;
     uint8_t *in_bytes; /* a piece or one large commit */
@@ -208,6 +209,7 @@ static nv_err open_input(packer *p)
     nv_segment_path(p->log, p->from->header.number, "seg", path);
     if (p->from->header.align == NV_LOG_BLOCK &&
         nv_disk_open(p->log->disk, path, NV_OPEN_READ | NV_OPEN_DIRECT, &p->in) == NV_OK) {
+        p->own_in = true;
         return NV_OK;
     }
     nv_err err = nv_segment_need_read_file(p->log, p->from);
@@ -245,7 +247,7 @@ nv_err nv_segment_pack(nv_log *log, nv_segment *segment)
         err = write_rest(&p);
     }
     nv_file_close(p.out);
-    if (p.in != segment->read_file) {
+    if (p.own_in) {
         nv_file_close(p.in);
     }
     if (err == NV_OK) {
