@@ -109,15 +109,16 @@ static void add_leaf(leaves *self, nv_span json)
 /* @return false: the path is too long for the index */
 static bool extend_path(leaves *self, nv_span quoted_name, bool first)
 {
-    size_t room = sizeof(self->path) - self->path_len;
-    if (quoted_name.len - 2 + (first ? 0 : 1) > room) {
+    uint8_t name[NV_TWIN_INDEX_PATH_MAX + 4]; /* what is cut at a character is still too long */
+    size_t len = nv_twin_unescape(quoted_name, name, sizeof(name));
+    if (len + (first ? 0 : 1) > sizeof(self->path) - self->path_len) {
         return false;
     }
     if (!first) {
         self->path[self->path_len++] = '.';
-        room--;
     }
-    self->path_len += nv_twin_unescape(quoted_name, self->path + self->path_len, room);
+    memcpy(self->path + self->path_len, name, len);
+    self->path_len += len;
     return true;
 }
 

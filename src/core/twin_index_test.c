@@ -181,6 +181,15 @@ static void odd_names_and_long_values(void **state)
     find_number(w, name, 1, "");
     succeed(w, NV_TWIN_PATCH, "d2", "{\"tags\":null}");
     find_number(w, "z", 1, "");
+    /* bytes of the path itself count, not those of its escapes */
+    for (size_t len = NV_TWIN_INDEX_PATH_MAX; len <= NV_TWIN_INDEX_PATH_MAX + 1; len++) {
+        name[len] = '\0';
+        name[0] = '"';
+        (void)snprintf(body, sizeof(body), "{\"tags\":{\"\\%s\":1}}", name);
+        succeed(w, NV_TWIN_REPLACE, "d2", body);
+        find_number(w, name, 1, len == NV_TWIN_INDEX_PATH_MAX ? "d2 " : "");
+        name[len] = 'n';
+    }
 }
 
 int main(void)
