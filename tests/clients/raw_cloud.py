@@ -1,0 +1,270 @@
+"""What comes from the cloud, as a user of paho sees it: twins, methods and messages, topics and bodies byte for byte."""
+# conformance: mqtt.md 4, 12, 13, 25, 26, 27, 28, 29, 30, 31, 32, 33, 34, 35, 36, 37, 38, 40, 42
+import json
+import re
+import ssl
+import struct
+import subprocess
+import threading
+import time
+
+from hub import PROGRAM, sas, with_hub
+from paho_device import HOST, Device
+from wire import Wire, packet, text
+
+RES = "$iothub/twin/res/#"
+GET = "$iothub/twin/GET/?$rid="
+REPORTED = "$iothub/twin/PATCH/properties/reported/?$rid="
+DESIRED = "$iothub/twin/PATCH/properties/desired/#"
+METHODS = "$iothub/methods/POST/#"
+ABSENT = "DeviceNotOnline"
+BOUND = "devices/%s/messages/devicebound/#"
+
+
+class Devices:
+    """Makes connections of registered devices."""
+
+    def __init__(self, hub):
+        self.hub = hub
+        self.keys = {}
+
+    def connect(self, device_id, module=None, query="/?api-version=2021-04-12", **options):
+        name = device_id + ("/" + module if module else "")
+        resource = HOST + "/devices/" + device_id + ("/modules/" + module if module else "")
+        if name not in self.keys:
+            if module:
+                self.keys[name] = self.hub.json("module", "add", device_id, module)["primaryKey"]
+            else:
+                self.keys[name] = self.hub.json("device", "add", device_id)["primaryKey"]
+        connected = Device(self.hub, name, HOST + "/" + name + query, sas(resource, self.keys[name]), **options)
+        assert connected.code == 0, connected.code
+        return connected
+
+
+def twins(hub, devices):
+    for name, device_id, module in (("device", "t1", None), ("module", "t1", "m1")):
+        where = ["--module", module] if module else []
+        d = devices.connect(device_id, module)
+        assert list(d.subscribe([(RES, 0), (DESIRED, 1)])) == [0, 1]
+        for rid, payload in (("0", ""), ("65535", " "), ("4e2a1f00-1d5b-4d4a-9a30-6a1f5b9f0c11", ""), ("abc-1", " ")):
+            d.publish(GET + rid, payload, 0 if payload else 1)
+            topic, body = d.receive()
+            assert topic == "$iothub/twin/res/200/?$rid=" + rid, (name, topic)
+            assert json.loads(body) == {"desired": {"$version": 1}, "reported": {"$version": 1}}, (name, body)
+        reported(d)
+        malformed(d)
+        desired(hub, d, device_id, where)
+        d.quit()
+
+
+def patch(d, rid, body, qos=0):
+    d.publish(REPORTED + rid, body, qos)
+    return d.receive()
+
+
+def reported(d):
+    assert patch(d, "1", '{"a":{"b":1.0,"c":[1]},"gone":true}') == ("$iothub/twin/res/204/?$rid=1&$version=2", "")
+    assert patch(d, "2", '{"gone":null,"a":{"b":2}}', 1) == ("$iothub/twin/res/204/?$rid=2&$version=3", "")
+    d.publish(GET + "3", " ")
+    topic, body = d.receive()
+    assert topic == "$iothub/twin/res/200/?$rid=3", topic
+    assert json.loads(body)["reported"] == {"a": {"b": 2, "c": [1]}, "$version": 3}, body
+    topic, body = patch(d, "4&$version=2", '{"x":1}')
+    assert topic == "$iothub/twin/res/412/?$rid=4", topic
+    assert json.loads(body)["errorCode"] == 412001, body
+    assert patch(d, "5&$version=3", '{"x":1}')[0] == "$iothub/twin/res/204/?$rid=5&$version=4"
+
+
+def malformed(d):
+    bad = ["{", "[1]", "7", '{"a.b":1}', '{"a b":1}', '{"$x":1}', '{"a":4503599627370497}', '{"a":"%s"}' % ("x" * 4097),
+           '{"a":' * 12 + "1" + "}" * 12, json.dumps({"k%d" % i: "y" * 4000 for i in range(9)})]
+    for body in bad:
+        topic, answer = patch(d, "bad", body)
+        assert topic == "$iothub/twin/res/400/?$rid=bad", (topic, body[:60])
+        answer = json.loads(answer)
+        assert str(answer["errorCode"]).startswith("400") and answer["message"], answer
+        assert re.fullmatch(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{7}Z", answer["timestampUtc"]), answer
+        assert re.fullmatch(r"[0-9a-f]{8}(-[0-9a-f]{4}){3}-[0-9a-f]{12}", answer["trackingId"]), answer
+    assert patch(d, "6", '{"x":null}')[0] == "$iothub/twin/res/204/?$rid=6&$version=5", "the connection goes on"
+
+
+def desired(hub, d, device_id, where):
+    def change(patch_text):
+        hub.cli("twin", "patch", device_id, '{"properties":{"desired":%s}}' % patch_text, *where)
+
+    change('{"t":21.7,"a":{"b":1}}')
+    topic, body = d.receive()
+    assert topic == "$iothub/twin/PATCH/properties/desired/?$version=2", topic
+    assert body == '{"t":21.7,"a":{"b":1},"$version":2}', body
+    change('{"a":null}')
+    assert d.receive() == ("$iothub/twin/PATCH/properties/desired/?$version=3", '{"a":null,"$version":3}')
+    hub.cli("twin", "patch", device_id, '{"tags":{"site":"n"}}', *where)  # tags are not the device's business
+    d.unsubscribe(DESIRED)
+    change('{"t":22}')
+    d.publish(GET + "7", "", 0)
+    topic, body = d.receive()  # the next message is this answer: nothing told of the change
+    assert topic == "$iothub/twin/res/200/?$rid=7", topic
+    assert json.loads(body)["desired"] == {"t": 22, "$version": 4}, body
+
+
+def api_versions(devices):
+    """Which user names may touch twins and methods."""
+    for query in ("/api-version=2016-11-14", "/?api-version=2018-06-30", "/?&api-version=2020-09-30&model-id=dtmi%3Aa%3Bb%3B1"):
+        d = devices.connect("v1", query=query)
+        d.subscribe([(RES, 0)])
+        d.publish(GET + "1", "", 0)
+        assert d.receive()[0] == "$iothub/twin/res/200/?$rid=1", query
+        d.quit()
+    for query in ("", "/"):
+        for work in (lambda d: d.client.publish(GET + "1", "", 0), lambda d: d.client.subscribe(METHODS),
+                     lambda d: d.client.publish("$iothub/methods/res/200/?$rid=1", "", 0)):
+            d = devices.connect("v1", query=query)
+            work(d)
+            d.must_be_closed()
+    d = devices.connect("v1")
+    d.client.publish("$iothub/twin/GET/properties/?$rid=1", "", 1)
+    d.must_be_closed()
+
+
+class Call(threading.Thread):
+    """`nave method` while the device answers."""
+
+    def __init__(self, hub, *args):
+        super().__init__()
+        self.command = [PROGRAM, "method", *args, "--data", hub.data, "-o", "json"]
+        self.start()
+
+    def run(self):
+        self.done = subprocess.run(self.command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, timeout=90, check=False)
+
+    def answer(self):
+        self.join()
+        assert self.done.returncode == 0, self.done.stderr.decode()
+        return json.loads(self.done.stdout)
+
+    def refusal(self):
+        self.join()
+        assert self.done.returncode == 1, self.done.stdout.decode()
+        return self.done.stderr.decode()
+
+
+def methods(hub, devices):
+    for device_id, module in (("c1", None), ("c1", "m1")):
+        where = ["--module", module] if module else []
+        assert "NotFound" in Call(hub, device_id, "m", *where).refusal(), "it does not exist yet"
+        d = devices.connect(device_id, module)
+        assert ABSENT in Call(hub, device_id, "m", *where).refusal(), "connected without a subscription"
+        d.subscribe([(METHODS, 0)])
+        for name, sent, seen, status, answer, told in (
+                ("reboot", ['{"in": 5}'], '{"in":5}', "200", '{"ok":true}', {"ok": True}),
+                ("no.payload_", [], "null", "-3", "", None),
+                ("a*b", ["null"], "null", "2147483647", "[1, 2]", [1, 2])):
+            call = Call(hub, device_id, name, *sent, *where)
+            topic, body = d.receive()
+            found = re.fullmatch(r"\$iothub/methods/POST/%s/\?\$rid=([A-Za-z0-9-]+)" % re.escape(name), topic)
+            assert found and body == seen, (topic, body)
+            d.publish("$iothub/methods/res/500/?$rid=nobodys", "{}")
+            d.publish("$iothub/methods/res/%s/?$rid=%s" % (status, found.group(1)), answer)
+            assert call.answer() == {"status": int(status), "payload": told}
+            d.publish("$iothub/methods/res/200/?$rid=" + found.group(1), "late")
+        call = Call(hub, device_id, "silent", *where, "--timeout", "5")
+        d.receive()
+        assert "GatewayTimeout" in call.refusal()
+        d.publish(GET + "1", "", 1)  # still there
+        d.quit()
+
+
+def messages(hub, devices):
+    d = devices.connect("b1", clean=False)
+    d.subscribe([(BOUND % "b1", 1)])
+    hub.cli("send", "b1", "hello", "-p", "k y=a/b +&=", "-p", "z=", "--message-id", "m 1", "--correlation-id", "c",
+            "--content-type", "application/json", "--content-encoding", "utf-8", "--ack", "full", "--ttl", "100")
+    topic, body = d.receive()
+    head, bag = topic.split("/devicebound/")
+    assert head == "devices/b1/messages" and body == "hello", topic
+    pairs = bag.split("&")
+    assert pairs[0] == "%24.to=%2Fdevices%2Fb1%2Fmessages%2FdeviceBound", pairs
+    assert "%24.mid=m%201" in pairs and "%24.cid=c" in pairs and "iothub-ack=full" in pairs, pairs
+    assert "%24.ct=application%2Fjson" in pairs and "%24.ce=utf-8" in pairs, pairs
+    assert sum(bool(re.fullmatch(r"%24\.exp=\d{4}-\d\d-\d\dT\d\d%3A\d\d%3A\d\d\.\d{7}Z", pair)) for pair in pairs) == 1, pairs
+    assert pairs[-2:] == ["k%20y=a%2Fb%20%2B%26%3D", "z="], pairs
+    assert max(i for i, p in enumerate(pairs) if p.startswith("%24.")) < pairs.index("iothub-ack=full"), pairs
+    hub.cli("send", "b1", "plain")
+    assert d.receive() == ("devices/b1/messages/devicebound/" + pairs[0], "plain")
+    d.drop()
+    hub.cli("send", "b1", "sent offline")
+    d = devices.connect("b1", clean=False)
+    assert d.flags["session present"] == 1
+    assert d.receive()[1] == "sent offline"
+    d.quit()
+    # The wildcard of azure-sdk-for-c, with QoS 0; and a module, which gets none.
+    d = devices.connect("b1")
+    d.subscribe([("devices/+/messages/devicebound/#", 0)])
+    m = devices.connect("b1", "m1")
+    assert list(m.subscribe([("devices/b1/modules/m1/messages/devicebound/#", 1), ("devices/b1/modules/m1/inputs/#", 1),
+                             ("devices/b1/modules/m1/#", 0)])) == [1, 1, 0]
+    devices.connect("b2").quit()
+    hub.cli("send", "b2", "another device's")
+    hub.cli("send", "b1", "mine")
+    assert d.receive()[1] == "mine"
+    assert d.messages.empty() and m.messages.empty()
+    d.quit()
+    m.quit()
+    assert hub.json("device", "show", "b1").get("cloudToDeviceMessageCount", 0) == 0
+
+
+def take_publish(wire):
+    first = wire.take(1)[0]
+    length = shift = 0
+    while True:
+        digit = wire.take(1)[0]
+        length |= (digit & 0x7F) << shift
+        shift += 7
+        if digit < 0x80:
+            break
+    body = wire.take(length)
+    size = struct.unpack(">H", body[:2])[0]
+    (packet_id,) = struct.unpack(">H", body[2 + size:4 + size])
+    return first, packet_id, body[4 + size:]
+
+
+def redelivery(hub, devices):
+    """Without PUBACK: again after the lock, again after a new connection; PUBACK ends it."""
+    devices.connect("r1").quit()
+    key = devices.keys["r1"]
+    context = ssl.create_default_context(cafile=hub.ca())
+    subscribe = packet(0x82, struct.pack(">H", 1) + text(BOUND % "r1") + b"\x01")
+    hub.cli("send", "r1", "again")
+    with Wire("r1", key, port=8883, tls=context) as wire:
+        wire.send(subscribe)
+        assert wire.take(5) == b"\x90\x03\x00\x01\x01"
+        first, packet_id, body = take_publish(wire)
+        assert (first, body) == (0x32, b"again")
+        started = time.monotonic()
+        first, again_id, body = take_publish(wire)  # the lock is 3 s here
+        assert 2 < time.monotonic() - started < 10
+        assert (first, again_id, body) == (0x3A, packet_id, b"again")
+    with Wire("r1", key, port=8883, tls=context) as wire:
+        wire.send(subscribe)
+        assert wire.take(5) == b"\x90\x03\x00\x01\x01"
+        first, packet_id, body = take_publish(wire)
+        assert body == b"again"
+        wire.send(packet(0x40, struct.pack(">H", packet_id)) + b"\xc0\x00")
+        assert wire.take(2) == b"\xd0\x00"
+    hub.cli("send", "r1", "next")
+    with Wire("r1", key, port=8883, tls=context) as wire:
+        wire.send(subscribe)
+        wire.take(5)
+        assert take_publish(wire)[2] == b"next", "what was acknowledged is gone"
+
+
+def run(hub):
+    devices = Devices(hub)
+    twins(hub, devices)
+    api_versions(devices)
+    methods(hub, devices)
+    messages(hub, devices)
+    redelivery(hub, devices)
+
+
+with_hub(run, config="limits:\n  c2d_lock_s: 3\n")
