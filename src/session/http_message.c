@@ -204,54 +204,6 @@ static const char *header_of(uint8_t id)
     }
 }
 
-/* Values that came by AMQP have types; as text they are what the service shows. */
-static nv_span text_of(const nv_value *value, char scratch[NV_TIME_TEXT_SIZE + 8])
-{
-    int len = 0;
-    size_t size = NV_TIME_TEXT_SIZE + 8;
-    switch (value->type) {
-    case NV_VALUE_STRING:
-    case NV_VALUE_SYMBOL:
-    case NV_VALUE_BINARY:
-        return value->bytes;
-    case NV_VALUE_BOOL:
-        return nv_span_str(value->boolean ? "true" : "false");
-    case NV_VALUE_UBYTE:
-    case NV_VALUE_USHORT:
-    case NV_VALUE_UINT:
-    case NV_VALUE_ULONG:
-    case NV_VALUE_CHAR:
-        len = snprintf(scratch, size, "%" PRIu64, value->u);
-        break;
-    case NV_VALUE_BYTE:
-    case NV_VALUE_SHORT:
-    case NV_VALUE_INT:
-    case NV_VALUE_LONG:
-        len = snprintf(scratch, size, "%" PRId64, value->i);
-        break;
-    case NV_VALUE_FLOAT: {
-        float f;
-        uint32_t bits = (uint32_t)value->u;
-        memcpy(&f, &bits, sizeof(f));
-        len = snprintf(scratch, size, "%.9g", (double)f);
-        break;
-    }
-    case NV_VALUE_DOUBLE: {
-        double d;
-        memcpy(&d, &value->u, sizeof(d));
-        len = snprintf(scratch, size, "%.17g", d);
-        break;
-    }
-    case NV_VALUE_TIMESTAMP:
-        nv_time_format(value->i * NV_US_PER_MS, scratch);
-        return nv_span_str(scratch);
-    case NV_VALUE_NULL:
-    case NV_VALUE_UUID:
-        return NV_SPAN_EMPTY;
-    }
-    return nv_span_of(scratch, len > 0 ? (size_t)len : 0);
-}
-
 static nv_err append_number(nv_buf *out, const char *name, uint64_t value)
 {
     return nv_buf_printf(out, "%s: %" PRIu64 "\r\n", name, value);
@@ -276,8 +228,8 @@ nv_err nv_http_write_properties(const nv_c2d_message *message, int64_t default_t
         err = append_time(out, "iothub-expiry", message->expires_us);
     }
     while (err == NV_OK && nv_property_next(&r, &property)) {
-        char scratch[NV_TIME_TEXT_SIZE + 8];
-        nv_span value = text_of(&property.value, scratch);
+        char scratch[NV_VALUE_TEXT_SIZE];
+        nv_span value = nv_value_text(&property.value, scratch);
         const char *header = header_of(property.id);
         if (property.id == NV_PROP_APPLICATION) {
             err = append_header(out, APP_PREFIX, property.name, value);

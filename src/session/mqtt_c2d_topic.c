@@ -2,115 +2,21 @@
 
 #include "base/clock.h"
 #include "codec/bag.h"
-#include "codec/hex.h"
 #include "core/identity.h"
 
-#include <inttypes.h>
 #include <stdio.h>
 
-#define VALUE_TEXT_MAX 64u
-
-/* ---- values as text -------------------------------------------------------------------------------------------- */
-
-static double double_of(const nv_value *value)
-{
-    double d = 0;
-    float f = 0;
-    uint32_t low = (uint32_t)value->u;
-    if (value->type == NV_VALUE_DOUBLE) {
-        memcpy(&d, &value->u, sizeof(d));
-        return d;
-    }
-    memcpy(&f, &low, sizeof(f));
-    return (double)f;
-}
-
-static nv_span uuid_text(nv_span bytes, char *scratch)
-{
-    char hex[32];
-    nv_writer digits = nv_writer_of(hex, sizeof(hex));
-    nv_hex_encode(bytes, &digits);
-    if (bytes.len != 16 || digits.err != NV_OK) {
-        return bytes;
-    }
-    int len =
-        snprintf(scratch, VALUE_TEXT_MAX, "%.8s-%.4s-%.4s-%.4s-%.12s", hex, hex + 8, hex + 12, hex + 16, hex + 20);
-    return nv_span_of(scratch, (size_t)len);
-}
-
-static nv_span time_text(int64_t wall_us, char *scratch)
-{
-    nv_time_format(wall_us, scratch);
-    return nv_span_str(scratch);
-}
-
-static nv_span char_text(uint64_t c, char *scratch)
-{
-    size_t more = c < 0x80 ? 0 : c < 0x800 ? 1 : c < 0x10000 ? 2 : 3;
-    static const uint8_t lead[] = {0, 0xC0, 0xE0, 0xF0};
-    size_t len = 0;
-    scratch[len++] = (char)(lead[more] | (c >> (6 * more) & 0x7F));
-    while (more-- > 0) {
-        scratch[len++] = (char)(0x80 | (c >> (6 * more) & 0x3F));
-    }
-    return nv_span_of(scratch, len);
-}
-
-static nv_span formatted(int len, const char *scratch)
-{
-    return nv_span_of(scratch, len > 0 ? (size_t)len : 0);
-}
-
-/* Not for nulls. The result points into the value or into @p scratch. */
-static nv_span text_of(const nv_value *value, char scratch[VALUE_TEXT_MAX])
-{
-    switch (value->type) {
-    case NV_VALUE_NULL:
-        return NV_SPAN_EMPTY;
-    case NV_VALUE_BOOL:
-        return nv_span_str(value->boolean ? "true" : "false");
-    case NV_VALUE_UBYTE:
-    case NV_VALUE_USHORT:
-    case NV_VALUE_UINT:
-    case NV_VALUE_ULONG:
-        return formatted(snprintf(scratch, VALUE_TEXT_MAX, "%" PRIu64, value->u), scratch);
-    case NV_VALUE_BYTE:
-    case NV_VALUE_SHORT:
-    case NV_VALUE_INT:
-    case NV_VALUE_LONG:
-        return formatted(snprintf(scratch, VALUE_TEXT_MAX, "%" PRId64, value->i), scratch);
-    case NV_VALUE_FLOAT:
-        return formatted(snprintf(scratch, VALUE_TEXT_MAX, "%.9g", double_of(value)), scratch);
-    case NV_VALUE_DOUBLE:
-        return formatted(snprintf(scratch, VALUE_TEXT_MAX, "%.17g", double_of(value)), scratch);
-    case NV_VALUE_CHAR:
-        return char_text(value->u, scratch);
-    case NV_VALUE_TIMESTAMP:
-        if (value->i > INT64_MAX / NV_US_PER_MS || value->i < INT64_MIN / NV_US_PER_MS) {
-            return formatted(snprintf(scratch, VALUE_TEXT_MAX, "%" PRId64, value->i), scratch);
-        }
-        return time_text(value->i * NV_US_PER_MS, scratch);
-    case NV_VALUE_UUID:
-        return uuid_text(value->bytes, scratch);
-    case NV_VALUE_BINARY:
-    case NV_VALUE_STRING:
-    case NV_VALUE_SYMBOL:
-        return value->bytes;
-    }
-    return NV_SPAN_EMPTY; /* a type of a newer version */
-}
+/* ---- the bag --------------------------------------------------------------------------------------------------- */
 
 static void put_value(nv_bag_writer *bag, nv_span name, const nv_value *value)
 {
-    char scratch[VALUE_TEXT_MAX];
+    char scratch[NV_VALUE_TEXT_SIZE];
     if (value->type == NV_VALUE_NULL) {
         nv_bag_put_null(bag, name);
     } else {
-        nv_bag_put(bag, name, text_of(value, scratch));
+        nv_bag_put(bag, name, nv_value_text(value, scratch));
     }
 }
-
-/* ---- the bag --------------------------------------------------------------------------------------------------- */
 
 static void put_to(nv_bag_writer *bag, nv_span device_id)
 {
@@ -139,7 +45,8 @@ static void put_expiry(nv_bag_writer *bag, const nv_c2d_message *message, int64_
                  nv_property_find(message->properties, NV_PROP_ABSOLUTE_EXPIRY, &value) ||
                  message->expires_us - message->enqueued_us != default_ttl_us;
     if (asked) {
-        nv_bag_put(bag, nv_span_str("$.exp"), time_text(message->expires_us, text));
+        nv_time_format(message->expires_us, text);
+        nv_bag_put(bag, nv_span_str("$.exp"), nv_span_str(text));
     }
 }
 

@@ -5,6 +5,7 @@
 #include "session/mqtt_device_internal.h"
 
 #include "base/alloc.h"
+#include "base/guid.h"
 #include "codec/json.h"
 #include "core/twin.h"
 
@@ -41,13 +42,9 @@ static void write_error(mqtt_device *m, nv_json_writer *w, nv_hub_error error, c
     const nv_hub_error_info *info = nv_hub_error_info_of(error);
     nv_hub *hub = mqtt_hub(m);
     char now[NV_TIME_TEXT_SIZE];
-    char id[37];
-    uint8_t r[16];
+    char id[NV_GUID_TEXT_SIZE];
     nv_time_format(nv_wall_us(hub->clock), now);
-    nv_rng_fill(hub->rng, r, sizeof(r));
-    (void)snprintf(id, sizeof(id), "%02x%02x%02x%02x-%02x%02x-4%x%02x-%02x%02x-%02x%02x%02x%02x%02x%02x", r[0], r[1],
-                   r[2], r[3], r[4], r[5], r[6] & 0x0Fu, r[7], 0x80u | (r[8] & 0x3Fu), r[9], r[10], r[11], r[12], r[13],
-                   r[14], r[15]);
+    nv_guid_make(hub->rng, id);
     nv_json_begin_object(w);
     nv_json_key(w, "errorCode");
     nv_json_uint(w, info->number);

@@ -115,6 +115,14 @@ static inline nv_value nv_value_string(nv_span text)
     return (nv_value){.type = NV_VALUE_STRING, .bytes = text};
 }
 
+/** Room for the text of any value that is not text itself. */
+#define NV_VALUE_TEXT_SIZE 64u
+/**
+ * A value as a protocol shows it that knows only text: numbers in decimal, times as the service writes them, a UUID
+ * with its dashes, bytes as they are; a null is empty. @return a span into the value, or into @p scratch
+ */
+nv_span nv_value_text(const nv_value *value, char scratch[NV_VALUE_TEXT_SIZE]);
+
 /** Append one encoded property to @p out. @return NV_E_TOO_BIG when out is full or a name exceeds 65,535 bytes */
 NV_NODISCARD nv_err nv_property_put(nv_buf *out, const nv_property *property);
 /** Walk an encoded section: start with a reader over it. @return false at its end or when r->err is set */

@@ -141,6 +141,40 @@ static void names(void **state)
     assert_null(nv_source_name(77));
 }
 
+static void values_as_text(void **state)
+{
+    (void)state;
+    static const char *const texts[] = {"m-1",
+                                        "",
+                                        "true",
+                                        "255",
+                                        "65535",
+                                        "4294967295",
+                                        "18446744073709551615",
+                                        "-128",
+                                        "-32768",
+                                        "-2147483648",
+                                        "-9223372036854775808",
+                                        "21.7000008",
+                                        "21.699999999999999",
+                                        "\xF0\x9F\x98\x80",
+                                        "1969-12-31T23:59:59.9990000Z",
+                                        "01020304-0506-0708-090a-0b0c0d0e0f10",
+                                        NULL,
+                                        ""};
+    assert_int_equal(NV_COUNT_OF(texts), NV_COUNT_OF(rows));
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        char scratch[NV_VALUE_TEXT_SIZE];
+        nv_span text = nv_value_text(&rows[i].value, scratch);
+        assert_true(texts[i] ? nv_span_eq_str(text, texts[i]) : nv_span_eq(text, rows[i].value.bytes));
+    }
+    char scratch[NV_VALUE_TEXT_SIZE];
+    nv_value far = {.type = NV_VALUE_TIMESTAMP, .i = INT64_MAX}; /* no date */
+    assert_true(nv_span_eq_str(nv_value_text(&far, scratch), "9223372036854775807"));
+    nv_value broken = {.type = NV_VALUE_UUID, .bytes = nv_span_of(uuid, 3)};
+    assert_int_equal(nv_value_text(&broken, scratch).len, 3);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -148,6 +182,7 @@ int main(void)
         cmocka_unit_test(bytes_on_disk),
         cmocka_unit_test(refused),
         cmocka_unit_test(names),
+        cmocka_unit_test(values_as_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

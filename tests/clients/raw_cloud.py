@@ -7,9 +7,10 @@ import struct
 import subprocess
 import threading
 import time
+import urllib.request
 
 from hub import PROGRAM, sas, with_hub
-from paho_device import HOST, Device
+from paho_device import HOST, WAIT_S, Device
 from wire import Wire, packet, text
 
 RES = "$iothub/twin/res/#"
@@ -174,6 +175,23 @@ def methods(hub, devices):
         d.quit()
 
 
+def feedback(hub, message_id):
+    """What the service is told of a message, once it is; paho acknowledges by itself."""
+    shown = hub.json("hub", "show")
+    url = "https://localhost/messages/serviceBound/feedback?api-version=2021-04-12"
+    context = ssl.create_default_context(cafile=shown["caFile"])
+    deadline = time.monotonic() + WAIT_S
+    while time.monotonic() < deadline:
+        ask = urllib.request.Request(url, headers={"Authorization": hub.cli("sas", "--policy", "service").strip()})
+        with urllib.request.urlopen(ask, context=context, timeout=WAIT_S) as answer:
+            records = json.loads(answer.read() or b"[]")
+        for record in records:
+            if record["originalMessageId"] == message_id:
+                return {name: record[name] for name in ("deviceId", "statusCode", "description")}
+        time.sleep(0.05)  # it is not told otherwise
+    raise AssertionError("no feedback")
+
+
 def messages(hub, devices):
     d = devices.connect("b1", clean=False)
     d.subscribe([(BOUND % "b1", 1)])
@@ -189,6 +207,7 @@ def messages(hub, devices):
     assert sum(bool(re.fullmatch(r"%24\.exp=\d{4}-\d\d-\d\dT\d\d%3A\d\d%3A\d\d\.\d{7}Z", pair)) for pair in pairs) == 1, pairs
     assert pairs[-2:] == ["k%20y=a%2Fb%20%2B%26%3D", "z="], pairs
     assert max(i for i, p in enumerate(pairs) if p.startswith("%24.")) < pairs.index("iothub-ack=full"), pairs
+    assert feedback(hub, "m 1") == {"deviceId": "b1", "statusCode": "Success", "description": "Success"}
     hub.cli("send", "b1", "plain")
     assert d.receive() == ("devices/b1/messages/devicebound/" + pairs[0], "plain")
     d.drop()
