@@ -169,11 +169,65 @@ static void operations_of_a_failed_commit_fail_together(void **state)
     assert_true(version < 1 + 40 * NV_COUNT_OF(lanes)); /* some failed */
 }
 
+/*
+ * Power cuts in the middle of eight patches at once, again and again: what was acknowledged is there, the version tells
+ * which patch was the last, and no version comes twice.
+ */
+static void power_cuts_lose_nothing_acknowledged(void **state)
+{
+    world *self = *state;
+    lane lanes[8];
+    uint64_t version = 1;
+    uint64_t cuts_with_loss = 0;
+    for (uint64_t round = 1; round <= 60; round++) {
+        int left = NV_COUNT_OF(lanes);
+        uint64_t acknowledged = 0;
+        nv_fault_disk_cut_after(self->disk, 1 + round % 13);
+        for (size_t i = 0; i < NV_COUNT_OF(lanes); i++) {
+            lane *one = &lanes[i];
+            (void)snprintf(one->body, sizeof(one->body), "{\"n\":%llu}", (unsigned long long)(version + i + 1));
+            one->request = twin_rig_request(NV_TWIN_REPORTED, "d1", "", one->body);
+            one->request.done = lane_done;
+            one->request.arg = one;
+            one->left = &left;
+            nv_twin_do(&self->w.loop, &one->request);
+        }
+        while (left > 0) {
+            nv_exec_queue_run_wait(&self->w.queue);
+        }
+        for (size_t i = 0; i < NV_COUNT_OF(lanes); i++) {
+            if (lanes[i].request.error == NV_HUB_ERROR_NONE) {
+                assert_int_equal(lanes[i].request.reported_version, version + i + 1);
+                assert_int_equal(acknowledged, i); /* none behind one that failed */
+                acknowledged++;
+            }
+        }
+        nv_fault_disk_cut(self->disk);
+        rig_close(&self->w);
+        nv_fault_disk_power_on(self->disk);
+        rig_open(&self->w, 0);
+        self->w.hub.loops = &self->w.loop;
+        nv_twin *twin = twin_rig_get(&self->w, "d1", "");
+        assert_non_null(twin);
+        assert_in_range(twin->reported_version, version + acknowledged, version + NV_COUNT_OF(lanes));
+        if (twin->reported_version > 1) {
+            char want[64];
+            (void)snprintf(want, sizeof(want), "{\"n\":%llu}", (unsigned long long)twin->reported_version);
+            assert_true(nv_span_eq_str(twin->reported, want));
+        }
+        cuts_with_loss += acknowledged < NV_COUNT_OF(lanes) ? 1 : 0;
+        version = twin->reported_version;
+        nv_twin_unref(twin);
+    }
+    assert_true(cuts_with_loss > 10);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test_setup_teardown(what_failed_never_was, setup, teardown),
         cmocka_unit_test_setup_teardown(operations_of_a_failed_commit_fail_together, setup, teardown),
+        cmocka_unit_test_setup_teardown(power_cuts_lose_nothing_acknowledged, setup, teardown),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
