@@ -231,8 +231,8 @@ uint32_t nv_query_groups_write(nv_query_groups *groups, const uint64_t *after, u
                                uint64_t *last, bool *more)
 {
     *more = false;
-    *last = 0;
     if (write_empty(groups, after, limit, w)) {
+        *last = 0;
         return 1;
     }
     nv_query_group **sorted = calloc(groups->map.count + 1, sizeof(nv_query_group *));

@@ -1,8 +1,10 @@
 /* Queries on the real stores: what rows they find, what answers look like, pages. */
 #include "base/attrs.h"
 #include "base/metrics.h"
+#include "codec/json.h"
 #include "core/c2d.h"
 #include "core/devices.h"
+#include "core/query_groups.h"
 #include "core/registry.h"
 #include "support/query_rig.h"
 
@@ -652,6 +654,109 @@ static void equality_uses_an_index(void **state)
     assert_int_equal(rows_looked_at(core, "SELECT * FROM devices WHERE tags.a.b = 'x' OR status = 'disabled'"), 300);
 }
 
+/* What the index finds is what looking at all rows finds, for values that are hard to have as a key. */
+static void the_index_finds_what_a_scan_finds(void **state)
+{
+    real_core *core = *state;
+    static char longs[3][300];
+    for (size_t i = 0; i < NV_COUNT_OF(longs); i++) { /* alike in the first 128 bytes; one ends in the key's cut */
+        memset(longs[i], 'x', 127);
+        (void)snprintf(longs[i] + 127, 100, "%s", i == 0 ? "" : i == 1 ? "\xc3\xa9tail" : "\xc3\xa8tail");
+    }
+    const char *const values[] = {"1",     "1.0",          "1e0",        "10e-1",        "-0",    "0",        "0.1",
+                                  "1e-1",  "true",         "false",      "\"true\"",     "\"1\"", "\"\"",     "\"A\"",
+                                  "\"a\"", "\"a\\u0062\"", "\"a\\\"b\"", "\"\xc3\xa9\"", "[1]",   "{\"y\":1}"};
+    char text[900];
+    char id[16];
+    for (size_t i = 0; i < NV_COUNT_OF(values) + NV_COUNT_OF(longs); i++) {
+        (void)snprintf(id, sizeof(id), "d%03zu", i);
+        rig_device(core, id, "");
+        if (i < NV_COUNT_OF(values)) {
+            (void)snprintf(text, sizeof(text), "{\"tags\":{\"x\":%s,\"deep\":{\"er\":{\"x\":%s}}}}", values[i],
+                           values[i]);
+        } else {
+            (void)snprintf(text, sizeof(text), "{\"tags\":{\"x\":\"%s\"}}", longs[i - NV_COUNT_OF(values)]);
+        }
+        rig_patch(core, id, "", text);
+    }
+    rig_patch(core, "d000", "", "{\"tags\":{\"x\":7}}"); /* changed and removed: no longer found */
+    rig_patch(core, "d001", "", "{\"tags\":{\"x\":null}}");
+    const char *const constants[] = {"1",          "7",    "0",   "-0",   "0.1",    "true",   "false",
+                                     "'true'",     "'1'",  "''",  "'a'",  "'ab'",   "'a\"b'", "'\\u00e9'",
+                                     "'\xc3\xa9'", "null", "[1]", "'zz'", longs[0], longs[1], longs[2]};
+    size_t found = 0;
+    for (size_t i = 0; i < NV_COUNT_OF(constants); i++) {
+        for (int deep = 0; deep < 2; deep++) {
+            const char *quote = constants[i][0] == 'x' ? "'" : "";
+            const char *path = deep ? "tags.deep.er.x" : "tags.x";
+            (void)snprintf(text, sizeof(text), "SELECT deviceId FROM devices WHERE %s = %s%s%s", path, quote,
+                           constants[i], quote);
+            char *indexed = rig_query(core, text, 2);
+            (void)snprintf(text, sizeof(text), "SELECT deviceId FROM devices WHERE %s = %s%s%s OR false", path, quote,
+                           constants[i], quote);
+            char *scanned = rig_query(core, text, 2);
+            assert_string_equal(indexed, scanned);
+            found += strlen(indexed) > 2 ? 1 : 0;
+            free(indexed);
+            free(scanned);
+        }
+    }
+    assert_true(found > NV_COUNT_OF(constants));
+}
+
+/* ---- groups without a store --------------------------------------------------------------------------------- */
+
+static nv_datum resolve_number(void *arg, const nv_expr_path *path)
+{
+    (void)path;
+    return nv_datum_of_number(*(const double *)arg);
+}
+
+static void groups_are_bounded_and_paged(void **state)
+{
+    (void)state;
+    nv_arena arena = {0};
+    nv_query_tree tree;
+    char detail[NV_QUERY_DETAIL_SIZE];
+    assert_true(
+        nv_query_parse(nv_span_str("SELECT version, COUNT() FROM devices GROUP BY version"), &arena, &tree, detail));
+    double number = 0;
+    nv_expr_env env = {.resolve = resolve_number, .arg = &number};
+    nv_query_groups groups;
+    nv_query_groups_init(&groups, &tree);
+    for (; number < NV_QUERY_GROUPS_MAX; number++) {
+        assert_int_equal(nv_query_groups_add(&groups, &env), NV_OK);
+    }
+    assert_int_equal(nv_query_groups_add(&groups, &env), NV_E_LIMIT);
+    number = 5; /* a group that is there takes more */
+    assert_int_equal(nv_query_groups_add(&groups, &env), NV_OK);
+    uint64_t after = 0;
+    bool more = true;
+    uint32_t written = 0;
+    double sum = 0;
+    while (more && written < 2 * NV_QUERY_GROUPS_MAX) {
+        nv_buf out;
+        nv_buf_init(&out, 1u << 20);
+        nv_json_writer w = nv_json_writer_of(&out);
+        nv_json_begin_array(&w);
+        uint32_t page = nv_query_groups_write(&groups, written ? &after : NULL, 7, &w, &after, &more);
+        nv_json_end_array(&w);
+        struct json_object *rows = NULL;
+        assert_int_equal(nv_json_parse(nv_buf_span(&out), 4, 1000, &rows), NV_OK);
+        assert_int_equal(json_object_array_length(rows), page);
+        for (size_t i = 0; i < page; i++) {
+            sum += json_object_get_double(json_object_object_get(json_object_array_get_idx(rows, i), "version"));
+        }
+        json_object_put(rows);
+        nv_buf_deinit(&out);
+        written += page;
+    }
+    assert_int_equal(written, NV_QUERY_GROUPS_MAX);
+    assert_true(sum == (double)NV_QUERY_GROUPS_MAX * (NV_QUERY_GROUPS_MAX - 1) / 2); /* each once */
+    nv_query_groups_deinit(&groups);
+    nv_arena_deinit(&arena);
+}
+
 /* ---- live state --------------------------------------------------------------------------------------------- */
 
 static void run_until(real_core *core, const bool *done)
@@ -782,6 +887,8 @@ int main(void)
         cmocka_unit_test_setup_teardown(rows_once_while_the_fleet_changes, setup_empty, teardown),
         cmocka_unit_test_setup_teardown(pages_are_bounded_in_bytes, setup_empty, teardown),
         cmocka_unit_test_setup_teardown(equality_uses_an_index, setup_empty, teardown),
+        cmocka_unit_test_setup_teardown(the_index_finds_what_a_scan_finds, setup_empty, teardown),
+        cmocka_unit_test(groups_are_bounded_and_paged),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
