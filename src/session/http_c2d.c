@@ -436,7 +436,7 @@ static const char *read_message(send_op *op)
     if (!json_object_is_type(op->tree, json_type_object)) {
         return "the request is a JSON object; see docs/messages-api.md";
     }
-    const char *(*const parts[])(send_op *) = {read_systems, read_applications, read_body, read_life, read_ack};
+    static const char *(*const parts[])(send_op *) = {read_systems, read_applications, read_body, read_life, read_ack};
     const char *wrong = NULL;
     for (size_t i = 0; !wrong && i < NV_COUNT_OF(parts); i++) {
         wrong = parts[i](op);
