@@ -1,6 +1,7 @@
 /* Putting events into the outbox. */
 #include "core/events.h"
 
+#include "base/diag.h"
 #include "base/hash.h"
 #include "core/events_drain.h"
 
@@ -92,6 +93,19 @@ static nv_err put_properties(nv_buf *out, const nv_events *ev, const nv_event *e
     return err;
 }
 
+/* A twin of thousands of tiny properties has metadata beyond what the log takes: that it changed is told all the same.
+ */
+static nv_span body_that_fits(const nv_event *event)
+{
+    if (event->body.len <= NV_LOG_MESSAGE_MAX) {
+        return event->body;
+    }
+    nv_subject subject = {.device = event->device_id, .module = event->module_id};
+    nv_diag(NV_LEVEL_WARN, "events", &subject, "the body of %s has %zu bytes, the log takes %d: it is left empty",
+            event->operation, event->body.len, NV_LOG_MESSAGE_MAX);
+    return nv_span_str("{}");
+}
+
 nv_err nv_events_put(const nv_hub *hub, nv_txn *txn, const nv_event *event)
 {
     assert(hub->events && event->schema && event->operation);
@@ -104,7 +118,7 @@ nv_err nv_events_put(const nv_hub *hub, nv_txn *txn, const nv_event *event)
                              .generation = event->generation,
                              .source = (uint8_t)event->source,
                              .properties = nv_buf_span(&properties),
-                             .body = event->body};
+                             .body = body_that_fits(event)};
         err = nv_txn_outbox_put(txn, &row);
     }
     nv_buf_deinit(&properties);

@@ -35,7 +35,10 @@ typedef struct nv_event {
 
 /** True when events of this source are wanted: asked before a body is made. Thread: any. */
 bool nv_events_wanted(const nv_hub *hub, nv_source source);
-/** Put one into the outbox, within the transaction of the change. Everything is copied. Thread: within run(). */
+/**
+ * Put one into the outbox, within the transaction of the change. Everything is copied; a body that the log cannot take
+ * becomes "{}". Thread: within run().
+ */
 NV_NODISCARD nv_err nv_events_put(const nv_hub *hub, nv_txn *txn, const nv_event *event);
 /** Something was put and committed: drain soon. Called from done() of the operation that put it. Thread: any. */
 void nv_events_committed(nv_hub *hub);

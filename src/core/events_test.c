@@ -673,6 +673,52 @@ static void test_full_log(void **state)
     rig_free(w);
 }
 
+typedef struct large {
+    nv_state_op op;
+    rig *w;
+    nv_span body;
+    bool done;
+} large;
+
+static nv_err run_large(nv_state_op *op, nv_txn *txn)
+{
+    large *self = nv_container_of(op, large, op);
+    const nv_event event = {
+        .source = NV_SOURCE_TWIN_CHANGE, .schema = "s", .operation = "o", .device_id = S("d"), .body = self->body};
+    return nv_events_put(self->w->hub, txn, &event);
+}
+
+static void large_done(nv_state_op *op)
+{
+    large *self = nv_container_of(op, large, op);
+    self->done = true;
+    nv_events_committed(self->w->hub);
+}
+
+/* What the log cannot take does not hold up what stands behind it, and is told all the same. */
+static void test_large_bodies(void **state)
+{
+    (void)state;
+    rig *w = rig_new(&all_events, false);
+    static char body[NV_LOG_MESSAGE_MAX + 1];
+    memset(body, ' ', sizeof(body));
+    for (size_t i = 0; i < 4; i++) {
+        large l = {.op = {.exec = &w->queue.exec, .run = run_large, .done = large_done},
+                   .w = w,
+                   .body = nv_span_of(body, i == 1 ? sizeof(body) : sizeof(body) - 1)};
+        assert_int_equal(nv_state_write(w->state, &l.op), NV_OK);
+        while (!l.done) {
+            wait_turn(w);
+        }
+    }
+    create(w, "d", "");
+    expect_count(w, 5);
+    for (size_t i = 0; i < 4; i++) {
+        assert_int_equal(strcmp(w->rows[i].body, "{}") == 0, i == 1);
+    }
+    rig_free(w);
+}
+
 /* Drained rows do not stay: the outbox of a hub that lives long is empty. */
 static nv_err count_rows(void *arg, const nv_outbox_row *r)
 {
@@ -743,6 +789,7 @@ int main(void)
         cmocka_unit_test(test_off),
         cmocka_unit_test(test_full_log),
         cmocka_unit_test(test_outbox_is_emptied),
+        cmocka_unit_test(test_large_bodies),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -3,7 +3,7 @@
 #include "core/events.h"
 #include "core/twin.h"
 
-#define BODY_MAX    (1u << 20) /* a twin is far smaller */
+#define BODY_MAX    (64u << 20) /* no twin is as large, metadata and all */
 #define MODULES_MAX 1000u
 
 static nv_err put_one(const nv_hub *hub, nv_txn *txn, const nv_identity_row *row, bool created)
