@@ -139,6 +139,10 @@ static nv_err visit(void *arg, const nv_identity_row *identity, const nv_twin_ro
     if (identity->device_id.len > NV_ID_MAX || identity->module_id.len > NV_ID_MAX) {
         return NV_E_CORRUPT;
     }
+    if (self->plan.kind == NV_PLAN_PREFIX && !nv_span_starts_with(identity->device_id, self->plan.prefix)) {
+        self->finished = true; /* ids are in order: nothing behind it begins so */
+        return NV_E_MORE;
+    }
     self->rows++;
     self->row.identity = identity;
     self->row.twin = twin;
@@ -241,6 +245,11 @@ static nv_err walk(work *self)
                          .after_module = nv_span_of(module, self->at.module_len),
                          .limit = SLICE_ROWS + 1};
     switch (plan->kind) {
+    case NV_PLAN_PREFIX:
+        if (self->at.device_len == 0) {
+            from.after_device.len = nv_query_plan_before(plan, device);
+        }
+        return nv_txn_twins_walk(self->txn, &from, visit, self);
     case NV_PLAN_SCAN:
         return nv_txn_twins_walk(self->txn, &from, visit, self);
     case NV_PLAN_MODULE:

@@ -1,5 +1,6 @@
 #include "core/query_plan.h"
 
+#include "core/expr_functions.h"
 #include "core/query_row.h"
 
 #include <stdlib.h>
@@ -150,12 +151,51 @@ static bool tag_of(const nv_expr *expr, nv_query_plan *plan)
     }
 }
 
+/* ---- beginnings of ids -------------------------------------------------------------------------------------- */
+
+/* Characters of ids are printable ASCII: one less is one too, or a space, and 0x7f stands behind all of them. */
+static bool is_prefix(nv_span text)
+{
+    for (size_t i = 0; i < text.len; i++) {
+        if (text.ptr[i] <= ' ' || text.ptr[i] >= 0x7f) {
+            return false;
+        }
+    }
+    return text.len > 0 && text.len < NV_ID_MAX;
+}
+
+static bool prefix_of(const nv_expr *expr, nv_span *out)
+{
+    if (expr->op != NV_EXPR_CALL || (expr->function != nv_expr_function_of(nv_span_str("STARTSWITH")) &&
+                                     expr->function != nv_expr_function_of(nv_span_str("STARTS_WITH")))) {
+        return false;
+    }
+    const nv_expr *path = expr->args[0];
+    const nv_expr *text = expr->args[1];
+    if (path->op != NV_EXPR_PATH || !is_field(path->path, NV_FIELD_DEVICE_ID) || text->op != NV_EXPR_CONSTANT ||
+        text->constant.kind != NV_DATUM_STRING || !is_prefix(text->constant.text)) {
+        return false;
+    }
+    *out = text->constant.text;
+    return true;
+}
+
+size_t nv_query_plan_before(const nv_query_plan *plan, uint8_t out[NV_ID_MAX])
+{
+    size_t len = plan->prefix.len;
+    memcpy(out, plan->prefix.ptr, len);
+    out[len - 1]--;
+    out[len] = 0x7f;
+    return len + 1;
+}
+
 /* ---- the best of what must be true -------------------------------------------------------------------------- */
 
-/* Fewer rows first: ids, a module's name, a tag. */
+/* Fewer rows first: ids, a module's name, a tag, the beginning of an id. */
 static bool better(nv_plan_kind a, nv_plan_kind b)
 {
-    static const int ranks[] = {[NV_PLAN_SCAN] = 0, [NV_PLAN_TAG] = 1, [NV_PLAN_MODULE] = 2, [NV_PLAN_IDS] = 3};
+    static const int ranks[] = {
+        [NV_PLAN_SCAN] = 0, [NV_PLAN_PREFIX] = 1, [NV_PLAN_TAG] = 2, [NV_PLAN_MODULE] = 3, [NV_PLAN_IDS] = 4};
     return ranks[a] > ranks[b];
 }
 
@@ -173,6 +213,8 @@ static void consider(nv_query_plan *plan, const nv_expr *expr, nv_arena *arena)
         plan->module_id = ids.items[0];
     } else if (better(NV_PLAN_TAG, plan->kind) && tag_of(expr, &tagged)) {
         *plan = tagged;
+    } else if (better(NV_PLAN_PREFIX, plan->kind) && prefix_of(expr, &plan->prefix)) {
+        plan->kind = NV_PLAN_PREFIX;
     }
 }
 

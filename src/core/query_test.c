@@ -192,6 +192,13 @@ static void rows_are_found(void **state)
         {"deviceId IN ['e1', 'a'] AND tags.x = 1", "a"},
         {"deviceId NIN ['e1', 'a']", "b d1"},
         {"deviceId > 'a' AND deviceId < 'e'", "b d1"},
+        {"startswith(deviceId, 'd1')", "d1"},
+        {"startswith(deviceId, 'd') AND tags.x = 1", ""},
+        {"starts_with(deviceId, 'a') AND tags.x = 1", "a"},
+        {"startswith(deviceId, 'A')", ""},
+        {"startswith(deviceId, '')", "a b d1 e1"},
+        {"startswith(deviceId, '\xc3\xa9')", ""},
+        {"NOT startswith(deviceId, 'd')", "a b e1"},
         {"tags.location.region = 'EU'", "b"},
         {"tags.location.region = 'EU' OR tags.x = 1", "a b"},
         {"tags.location.region != 'EU'", "a"},
@@ -514,6 +521,12 @@ static void pages_of_a_hundred(void **state)
     page = rig_query_page(core, "SELECT deviceId FROM devices", 5000, "");
     assert_string_equal(page.next, "");
     rig_page_free(&page);
+    /* ids that begin alike, page by page */
+    char *alike = rig_query(core, "SELECT deviceId FROM devices WHERE startswith(deviceId, 'd10')", 3);
+    char ids[128];
+    ids_of_rows(alike, ids, sizeof(ids));
+    assert_string_equal(ids, "d100 d101 d102 d103 d104 d105 d106 d107 d108 d109");
+    free(alike);
     /* TOP counts over all pages */
     char *rows = rig_query(core, "SELECT TOP 7 deviceId FROM devices WHERE deviceId > 'd100'", 3);
     char got[128];
@@ -650,6 +663,10 @@ static void equality_uses_an_index(void **state)
     assert_int_equal(rows_looked_at(core, "SELECT * FROM devices.modules WHERE moduleId = 'm'"), 1);
     assert_int_equal(rows_looked_at(core, "SELECT * FROM devices.modules WHERE deviceId = 'd007'"), 1);
     assert_int_equal(rows_looked_at(core, "SELECT COUNT() FROM devices WHERE tags.a.b = 'x'"), 2);
+    assert_int_equal(rows_looked_at(core, "SELECT * FROM devices WHERE startswith(deviceId, 'd00')"), 10);
+    assert_int_equal(rows_looked_at(core, "SELECT * FROM devices WHERE startswith(deviceId, 'd007')"), 1);
+    assert_int_equal(rows_looked_at(core, "SELECT * FROM devices WHERE startswith(deviceId, 'e')"), 0);
+    assert_int_equal(rows_looked_at(core, "SELECT * FROM devices.modules WHERE startswith(deviceId, 'd00')"), 1);
     /* an alternative needs all rows */
     assert_int_equal(rows_looked_at(core, "SELECT * FROM devices WHERE tags.a.b = 'x' OR status = 'disabled'"), 300);
 }
