@@ -7,12 +7,16 @@ typedef struct unit {
     int64_t us;
 } unit;
 
+#define MINUTE_US (60 * NV_US_PER_S)
+#define HOUR_US   (60 * MINUTE_US)
+#define DAY_US    (24 * HOUR_US)
+#define WEEK_US   (7 * DAY_US)
+
 /* In the order in which they may follow each other; each once. */
-static const unit plain_units[] = {
-    {"w", 7 * 86400 * NV_US_PER_S}, {"d", 86400 * NV_US_PER_S}, {"h", 3600 * NV_US_PER_S},
-    {"m", 60 * NV_US_PER_S},        {"s", NV_US_PER_S},         {"ms", NV_US_PER_MS}};
-static const unit iso_dates[] = {{"W", 7 * 86400 * NV_US_PER_S}, {"D", 86400 * NV_US_PER_S}};
-static const unit iso_times[] = {{"H", 3600 * NV_US_PER_S}, {"M", 60 * NV_US_PER_S}, {"S", NV_US_PER_S}};
+static const unit plain_units[] = {{"w", WEEK_US},   {"d", DAY_US},      {"h", HOUR_US},
+                                   {"m", MINUTE_US}, {"s", NV_US_PER_S}, {"ms", NV_US_PER_MS}};
+static const unit iso_dates[] = {{"W", WEEK_US}, {"D", DAY_US}};
+static const unit iso_times[] = {{"H", HOUR_US}, {"M", MINUTE_US}, {"S", NV_US_PER_S}};
 
 static bool is_digit(nv_span text)
 {
