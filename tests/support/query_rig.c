@@ -3,6 +3,7 @@
 #include "core/registry.h"
 #include "core/twin.h"
 
+#include <json-c/json.h>
 #include <sched.h>
 #include <setjmp.h>
 #include <stdarg.h>
@@ -159,4 +160,21 @@ char *rig_query(real_core *core, const char *text, uint32_t page)
     nv_buf_deinit(&text_out);
     nv_buf_deinit(&all);
     return out;
+}
+
+void rig_ids(const char *rows, char *out, size_t size)
+{
+    struct json_object *tree = json_tokener_parse(rows);
+    assert_true(json_object_is_type(tree, json_type_array));
+    size_t len = 0;
+    out[0] = '\0';
+    for (size_t i = 0; i < json_object_array_length(tree); i++) {
+        struct json_object *row = json_object_array_get_idx(tree, i);
+        const char *device = json_object_get_string(json_object_object_get(row, "deviceId"));
+        const char *module = json_object_get_string(json_object_object_get(row, "moduleId"));
+        assert_non_null(device);
+        len += (size_t)snprintf(out + len, size - len, "%s%s%s%s", i ? " " : "", device, module ? "/" : "",
+                                module ? module : "");
+    }
+    json_object_put(tree);
 }

@@ -26,5 +26,7 @@ rig_page rig_query_page(real_core *core, const char *text, uint32_t page, const 
 void rig_page_free(rig_page *page);
 /** All pages in one array, of pages of @p page rows; must succeed. The caller frees it. */
 char *rig_query(real_core *core, const char *text, uint32_t page);
+/** "a b d1/m1": the ids of rows that have deviceId and perhaps moduleId, in their order. */
+void rig_ids(const char *rows, char *out, size_t size);
 
 #endif
