@@ -805,7 +805,8 @@ static void tell_sent(nv_conn *conn)
     nv_session *session = conn->session;
     if (conn->sent && conn->state == NV_CONN_OPEN && session->ops->sent && !session->closing) {
         session->ops->sent(session, conn->loop->now_us);
-        if (session->closing || nv_buf_len(session->out) > 0) {
+        bool reads_again = conn->held && session->reading;
+        if (session->closing || nv_buf_len(session->out) > 0 || reads_again) {
             nv_conn_wake(conn);
         }
     }

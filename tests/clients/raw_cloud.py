@@ -12,6 +12,7 @@ import urllib.request
 from hub import PROGRAM, sas, with_hub
 from paho_device import HOST, WAIT_S, Device
 from wire import Wire, packet, text
+from ws import Socket, frame
 
 RES = "$iothub/twin/res/#"
 GET = "$iothub/twin/GET/?$rid="
@@ -232,15 +233,20 @@ def messages(hub, devices):
     assert hub.json("device", "show", "b1").get("cloudToDeviceMessageCount", 0) == 0
 
 
-def take_publish(wire):
-    first = wire.take(1)[0]
+def take_head(take):
+    """(first byte, remaining length) of the next packet."""
+    first = take(1)[0]
     length = shift = 0
     while True:
-        digit = wire.take(1)[0]
+        digit = take(1)[0]
         length |= (digit & 0x7F) << shift
         shift += 7
         if digit < 0x80:
-            break
+            return first, length
+
+
+def take_publish(wire):
+    first, length = take_head(wire.take)
     body = wire.take(length)
     size = struct.unpack(">H", body[:2])[0]
     (packet_id,) = struct.unpack(">H", body[2 + size:4 + size])
@@ -277,8 +283,60 @@ def redelivery(hub, devices):
         assert take_publish(wire)[2] == b"next", "what was acknowledged is gone"
 
 
+class WebSocketWire(Socket):
+    """The same over WebSocket: a stream of the frames' payloads."""
+
+    def __init__(self, hub, device, key):
+        super().__init__(hub)
+        self.stream = b""
+        head = text("MQTT") + bytes([4, 0xC2]) + struct.pack(">H", 60)
+        user = "%s/%s/?api-version=2021-04-12" % (HOST, device)
+        self.send(packet(0x10, head + text(device) + text(user) + text(sas("%s/devices/%s" % (HOST, device), key))))
+        assert self.read(4)[3] == 0
+
+    def send(self, data):
+        self.sock.sendall(frame(data))
+
+    def read(self, count):
+        while len(self.stream) < count:
+            first, payload = self.frame()
+            assert first == 0x82, hex(first)
+            self.stream += payload
+        taken, self.stream = self.stream[:count], self.stream[count:]
+        return taken
+
+
+def unread(hub, devices):
+    """Much is asked for and nothing read for a while: the hub keeps no more than it must, and then all of it comes."""
+    devices.connect("u1").quit()
+    hub.cli("twin", "patch", "u1", json.dumps({"properties": {"desired": {"k%d" % i: "y" * 4000 for i in range(7)}}}))
+    asked = 300
+    load = packet(0x82, struct.pack(">H", 1) + text(RES) + b"\x00")
+    load += b"".join(packet(0x30, text(GET + str(i))) for i in range(asked))
+    with Wire("u1", devices.keys["u1"], port=8883, tls=ssl.create_default_context(cafile=hub.ca())) as wire:
+        wire.send(load)
+        all_answers(wire.take, asked)
+    with WebSocketWire(hub, "u1", devices.keys["u1"]) as wire:
+        wire.send(load)
+        all_answers(wire.read, asked)
+
+
+def all_answers(take, asked):
+    assert take(5) == b"\x90\x03\x00\x01\x00"
+    time.sleep(0.5)  # not reading is what is tested
+    rids = set()
+    while len(rids) < asked:
+        first, length = take_head(take)
+        assert first == 0x30, hex(first)
+        body = take(length)
+        size = struct.unpack(">H", body[:2])[0]
+        rids.add(re.fullmatch(rb"\$iothub/twin/res/200/\?\$rid=(\d+)", body[2:2 + size]).group(1))
+    assert len(rids) == asked
+
+
 def run(hub):
     devices = Devices(hub)
+    unread(hub, devices)
     twins(hub, devices)
     api_versions(devices)
     methods(hub, devices)
