@@ -320,6 +320,8 @@ static void look(nv_c2d_sweep *sweep)
     sweep->count = 0;
     sweep->now_us = nv_wall_us(sweep->loop->hub->clock);
     sweep->next_us = sweep->next_feedback_us = INT64_MAX;
+    /* What is committed from here on may be missing in what is read: whatever it is, let it be told (earlier_us). */
+    atomic_store(&sweep->expected_us, INT64_MAX);
     sweep->read = (nv_state_op){.exec = sweep->loop->exec, .run = run_look, .done = look_done};
     if (nv_state_read(sweep->loop->hub->state, &sweep->read) != NV_OK) {
         sweep->again = true;
