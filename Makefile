@@ -1,8 +1,9 @@
 # Thin: the work is in CMake presets and scripts/. `make run` and `make test` install what is missing first.
-.PHONY: deps run test bench fuzz lint crash format clean
+.PHONY: deps run test bench fuzz lint crash model format clean
 
 FUZZ_SECONDS ?= 60
 CYCLES ?= 100
+SEEDS ?= 1000
 
 deps:
 	scripts/deps all
@@ -30,6 +31,11 @@ crash:
 	scripts/deps all
 	scripts/build release nave
 	tests/crash/crash $(CYCLES)
+
+model:
+	scripts/deps all
+	scripts/build release model_test
+	build/release/src/core/model_test -n $(SEEDS)
 
 lint:
 	scripts/deps all

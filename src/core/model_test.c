@@ -1,4 +1,9 @@
-/* What happens next, and the command line. */
+/*
+ * What happens next, and the command line:
+ *   model_test                  the seeds of CTest, the last one random
+ *   model_test SEED [STEPS] [-v]   one run again; -v tells what is done
+ *   model_test -n COUNT         as many random seeds
+ */
 #include "core/model.h"
 
 #include <inttypes.h>
@@ -148,7 +153,7 @@ static void pause_between(model *w)
     }
 }
 
-static void run(uint64_t seed, uint32_t steps, bool verbose, uint64_t done[NV_COUNT_OF(((model *)0)->done)])
+static void run(uint64_t seed, uint32_t steps, bool verbose, uint64_t *done)
 {
     model w = {.seed = seed, .random = seed, .verbose = verbose};
     w.trace_file = open_memstream(&w.trace, &w.trace_len);
@@ -189,11 +194,26 @@ static bool summary(const uint64_t *done)
     return all;
 }
 
+/* For as long as one has patience. */
+static void run_many(unsigned long count, uint64_t *done)
+{
+    for (; count > 0; count--) {
+        uint32_t seed;
+        nv_rng_fill(nv_rng_system(), &seed, sizeof(seed));
+        (void)fprintf(stderr, "seed %u\r", seed);
+        run(seed, STEPS, false, done);
+    }
+}
+
 int main(int argc, char **argv)
 {
     uint64_t done[NV_COUNT_OF(((model *)0)->done)] = {0};
     bool verbose = argc > 1 && strcmp(argv[argc - 1], "-v") == 0;
     argc -= verbose ? 1 : 0;
+    if (argc == 3 && strcmp(argv[1], "-n") == 0) {
+        run_many(strtoul(argv[2], NULL, 10), done);
+        return summary(done) ? 0 : 1;
+    }
     if (argc > 1) {
         run(strtoull(argv[1], NULL, 10), argc > 2 ? (uint32_t)strtoul(argv[2], NULL, 10) : STEPS, verbose, done);
         (void)summary(done);
