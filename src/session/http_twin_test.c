@@ -400,6 +400,25 @@ static void changes_reach_the_device(void **state)
     nv_rig_device_leave(&device);
 }
 
+/** What changed while nobody was there is the device's to read; only later changes are told. */
+/* conformance: semantics.md 12 */
+static void nothing_is_replayed(void **state)
+{
+    (void)state;
+    static nv_rig_device device;
+    nv_rig_device_come(&device, &nv_rig_on, "d", NULL, NV_WANTS_DESIRED);
+    nv_rig_device_leave(&device);
+    nv_expect("PATCH", TWIN, "{\"properties\":{\"desired\":{\"missed\":1}}}", 200);
+    nv_rig_device_come(&device, &nv_rig_on, "d", NULL, NV_WANTS_DESIRED);
+    assert_int_equal(device.desired, 0);
+    nv_expect("PATCH", TWIN, "{\"properties\":{\"desired\":{\"heard\":1}}}", 200);
+    nv_rig_device_wait_desired(&device);
+    assert_string_equal(device.body, "{\"heard\":1}");
+    assert_int_equal(device.version, 3);
+    assert_int_equal(device.desired, 1);
+    nv_rig_device_leave(&device);
+}
+
 #define T(name) cmocka_unit_test_setup_teardown(name, setup, nv_rig_teardown)
 
 int main(void)
@@ -416,6 +435,7 @@ int main(void)
         T(paths),
         T(twins_of_modules),
         T(changes_reach_the_device),
+        T(nothing_is_replayed),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
