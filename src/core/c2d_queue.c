@@ -632,7 +632,7 @@ static nv_c2d_message *lock_entry(nv_c2d_entry *entry, nv_c2d_receiver *receiver
 
 /* ---- handing out -------------------------------------------------------------------------------------------- */
 
-typedef enum finding { FOUND, BLOCKED, NOTHING } finding;
+typedef enum finding { FOUND, NOTHING, BLOCKED, FAILING } finding;
 
 /* The oldest message that may be handed out. What has expired ends on the way. */
 static finding first_queued(nv_c2d_queue *queue, nv_c2d_entry **out)
@@ -642,7 +642,10 @@ static finding first_queued(nv_c2d_queue *queue, nv_c2d_entry **out)
         link = link->next;
         bool over = is_over(queue, entry->message);
         bool unlocking = entry->state == NV_C2D_LOCKED && entry->locked_until_us <= nv_mono_us(hub_of(queue)->clock);
-        if (entry->state == NV_C2D_RETURNING || unlocking || (entry->state == NV_C2D_RESTING && !over)) {
+        if (entry->state == NV_C2D_RESTING && !over) {
+            return FAILING;
+        }
+        if (entry->state == NV_C2D_RETURNING || unlocking) {
             return BLOCKED; /* it comes before the others, in a moment */
         }
         if (entry->state != NV_C2D_QUEUED) {
@@ -751,7 +754,10 @@ void nv_c2d_queue_pump(nv_c2d_queue *queue)
             return;
         }
         finding found = first_queued(queue, &entry);
-        if (found == BLOCKED) {
+        if (found == FAILING) {
+            answer_takes_empty(queue, NV_HUB_ERROR_ServiceUnavailable);
+        }
+        if (found == BLOCKED || found == FAILING) {
             return;
         }
         if (found == FOUND && takes) {
