@@ -289,6 +289,41 @@ static void test_keep_alive_while_unread(void **state)
     bench_free(t);
 }
 
+/* A slow line: it takes a little now and then, for longer than its keep-alive, and gets everything. */
+static void test_slow_line(void **state)
+{
+    (void)state;
+    mqtt_login login = {.device = "d1", .keep_alive_s = 10};
+    bench *t = open_with(RES, &login);
+    char *section = calloc(1, 32768);
+    assert_non_null(section);
+    memset(section, ' ', 32766);
+    section[0] = '{';
+    section[32765] = '}';
+    fake_twin_set_sections(section, 1, "{}");
+    for (int i = 0; i < 40; i++) {
+        mqtt_put_publish(&t->a.in, GET "?$rid=1", NV_SPAN_EMPTY, 0, 0);
+    }
+    mqtt_pair_service(&t->a);
+    run(t);
+    assert_false(t->a.session->reading);
+    size_t taken = 0;
+    while (taken < 40u * 32768) { /* and the pings are answered */
+        size_t some = nv_buf_len(&t->a.out) < 20000 ? nv_buf_len(&t->a.out) : 20000;
+        nv_buf_consume(&t->a.out, some);
+        taken += some;
+        mqtt_pair_service(&t->a);
+        advance(t, 9 * NV_US_PER_S);
+        assert_false(mqtt_pair_gone(&t->a));
+        if (t->a.session->reading) {
+            mqtt_pair_send_hex(&t->a, "c000"); /* heard again, it pings */
+        }
+    }
+    assert_int_equal(last_refusal(t, "d1", ""), NV_REFUSAL_NONE);
+    free(section);
+    bench_free(t);
+}
+
 static void test_ends_while_in_flight(void **state)
 {
     (void)state;
@@ -602,6 +637,7 @@ int main(void)
         cmocka_unit_test(test_in_flight),
         cmocka_unit_test(test_unread_answers),
         cmocka_unit_test(test_keep_alive_while_unread),
+        cmocka_unit_test(test_slow_line),
         cmocka_unit_test(test_ends_while_in_flight),
         cmocka_unit_test(test_model_id),
         cmocka_unit_test(test_desired),
