@@ -31,13 +31,16 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
-#define QUEUE_MAX_DEFAULT 65536u
+#define QUEUE_MAX_DEFAULT        65536u
+#define CHECKPOINT_PAGES_DEFAULT 1000u
 /* Per transaction: a write-ahead log that stays small, and a reader's view that does not get old. */
 #define WRITES_PER_COMMIT 4096u
 #define READS_PER_VIEW    256u
 #define SCANS_PER_VIEW    4u
 /* Of the thread that scans: whoever waits for a message comes before whoever waits for a long list. */
 #define SCAN_NICENESS 10
+/* How long scans wait at most for the writer to fold its log. */
+#define SCAN_WAIT_MS 200
 
 typedef struct op_queue {
     pthread_mutex_t lock;
@@ -68,6 +71,10 @@ struct nv_state {
     int lock_fd; /* -1: none */
     char id[33];
     bool failing; /* the writer's: the last commit failed; to log once */
+    /* writer and scanner */
+    pthread_mutex_t fold_lock;
+    pthread_cond_t folded;
+    bool log_behind; /* as the last commit left it */
     /* any thread */
     _Atomic int health; /* nv_err of the last commit */
     pthread_mutex_t counts_lock;
@@ -256,6 +263,34 @@ nv_err nv_state_health(const nv_state *state)
     return (nv_err)atomic_load_explicit(&state->health, memory_order_relaxed);
 }
 
+/* Whoever reads without a pause keeps the write-ahead log from being folded, and it grows: the scanner makes one. */
+static void tell_log(nv_state *state)
+{
+    bool behind = state->writer.db.log_behind;
+    pthread_mutex_lock(&state->fold_lock);
+    if (state->log_behind && !behind) {
+        pthread_cond_signal(&state->folded);
+    }
+    state->log_behind = behind;
+    pthread_mutex_unlock(&state->fold_lock);
+}
+
+/* Between two views. When nothing is written meanwhile the log does not grow either: then it goes on. */
+static void let_log_fold(nv_state *state)
+{
+    struct timespec until;
+    (void)clock_gettime(CLOCK_REALTIME, &until);
+    until.tv_nsec += SCAN_WAIT_MS * 1000000L;
+    until.tv_sec += until.tv_nsec / 1000000000L;
+    until.tv_nsec %= 1000000000L;
+    int rc = 0;
+    pthread_mutex_lock(&state->fold_lock);
+    while (state->log_behind && rc == 0) {
+        rc = pthread_cond_timedwait(&state->folded, &state->fold_lock, &until);
+    }
+    pthread_mutex_unlock(&state->fold_lock);
+}
+
 /*
  * One transaction over the front of the list. All of its operations share the outcome of the commit, refused ones too:
  * what they saw may never have been. @return the rest, when the transaction ended early
@@ -274,6 +309,7 @@ static nv_state_op *run_transaction(nv_state *state, nv_state_op *list)
     }
     rest = count == 0 ? NULL : rest; /* BEGIN failed: all fail */
     err = end_transaction(state, &before, err);
+    tell_log(state);
     note_outcome(state, err);
     nv_metric_add(NV_M_STATE_COMMITS, 1);
     nv_metric_add(NV_M_STATE_OPS, count);
@@ -320,6 +356,9 @@ static void *reader_main(void *arg)
     nv_sched_batch(); /* so it finds all that a turn of a loop asks for, and takes it at once */
     nv_state_op *list;
     while ((list = queue_take(&self->queue, self->per_view))) {
+        if (self->niceness) {
+            let_log_fold(self->state);
+        }
         nv_err begun = nv_db_run(&self->db, NV_SQL_BEGIN);
         for (nv_state_op *op = list; op; op = op->_next) {
             op->status = begun == NV_OK ? op->run(op, &self->txn) : begun;
@@ -456,8 +495,9 @@ static nv_err open_databases(nv_state *state, const nv_state_config *config, nv_
               ? nv_db_migrate(&state->writer.db, state->path, nv_span_str(fresh_id), nv_wall_us(config->clock), why)
               : err;
     err = err == NV_OK ? load_start(state, why) : err;
-    if (err == NV_OK && config->checkpoint_pages) {
-        nv_db_set_checkpoint(&state->writer.db, config->checkpoint_pages);
+    if (err == NV_OK) {
+        uint32_t pages = config->checkpoint_pages ? config->checkpoint_pages : CHECKPOINT_PAGES_DEFAULT;
+        nv_db_set_checkpoint(&state->writer.db, pages);
     }
     err = err == NV_OK ? nv_db_open(&state->reader.db, state->path, config->vfs, false, why) : err;
     return err == NV_OK ? nv_db_open(&state->scanner.db, state->path, config->vfs, false, why) : err;
@@ -505,6 +545,8 @@ nv_err nv_state_open(nv_state **out, const nv_state_config *config, nv_buf *why)
     state->lock_fd = -1;
     state->path = path_of(config->dir);
     pthread_mutex_init(&state->counts_lock, NULL);
+    pthread_mutex_init(&state->fold_lock, NULL);
+    pthread_cond_init(&state->folded, NULL);
     init_worker(&state->writer, state, config, true);
     init_worker(&state->reader, state, config, false);
     init_worker(&state->scanner, state, config, false);
@@ -535,6 +577,8 @@ void nv_state_close(nv_state *state)
     if (state->lock_fd >= 0) {
         (void)close(state->lock_fd);
     }
+    pthread_cond_destroy(&state->folded);
+    pthread_mutex_destroy(&state->fold_lock);
     pthread_mutex_destroy(&state->counts_lock);
     free(state->path);
     free(state);

@@ -2,6 +2,7 @@
 nv_library(nv_state SOURCES state.c state_c2d.c state_db.c state_outbox.c state_session.c state_twin.c state_txn.c
     DEPS nv_base PkgConfig::SQLITE)
 nv_test(state_test SOURCES state_test.c DEPS nv_state)
+nv_test(state_scan_test SOURCES state_scan_test.c DEPS nv_state)
 nv_test(state_fault_test SOURCES state_fault_test.c DEPS nv_state nv_fault_vfs nv_fault_disk)
 if(BUILD_TESTING)
     add_executable(state_crash_test state_crash_test.c)

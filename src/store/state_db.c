@@ -168,9 +168,27 @@ void nv_db_close(nv_db *db)
     *db = (nv_db){0};
 }
 
+/* So many times longer than it should be, the log is behind. */
+#define BEHIND_FACTOR 4
+
+/* After each commit, with the pages that the log has now. What cannot be folded now is next time: no error. */
+static int on_commit(void *arg, sqlite3 *handle, const char *name, int pages)
+{
+    nv_db *db = arg;
+    db->log_behind = false;
+    if (pages >= (int)db->checkpoint_pages) {
+        int log = 0;
+        int folded = 0;
+        (void)sqlite3_wal_checkpoint_v2(handle, name, SQLITE_CHECKPOINT_PASSIVE, &log, &folded);
+        db->log_behind = folded < log && log / BEHIND_FACTOR >= (int)db->checkpoint_pages;
+    }
+    return SQLITE_OK;
+}
+
 void nv_db_set_checkpoint(nv_db *db, uint32_t pages)
 {
-    (void)sqlite3_wal_autocheckpoint(db->handle, (int)(pages < INT32_MAX ? pages : INT32_MAX));
+    db->checkpoint_pages = pages < INT32_MAX ? pages : INT32_MAX;
+    (void)sqlite3_wal_hook(db->handle, on_commit, db);
 }
 
 /* ---- schema ---- */

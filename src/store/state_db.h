@@ -82,6 +82,9 @@ typedef enum nv_sql {
 typedef struct nv_db {
     sqlite3 *handle;
     sqlite3_stmt *statements[NV_SQL_COUNT]; /* prepared on first use */
+    uint32_t checkpoint_pages;
+    /* The write-ahead log is long and could not be folded whole: somebody reads a state that is in it. */
+    bool log_behind;
 } nv_db;
 
 /** What is committed besides the rows: the last generation given and the counts. */
@@ -93,7 +96,10 @@ typedef struct nv_totals {
 /** Open one connection to the file and set it up. @p why gets a sentence on failure. */
 NV_NODISCARD nv_err nv_db_open(nv_db *db, const char *path, const char *vfs, bool writer, nv_buf *why);
 void nv_db_close(nv_db *db);
-/** Fold the write-ahead log into the file whenever a commit leaves it with at least @p pages. */
+/**
+ * Fold the write-ahead log into the file whenever a commit leaves it with at least @p pages. The writer's connection,
+ * which stays where it is.
+ */
 void nv_db_set_checkpoint(nv_db *db, uint32_t pages);
 /** Create or migrate the schema. Writer's connection only. @p created_id goes into a store that is created now. */
 NV_NODISCARD nv_err nv_db_migrate(nv_db *db, const char *path, nv_span created_id, int64_t now_us, nv_buf *why);
