@@ -701,6 +701,7 @@ void nv_c2d_free(nv_c2d *c2d)
         while (!nv_list_empty(&queue->entries)) {
             nv_c2d_entry_free(nv_container_of(queue->entries.next, nv_c2d_entry, link));
         }
+        nv_timers_clear(&c2d->loop->timers, &queue->retry);
         free(queue);
     }
     nv_map_deinit(&c2d->queues);

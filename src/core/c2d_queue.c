@@ -53,6 +53,8 @@ void nv_c2d_written(nv_c2d_queue *queue)
 
 /* ---- the queue itself --------------------------------------------------------------------------------------- */
 
+static void read_again(nv_timer *timer, int64_t now_us);
+
 nv_c2d_queue *nv_c2d_queue_of(nv_c2d *c2d, nv_span device_id)
 {
     nv_c2d_queue *queue = nv_map_get(&c2d->queues, device_id);
@@ -70,6 +72,7 @@ nv_c2d_queue *nv_c2d_queue_of(nv_c2d *c2d, nv_span device_id)
     nv_list_init(&queue->receivers);
     nv_list_init(&queue->takes);
     nv_list_init(&queue->waiting);
+    nv_timer_init(&queue->retry, read_again);
     queue->id_len = device_id.len;
     memcpy(queue->id, device_id.ptr, device_id.len);
     nv_map_put(&c2d->queues, nv_c2d_queue_id(queue), queue);
@@ -83,6 +86,7 @@ static nv_c2d_entry *entry_of(nv_list *link)
 
 static void queue_free(nv_c2d_queue *queue)
 {
+    nv_timers_clear(&queue->c2d->loop->timers, &queue->retry);
     if (!queue->gone) {
         nv_map_remove(&queue->c2d->queues, nv_c2d_queue_id(queue));
     }
@@ -163,6 +167,15 @@ static void tell_waiting(nv_c2d_queue *queue, nv_hub_error error)
     queue->ops--;
 }
 
+/* Who receives is told by nothing else that the store works again. */
+static void read_later(nv_c2d_queue *queue)
+{
+    nv_c2d *c2d = queue->c2d;
+    if (!nv_list_empty(&queue->receivers)) {
+        nv_timers_set(&c2d->loop->timers, &queue->retry, nv_mono_us(c2d->loop->hub->clock) + NV_C2D_RETRY_US);
+    }
+}
+
 static void head_done(nv_state_op *op)
 {
     head_read *self = nv_container_of(op, head_read, op);
@@ -179,6 +192,9 @@ static void head_done(nv_state_op *op)
     }
     free(self);
     tell_waiting(queue, error);
+    if (!queue->gone && error != NV_HUB_ERROR_NONE && error != NV_HUB_ERROR_DeviceNotFound) {
+        read_later(queue);
+    }
     nv_c2d_queue_settle(queue);
 }
 
@@ -207,7 +223,21 @@ static void read_head(nv_c2d_queue *queue)
     if (err != NV_OK) {
         free(self);
         tell_waiting(queue, nv_c2d_error_of(err));
+        read_later(queue);
     }
+}
+
+static void read_again(nv_timer *timer, int64_t now_us)
+{
+    (void)now_us;
+    nv_c2d_queue *queue = nv_container_of(timer, nv_c2d_queue, retry);
+    if (queue->c2d->closed || queue->gone) {
+        return;
+    }
+    if (!queue->known) {
+        read_head(queue);
+    }
+    nv_c2d_queue_settle(queue);
 }
 
 void nv_c2d_queue_need(nv_c2d_queue *queue, nv_c2d_waiter *waiter)
@@ -306,6 +336,7 @@ static void window_done(nv_state_op *op)
     nv_c2d_written(queue);
     queue->reading = false;
     bool stale = queue->stale;
+    bool failed = false;
     bool good = op->status == NV_OK && !queue->gone && !stale;
     queue->stale = false;
     for (size_t i = 0; i < self->count; i++) {
@@ -319,10 +350,15 @@ static void window_done(nv_state_op *op)
         queue->loaded_to = self->newest;
     }
     if (!good && !stale) {
+        failed = !queue->gone;
         answer_takes_empty(queue, queue->gone ? NV_HUB_ERROR_NONE : nv_c2d_error_of(op->status));
     }
     free(self);
-    nv_c2d_queue_settle(queue);
+    if (failed && !nv_list_empty(&queue->receivers)) {
+        read_later(queue); /* not at once again */
+    } else {
+        nv_c2d_queue_settle(queue);
+    }
 }
 
 static void read_window(nv_c2d_queue *queue)
@@ -336,7 +372,8 @@ static void read_window(nv_c2d_queue *queue)
     nv_err err = read_store(queue, &self->op);
     if (err != NV_OK) {
         free(self);
-        answer_takes_empty(queue, nv_c2d_error_of(err)); /* receivers wait for the next turn of events */
+        answer_takes_empty(queue, nv_c2d_error_of(err));
+        read_later(queue);
     }
 }
 

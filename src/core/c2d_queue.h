@@ -74,6 +74,7 @@ struct nv_c2d_queue {
     nv_list receivers;
     nv_list takes;   /* c2d_take ops, waiting for a message or for its absence */
     nv_list waiting; /* nv_c2d_waiter, for the head */
+    nv_timer retry;  /* the store failed while somebody receives */
     size_t id_len;
     char id[];
 };
