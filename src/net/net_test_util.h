@@ -32,7 +32,7 @@ void hub_start(hub *h, unsigned loops, const nv_clock *clock, nv_tls_server *tls
 uint16_t hub_port(const hub *h);
 /** echo_release() on the session made last. */
 void hub_release_last(hub *h);
-/** Wait until every loop has finished the turn it is in. */
+/** Wait until every loop has finished the turn it is in and one more, closed handles included. */
 void hub_settle(hub *h);
 /** Stop with a short grace, wait, free. */
 void hub_stop(hub *h);
