@@ -1,7 +1,7 @@
 /**
  * The inside of core/c2d.h, shared by its files: c2d_message.c (messages), c2d_queue.c (what of a queue is in memory,
- * and handing out), c2d.c (what sessions ask), c2d_expiry.c (ends without a device), c2d_feedback.c (what services
- * hear).
+ * and handing out), c2d_end.c (what becomes of a message that was handed out), c2d.c (what sessions ask), c2d_expiry.c
+ * (ends without a device), c2d_feedback.c (what services hear).
  *
  * A queue is in memory while somebody receives from it or something of it is in flight, and a little longer. Of its
  * messages a window is there, the oldest, and only while somebody receives. All of it belongs to the device's shard.
@@ -132,11 +132,17 @@ nv_c2d_entry *nv_c2d_queue_find(nv_c2d_queue *queue, uint64_t sequence);
 void nv_c2d_entry_unlock(nv_c2d_entry *entry, nv_c2d_state state);
 /** Out of the window and of memory; in any state, with its lock. */
 void nv_c2d_entry_free(nv_c2d_entry *entry);
+/** The window counts what is QUEUED: when an entry becomes so, and before it is so no longer. */
 void nv_c2d_entry_set_queued(nv_c2d_entry *entry);
+void nv_c2d_entry_unset_queued(nv_c2d_entry *entry);
+/* ---- c2d_end.c ---- */
+
 /** What is locked comes back, counted, or is dead-lettered; @p settle hears of it, or NULL. LOCKED entries only. */
 void nv_c2d_entry_return(nv_c2d_entry *entry, nv_c2d_settle *settle);
 /** The message ends as @p status. QUEUED, LOCKED or RESTING entries. */
 void nv_c2d_entry_end(nv_c2d_entry *entry, nv_feedback_status status, nv_c2d_settle *settle);
+
+/* ---- c2d_queue.c again ---- */
 
 /** Submit a write of @p queue and count it. @return false: done() was not called and will not be */
 bool nv_c2d_write(nv_c2d_queue *queue, nv_state_op *op);
