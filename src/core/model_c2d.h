@@ -81,7 +81,8 @@ typedef struct record {
     uint64_t number; /* of the message */
     uint32_t slot;
     nv_feedback_status status;
-    int64_t expires_us; /* wall, at the latest */
+    int64_t expires_us;    /* wall, at the earliest */
+    int64_t expires_to_us; /* at the latest: the hub reads the clock again after the commit */
     int64_t locked_until_us;
     int64_t doubtful_until_us; /* its lock was to end, and that may have failed */
     uint64_t taken;            /* by which take */

@@ -77,11 +77,13 @@ static nv_err see_record(void *arg, const nv_feedback_row *row)
         return wrong_row(self, "it did not end, and there is feedback", number);
     }
     q->records = nv_realloc(q->records, (q->record_count + 1) * sizeof(*q->records));
-    q->records[q->record_count++] = (record){.number = number,
-                                             .slot = m->slot,
-                                             .status = (nv_feedback_status)row->status,
-                                             .expires_us = row->expires_us,
-                                             .seen = true};
+    q->records[q->record_count++] =
+        (record){.number = number,
+                 .slot = m->slot,
+                 .status = (nv_feedback_status)row->status,
+                 .expires_us = row->expires_us,
+                 .expires_to_us = model_wall(self->w) + self->w->hub->limits.feedback_ttl_s * NV_US_PER_S,
+                 .seen = true};
     return NV_OK;
 }
 
@@ -290,7 +292,8 @@ static const char *wrong_take(model *w, const request *r)
         if (m->slot == r->slot && m->state == MESSAGE_UNKNOWN) {
             return NULL; /* what is behind it may wait */
         }
-        if (m->slot == r->slot && m->before == MESSAGE_QUEUED && m->state == MESSAGE_QUEUED && !m->handed) {
+        if (m->slot == r->slot && m->before == MESSAGE_QUEUED && m->state == MESSAGE_QUEUED && !m->handed &&
+            !m->unseen) {
             return "a message was there all the time";
         }
     }
@@ -344,7 +347,8 @@ static void check_order(model *w)
     const model_queues *q = w->c2d;
     for (size_t i = 0; i < q->count; i++) {
         const message *waits = &q->messages[i];
-        bool all_the_time = waits->before == MESSAGE_QUEUED && waits->state == MESSAGE_QUEUED && !waits->handed;
+        bool all_the_time =
+            waits->before == MESSAGE_QUEUED && waits->state == MESSAGE_QUEUED && !waits->handed && !waits->unseen;
         for (size_t k = 0; k < q->count && all_the_time && !failing(w); k++) {
             const message *m = &q->messages[k];
             if (m->slot == waits->slot && m->handed && m->sequence > waits->sequence && !w->slots[m->slot].stirred) {
@@ -405,7 +409,7 @@ static void check_records(model *w)
         if (r->gone) {
             continue;
         }
-        if (r->seen && over && !failing(w) && r->locked_until_us <= model_now(w)) {
+        if (r->seen && model_wall(w) >= r->expires_to_us && !failing(w) && r->locked_until_us <= model_now(w)) {
             model_fail(w, "feedback of message %llu is there, and expired", (unsigned long long)r->number);
         }
         bool reason = over || w->slots[r->slot].stirred || r->deliveries >= 9;
@@ -437,7 +441,7 @@ static bool is_late(const model *w)
     }
     for (size_t i = 0; i < w->c2d->record_count; i++) {
         const record *r = &w->c2d->records[i];
-        late = late || (r->seen && model_wall(w) >= r->expires_us);
+        late = late || (r->seen && model_wall(w) >= r->expires_to_us);
     }
     return late;
 }

@@ -60,7 +60,7 @@ static size_t compare(model *w, const nv_feedback_take *take)
             continue;
         }
         bool there = at < count && says(json_object_array_get_idx(got, at), w, r);
-        if (!there && model_now(w) < r->doubtful_until_us) {
+        if (!there && (model_now(w) < r->doubtful_until_us || model_wall(w) >= r->expires_us)) {
             continue;
         }
         if (!there) {
