@@ -31,6 +31,7 @@ crash:
 	scripts/deps all
 	scripts/build release nave
 	tests/crash/crash $(CYCLES)
+	tests/crash/crash cloud $(CYCLES)
 
 model:
 	scripts/deps all

@@ -412,7 +412,7 @@ static void check_records(model *w)
         if (r->seen && model_wall(w) >= r->expires_to_us && !failing(w) && r->locked_until_us <= model_now(w)) {
             model_fail(w, "feedback of message %llu is there, and expired", (unsigned long long)r->number);
         }
-        bool reason = over || w->slots[r->slot].stirred || r->deliveries >= 9;
+        bool reason = over || w->slots[r->slot].stirred || r->deliveries >= 10;
         if (!r->seen && !reason) {
             model_fail(w, "feedback of message %llu is gone for no reason", (unsigned long long)r->number);
         }

@@ -69,6 +69,7 @@ static size_t compare(model *w, const nv_feedback_take *take)
         }
         r->locked_until_us = model_now(w) + 60 * NV_US_PER_S;
         r->taken = q->takes;
+        r->deliveries++;
         at++;
     }
     if (at != count) {
@@ -86,7 +87,6 @@ static void settled(model *w, bool complete)
         if (!r->gone && r->taken == w->c2d->takes) {
             r->locked_until_us = 0;
             r->gone = complete;
-            r->deliveries++;
         }
     }
 }
