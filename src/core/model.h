@@ -285,6 +285,8 @@ void model_feedback(model *w);
 void model_c2d_restarted(model *w);
 /** A commit is about to fail. */
 void model_c2d_failed(model *w);
+/** When the batch began some messages waited for what had failed to be tried again. */
+bool model_c2d_resting(const model *w);
 uint64_t model_c2d_depth(model *w, uint32_t slot);
 
 #endif

@@ -80,6 +80,11 @@ void model_c2d_failed(model *w)
     }
 }
 
+bool model_c2d_resting(const model *w)
+{
+    return w->batch_us < w->c2d->failing_until_us;
+}
+
 uint64_t model_c2d_depth(model *w, uint32_t slot)
 {
     uint64_t depth = 0;

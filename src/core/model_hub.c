@@ -156,7 +156,7 @@ static void commit(model *w)
 bool model_store_failed(model *w, nv_hub_error error)
 {
     bool failed = error == NV_HUB_ERROR_ServiceUnavailable || error == NV_HUB_ERROR_ServerError;
-    if (failed && !w->injected && !w->restarting) {
+    if (failed && !w->injected && !w->restarting && !model_c2d_resting(w)) {
         model_fail(w, "an answer says that the store failed (%s), and it did not", nv_hub_error_info_of(error)->name);
     }
     return failed;
