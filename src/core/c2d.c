@@ -282,15 +282,12 @@ static bool lock_holds(const nv_c2d_entry *entry, nv_span device_id)
            entry->locked_until_us > nv_mono_us(hub->clock) && entry->message->expires_us > nv_wall_us(hub->clock);
 }
 
+/* Also while the hub stops: what a device has done should not be asked of it again. */
 static void settle_on_shard(nv_task *task)
 {
     nv_c2d_settle *settle = nv_container_of(task, nv_c2d_settle, _task);
     nv_c2d *c2d = c2d_of(settle->_loop->hub, settle->device_id);
     nv_c2d_entry *entry = nv_map_get(&c2d->locks, settle->lock_token);
-    if (c2d->closed) {
-        nv_c2d_post_settle(settle, NV_HUB_ERROR_ServiceUnavailable);
-        return;
-    }
     if (!entry || !lock_holds(entry, settle->device_id)) {
         nv_c2d_post_settle(settle, NV_HUB_ERROR_DeviceMessageLockLost); /* its timer is about to say so */
         return;

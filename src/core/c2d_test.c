@@ -409,6 +409,29 @@ static void message_is_stamped(void **state)
     nv_c2d_message_unref(message);
 }
 
+/* What a device has can still be settled; nothing new begins, and the rest is there at the next start. */
+static void stopping_hub(void **state)
+{
+    c2d_rig *rig = *state;
+    char token[37];
+    must_send(rig, "a", NV_ACK_NONE);
+    must_send(rig, "b", NV_ACK_NONE);
+    must_send(rig, "c", NV_ACK_NONE);
+    must_take(rig, "a", 1, token);
+    nv_hub_stop(rig->hub);
+    for (size_t i = 0; i < C2D_LOOPS; i++) {
+        nv_hub_loop_turn_end(&rig->hub->loops[i]);
+    }
+    must_settle(rig, token, NV_C2D_COMPLETE, NV_HUB_ERROR_NONE);
+    assert_null(c2d_rig_take(rig, "d", NV_HUB_ERROR_ServiceUnavailable));
+    assert_int_equal(c2d_rig_send(rig, "d", "x", NV_ACK_NONE, 0, NULL), NV_HUB_ERROR_ServiceUnavailable);
+    assert_int_equal(c2d_rig_purge(rig, "d", NV_HUB_ERROR_ServiceUnavailable), 0);
+    c2d_rig_advance(rig, 2 * HOUR_US); /* nothing expires now */
+    assert_int_equal(c2d_rig_depth(rig, "d"), 2);
+    restart(rig);
+    assert_int_equal(c2d_rig_depth(rig, "d"), 0);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -433,6 +456,7 @@ int main(void)
         TEST(sequence_never_goes_back),
         TEST(deletion_takes_everything),
         TEST(message_is_stamped),
+        TEST(stopping_hub),
     };
 #undef TEST
     return cmocka_run_group_tests(tests, NULL, NULL);
