@@ -69,10 +69,10 @@ static void complain(world *w, const char *what, const message *m)
 
 static void settle_all(world *w)
 {
-    while (w->pending > 0) {
-        nv_exec_queue_run_wait(&w->rig.queue);
-    }
     c2d_rig_settle(&w->rig);
+    while (w->pending > 0) { /* a take that waits for what could not be stored: it is tried again */
+        c2d_rig_advance(&w->rig, NV_US_PER_S);
+    }
 }
 
 /* ---- operations ------------------------------------------------------------------------------------------------- */

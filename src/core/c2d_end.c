@@ -39,6 +39,7 @@ static void rest(nv_c2d_entry *entry)
     entry->state = NV_C2D_RESTING;
     entry->locked_until_us = nv_mono_us(c2d->loop->hub->clock) + NV_C2D_RETRY_US;
     nv_timers_set(&c2d->loop->timers, &entry->timer, entry->locked_until_us);
+    nv_c2d_queue_answer_takes(entry->queue, NV_HUB_ERROR_ServiceUnavailable);
 }
 
 static void returned(return_op *self)

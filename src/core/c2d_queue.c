@@ -326,8 +326,6 @@ static void append_entry(nv_c2d_queue *queue, nv_c2d_entry *entry)
     queue->loaded_to = entry->message->sequence;
 }
 
-static void answer_takes_empty(nv_c2d_queue *queue, nv_hub_error error);
-
 static void window_done(nv_state_op *op)
 {
     window_read *self = nv_container_of(op, window_read, op);
@@ -350,7 +348,7 @@ static void window_done(nv_state_op *op)
     }
     if (!good && !stale) {
         failed = !queue->gone;
-        answer_takes_empty(queue, queue->gone ? NV_HUB_ERROR_NONE : nv_c2d_error_of(op->status));
+        nv_c2d_queue_answer_takes(queue, queue->gone ? NV_HUB_ERROR_NONE : nv_c2d_error_of(op->status));
     }
     free(self);
     if (failed && !nv_list_empty(&queue->receivers)) {
@@ -371,7 +369,7 @@ static void read_window(nv_c2d_queue *queue)
     nv_err err = read_store(queue, &self->op);
     if (err != NV_OK) {
         free(self);
-        answer_takes_empty(queue, nv_c2d_error_of(err));
+        nv_c2d_queue_answer_takes(queue, nv_c2d_error_of(err));
         read_later(queue);
     }
 }
@@ -481,7 +479,7 @@ static nv_c2d_message *lock_entry(nv_c2d_entry *entry, nv_c2d_receiver *receiver
 
 /* ---- handing out -------------------------------------------------------------------------------------------- */
 
-typedef enum finding { FOUND, NOTHING, BLOCKED, FAILING } finding;
+typedef enum finding { FOUND, NOTHING, BLOCKED } finding;
 
 /* The oldest message that may be handed out. What has expired ends on the way. */
 static finding first_queued(nv_c2d_queue *queue, nv_c2d_entry **out)
@@ -491,10 +489,7 @@ static finding first_queued(nv_c2d_queue *queue, nv_c2d_entry **out)
         link = link->next;
         bool over = is_over(queue, entry->message);
         bool unlocking = entry->state == NV_C2D_LOCKED && entry->locked_until_us <= nv_mono_us(hub_of(queue)->clock);
-        if (entry->state == NV_C2D_RESTING && !over) {
-            return FAILING;
-        }
-        if (entry->state == NV_C2D_RETURNING || unlocking) {
+        if (entry->state == NV_C2D_RETURNING || unlocking || (entry->state == NV_C2D_RESTING && !over)) {
             return BLOCKED; /* it comes before the others, in a moment */
         }
         if (entry->state != NV_C2D_QUEUED) {
@@ -561,7 +556,7 @@ static nv_c2d_take *pop_take(nv_c2d_queue *queue)
     return take;
 }
 
-static void answer_takes_empty(nv_c2d_queue *queue, nv_hub_error error)
+void nv_c2d_queue_answer_takes(nv_c2d_queue *queue, nv_hub_error error)
 {
     while (!nv_list_empty(&queue->takes)) {
         nv_c2d_take *take = pop_take(queue);
@@ -589,7 +584,7 @@ static void hand_to_take(nv_c2d_entry *entry)
 void nv_c2d_queue_pump(nv_c2d_queue *queue)
 {
     if (queue->gone || queue->c2d->closed) {
-        answer_takes_empty(queue, queue->gone ? NV_HUB_ERROR_NONE : NV_HUB_ERROR_ServiceUnavailable);
+        nv_c2d_queue_answer_takes(queue, queue->gone ? NV_HUB_ERROR_NONE : NV_HUB_ERROR_ServiceUnavailable);
         return;
     }
     if (!queue->known || queue->holds > 0) {
@@ -603,10 +598,7 @@ void nv_c2d_queue_pump(nv_c2d_queue *queue)
             return;
         }
         finding found = first_queued(queue, &entry);
-        if (found == FAILING) {
-            answer_takes_empty(queue, NV_HUB_ERROR_ServiceUnavailable);
-        }
-        if (found == BLOCKED || found == FAILING) {
+        if (found == BLOCKED) {
             return;
         }
         if (found == FOUND && takes) {
@@ -623,6 +615,6 @@ void nv_c2d_queue_pump(nv_c2d_queue *queue)
     if (queue->loaded_to < queue->newest) {
         read_window(queue);
     } else {
-        answer_takes_empty(queue, NV_HUB_ERROR_NONE);
+        nv_c2d_queue_answer_takes(queue, NV_HUB_ERROR_NONE);
     }
 }

@@ -150,6 +150,8 @@ bool nv_c2d_write(nv_c2d_queue *queue, nv_state_op *op);
 void nv_c2d_written(nv_c2d_queue *queue);
 
 nv_hub_error nv_c2d_error_of(nv_err err);
+/** The takes that wait get no message. */
+void nv_c2d_queue_answer_takes(nv_c2d_queue *queue, nv_hub_error error);
 /** @p take waits for a message or for its absence. */
 void nv_c2d_queue_take(nv_c2d_queue *queue, nv_c2d_take *take);
 void nv_c2d_post_take(nv_c2d_take *take);
