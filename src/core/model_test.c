@@ -219,7 +219,8 @@ int main(int argc, char **argv)
         (void)summary(done);
         return 0;
     }
-    uint64_t seeds[] = {1, 2, 3, 4, 5, 0};
+    /* 499750265 found that an expiry stored while the next ones were looked up was forgotten. */
+    uint64_t seeds[] = {1, 2, 3, 4, 499750265, 0};
     nv_rng_fill(nv_rng_system(), &seeds[5], sizeof(uint32_t));
     for (size_t i = 0; i < NV_COUNT_OF(seeds); i++) {
         (void)printf("seed %" PRIu64 "\n", seeds[i]);
