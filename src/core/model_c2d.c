@@ -311,7 +311,7 @@ static void take(model *w)
 static void settle_done(nv_c2d_settle *settle)
 {
     request *r = nv_container_of(settle, request, settle);
-    message *m = message_numbered(r->w, r->number);
+    message *m = &r->w->c2d->messages[r->number - 1];
     bool present = strcmp(r->text, m->lock) == 0;
     bool failed = settle->error != NV_HUB_ERROR_NONE && settle->error != NV_HUB_ERROR_DeviceMessageLockLost;
     answered(r, settle->error);

@@ -44,7 +44,7 @@ void model_conn_begin(model *w)
     model_conn_free_gone(w);
     EACH_CONN(w, node)
     {
-        model_conn *conn = conn_at(node);
+        model_conn *conn = conn_at(node); // NOLINT(clang-analyzer-unix.Malloc): the list forgot what was freed
         free_heard(conn);
         conn->steady = conn->state == CONN_HELD;
     }
