@@ -284,9 +284,10 @@ void model_call_check(model *w)
 
 void model_call_close(model *w)
 {
-    while (!nv_list_empty(&w->calls)) {
-        model_call *self = call_at(w->calls.next);
-        if (!self->done) { // NOLINT(clang-analyzer-unix.Malloc): the list forgot what was freed
+    for (nv_list *node = w->calls.next; node != &w->calls;) {
+        model_call *self = call_at(node);
+        node = node->next;
+        if (!self->done) {
             model_fail(w, "call %llu outlives the hub", (unsigned long long)self->number);
         }
         call_free(self);
