@@ -171,6 +171,23 @@ static void batch(void **state)
     nv_expect_error("POST", EVENTS, "[{\"body\"", 400, "IotHubFormatError");
 }
 
+/* Small messages weigh next to nothing by the formula: their number is bounded too. */
+static void batch_of_many(void **state)
+{
+    (void)state;
+    enum { COUNT = 20000 };
+    nv_buf text;
+    nv_buf_init(&text, (size_t)COUNT * 16);
+    for (size_t i = 0; i < COUNT; i++) {
+        assert_int_equal(nv_buf_append_str(&text, i == 0 ? "[{\"body\":\"\"}" : ",{\"body\":\"\"}"), NV_OK);
+    }
+    assert_int_equal(nv_buf_append(&text, nv_span_of("]", 2)), NV_OK);
+    use_device("d1");
+    nv_use_headers("Content-Type: application/vnd.microsoft.iothub.json\r\n");
+    nv_expect_error("POST", EVENTS, (const char *)nv_buf_span(&text).ptr, 413, "MessageTooLarge");
+    nv_buf_deinit(&text);
+}
+
 /* semantics.md 3.11: body, values of system properties, names and values of the others. */
 static void size_by_the_formula(void **state)
 {
@@ -473,20 +490,11 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, nv_rig_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(one_message),
-        TEST(chunks_and_own_headers),
-        TEST(batch),
-        TEST(size_by_the_formula),
-        TEST(who_may),
-        TEST(no_credential),
-        TEST(message_as_headers),
-        TEST(settling),
-        TEST(lock_times),
-        TEST(head_locks_nothing),
-        TEST(sending),
-        TEST(purging_and_counting),
-        TEST(feedback_locks),
-        TEST(activity),
+        TEST(one_message),          TEST(chunks_and_own_headers), TEST(batch),
+        TEST(batch_of_many),        TEST(size_by_the_formula),    TEST(who_may),
+        TEST(no_credential),        TEST(message_as_headers),     TEST(settling),
+        TEST(lock_times),           TEST(head_locks_nothing),     TEST(sending),
+        TEST(purging_and_counting), TEST(feedback_locks),         TEST(activity),
         TEST(faults_on_order),
     };
 #undef TEST
