@@ -10,6 +10,7 @@
 #include "core/twin_update.h"
 
 #include "base/alloc.h"
+#include "base/diag.h"
 #include "core/events.h"
 #include "store/state_c2d.h"
 
@@ -241,6 +242,12 @@ static nv_err run_announce(nv_state_op *op, nv_txn *txn)
 static void announce_done(nv_state_op *op)
 {
     announcement *self = nv_container_of(op, announcement, op);
+    if (op->status != NV_OK) {
+        nv_subject subject = {.device = self->identity->device_id, .module = self->identity->module_id};
+        nv_diag(NV_LEVEL_WARN, "twin", &subject,
+                "the model id %.*s could not be stored (%s); the next CONNECT tries again", (int)self->len,
+                self->model_id, nv_err_text(op->status));
+    }
     nv_identity_unref(self->identity);
     free(self);
 }
@@ -257,7 +264,9 @@ void nv_twin_announce_model(nv_hub_loop *loop, nv_identity *identity, nv_span mo
                            .generation = generation,
                            .len = model_id.len};
     memcpy(self->model_id, model_id.ptr, model_id.len);
-    if (nv_state_write(loop->hub->state, &self->op) != NV_OK) {
+    nv_err err = nv_state_write(loop->hub->state, &self->op);
+    if (err != NV_OK) {
+        self->op.status = err;
         announce_done(&self->op);
     }
 }

@@ -279,7 +279,7 @@ static void tell_log(nv_state *state)
 static void let_log_fold(nv_state *state)
 {
     struct timespec until;
-    (void)clock_gettime(CLOCK_REALTIME, &until);
+    (void)clock_gettime(CLOCK_MONOTONIC, &until);
     until.tv_nsec += SCAN_WAIT_MS * 1000000L;
     until.tv_sec += until.tv_nsec / 1000000000L;
     until.tv_nsec %= 1000000000L;
@@ -546,7 +546,11 @@ nv_err nv_state_open(nv_state **out, const nv_state_config *config, nv_buf *why)
     state->path = path_of(config->dir);
     pthread_mutex_init(&state->counts_lock, NULL);
     pthread_mutex_init(&state->fold_lock, NULL);
-    pthread_cond_init(&state->folded, NULL);
+    pthread_condattr_t attr;
+    pthread_condattr_init(&attr);
+    pthread_condattr_setclock(&attr, CLOCK_MONOTONIC); /* a step of the wall clock must not hold a scan */
+    pthread_cond_init(&state->folded, &attr);
+    pthread_condattr_destroy(&attr);
     init_worker(&state->writer, state, config, true);
     init_worker(&state->reader, state, config, false);
     init_worker(&state->scanner, state, config, false);

@@ -43,10 +43,12 @@ void nv_bench_mqtt_usage(FILE *to)
 {
     fprintf(to, "usage: nave bench mqtt (--anonymous | --hub NAME --key BASE64 [--policy NAME]) [options]\n");
     nv_bench_opts_print(table, NV_COUNT_OF(table), to);
-    fprintf(to, "examples:\n"
-                "  nave bench mqtt --anonymous --port 1883 --connections 50 --window 16 --pid $(pidof mosquitto)\n"
-                "  nave bench mqtt --hub localhost --policy device --key ... --tls --ca ca.pem --mode storm -o json\n"
-                "  nave bench mqtt --hub \"$(nave hub show ...)\" --tls --ca ca.pem --mode method --rate 1000\n");
+    fprintf(to,
+            "examples:\n"
+            "  nave bench mqtt --anonymous --port 1883 --connections 50 --window 16 --pid $(pidof mosquitto)\n"
+            "  nave bench mqtt --hub localhost --policy device --key ... --tls --ca ca.pem --mode storm -o json\n"
+            "  nave bench mqtt --hub 'HostName=localhost;SharedAccessKeyName=iothubowner;SharedAccessKey=...' --tls "
+            "--ca ca.pem --mode method --rate 1000\n");
 }
 
 static bool check(const nv_bench_mqtt_options *o)
