@@ -109,6 +109,11 @@ static nv_span body_that_fits(const nv_event *event)
 nv_err nv_events_put(const nv_hub *hub, nv_txn *txn, const nv_event *event)
 {
     assert(hub->events && event->schema && event->operation);
+    /* Connections cannot be refused when they end; there are only so many of them. */
+    if (event->source != NV_SOURCE_CONNECTION_STATE &&
+        atomic_load_explicit(&hub->events->refused, memory_order_relaxed)) {
+        return NV_E_NO_SPACE;
+    }
     nv_buf properties;
     nv_buf_init(&properties, PROPERTIES_MAX);
     nv_err err = put_properties(&properties, hub->events, event, nv_txn_generation(txn));

@@ -38,6 +38,7 @@ bool nv_events_wanted(const nv_hub *hub, nv_source source);
 /**
  * Put one into the outbox, within the transaction of the change. Everything is copied; a body that the log cannot take
  * becomes "{}". Thread: within run().
+ * @return NV_E_NO_SPACE the log takes no events now, so that the change could not be told of; or what the store says
  */
 NV_NODISCARD nv_err nv_events_put(const nv_hub *hub, nv_txn *txn, const nv_event *event);
 /** Something was put and committed: drain soon. Called from done() of the operation that put it. Thread: any. */

@@ -95,6 +95,16 @@ static void wait_a_while(nv_events *ev)
     look_whether_settled(ev);
 }
 
+/* Rows must not pile up in the state store while the log is full: see nv_events_put(). */
+static void wait_for_log(nv_events *ev)
+{
+    if (!atomic_exchange_explicit(&ev->refused, true, memory_order_relaxed)) {
+        nv_diag(NV_LEVEL_WARN, "events", NULL,
+                "the log takes no events: changes that must tell one are refused until it does; see /healthz");
+    }
+    wait_a_while(ev);
+}
+
 static void try_again(nv_timer *timer, int64_t now_us)
 {
     (void)now_us;
@@ -212,7 +222,7 @@ static void append(nv_events *ev)
     nv_log_batch_set_outbox_row(ev->batch, ev->filled);
     if (nv_log_submit(ev->batch) != NV_OK) {
         nv_log_batch_clear(ev->batch);
-        wait_a_while(ev);
+        wait_for_log(ev);
     }
 }
 
@@ -222,9 +232,10 @@ static void appended(nv_log_batch *batch, nv_err status, void *arg)
     size_t count = nv_log_batch_count(batch);
     nv_log_batch_clear(batch);
     if (status != NV_OK) {
-        wait_a_while(ev); /* none of them is in the log, nor ever will be */
+        wait_for_log(ev); /* none of them is in the log, nor ever will be */
         return;
     }
+    atomic_store_explicit(&ev->refused, false, memory_order_relaxed);
     nv_metric_add(NV_M_EVENTS_MESSAGES, (int64_t)count);
     ev->drained = ev->filled;
     ev->again = ev->again || ev->more;

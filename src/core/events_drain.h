@@ -13,7 +13,8 @@ struct nv_events {
     nv_events_config config;
     char hub_name[256];
     /* any thread */
-    _Atomic bool posted; /* task is on its way */
+    _Atomic bool refused; /* the log took nothing the last time: what must tell an event is refused too */
+    _Atomic bool posted;  /* task is on its way */
     nv_task task;
     /* the state reader's while READING, else of loop 0 */
     nv_state_op read;
