@@ -61,7 +61,7 @@ class Hub {
 
   // Run `nave ...` and give its JSON, one value per line for monitor.
   cli(...args) {
-    return execFileSync(program, [...args, '--data', this.data], { encoding: 'utf8', timeout: 60000 });
+    return execFileSync(program, [...args, '--data', this.data], { encoding: 'utf8', timeout: 60000, killSignal: 'SIGKILL' });
   }
 
   // The same without holding up this process, whose own devices may have to answer meanwhile.
