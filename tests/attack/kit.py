@@ -105,6 +105,15 @@ class Target:
     def alive(self):
         assert self.hub.process.poll() is None, "the hub died: %s" % self.hub.process.returncode
 
+    def publishes_among_strangers(self):
+        """Until it has said who it is the honest device is a stranger too, and may have to come again, as clients do."""
+        for _ in range(3):
+            try:
+                return self.publishes()
+            except ConnectionResetError:
+                self.alive()
+        return self.publishes()
+
     def publishes(self, within=None):
         """The honest device connects anew, publishes and gets its PUBACK in time."""
         self.alive()
