@@ -44,6 +44,7 @@ class Peer {
     this.twin = await this.client.getTwin();
     // A copy: the first one is the SDK's own object, which goes on changing.
     this.twin.on('properties.desired', (delta) => this.desired.push(structuredClone(delta)));
+    await this.client.getTwin(); // subscriptions are sent one after the other: this answer is behind them
   }
 
   answer() {

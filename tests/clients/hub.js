@@ -1,5 +1,6 @@
 // Starts, kills and asks a hub of its own for one test. NAVE names the program.
 'use strict';
+const assert = require('node:assert');
 const { spawn, execFile, execFileSync } = require('node:child_process');
 const fs = require('node:fs');
 const http = require('node:http');
@@ -13,6 +14,7 @@ if (!program) {
 
 class Hub {
   constructor() {
+    this.children = []; // of again()
     this.dir = fs.mkdtempSync(path.join(os.tmpdir(), 'nave-test-'));
     this.log = path.join(this.dir, 'hub.log');
     this.data = path.join(this.dir, 'data');
@@ -100,7 +102,19 @@ class Hub {
     return fs.readFileSync(this.json('hub', 'show').caFile, 'utf8');
   }
 
+  // Run this script once more beside the hub and wait for its end. The service SDK takes its roots from NODE_EXTRA_CA_CERTS
+  // only, which Node reads at its start.
+  async again(script) {
+    const shown = this.json('hub', 'show');
+    const env = { ...process.env, NODE_EXTRA_CA_CERTS: shown.caFile, NAVE_HUB: JSON.stringify(shown) };
+    const child = spawn(process.execPath, [script], { env, stdio: 'inherit' });
+    this.children.push(child);
+    const code = await new Promise((resolve) => child.once('exit', resolve));
+    assert.strictEqual(code, 0, `the script ended with ${code}`);
+  }
+
   async stop() {
+    this.children.forEach((child) => child.kill('SIGKILL')); // one that hangs would outlive the test
     if (this.process && this.process.exitCode === null && this.process.signalCode === null) {
       await this.kill('SIGTERM');
     }
@@ -138,4 +152,13 @@ function withHub(test, { timeoutS = 100 } = {}) {
   })().then(() => finish(), finish);
 }
 
-module.exports = { withHub };
+// A test whose SDKs know their roots through the environment alone: `test` runs in a process of its own, given `nave hub show`.
+function withHubAgain(script, test) {
+  if (process.env.NAVE_HUB) {
+    test(JSON.parse(process.env.NAVE_HUB)).then(() => process.exit(0));
+  } else {
+    withHub((hub) => hub.again(script));
+  }
+}
+
+module.exports = { withHub, withHubAgain };

@@ -3,9 +3,8 @@
 /* conformance: http-hub.md 3, 7, 8, 12, 15, 16, 20 */
 'use strict';
 const assert = require('node:assert');
-const { spawn } = require('node:child_process');
 const { Registry } = require('azure-iothub');
-const { withHub } = require('./hub');
+const { withHubAgain } = require('./hub');
 
 async function test(shown) {
   const registry = Registry.fromConnectionString(shown.serviceConnectionString);
@@ -87,15 +86,4 @@ async function test(shown) {
   await assert.rejects(asNobody.get('d1'), { name: 'UnauthorizedError' });
 }
 
-// The service SDK takes its roots from NODE_EXTRA_CA_CERTS only, which Node reads at its start: a second process runs the test.
-if (process.env.NAVE_HUB) {
-  test(JSON.parse(process.env.NAVE_HUB));
-} else {
-  withHub(async (hub) => {
-    const shown = hub.json('hub', 'show');
-    const env = { ...process.env, NODE_EXTRA_CA_CERTS: shown.caFile, NAVE_HUB: JSON.stringify(shown) };
-    const child = spawn(process.execPath, [__filename], { env, stdio: 'inherit' });
-    const code = await new Promise((resolve) => child.once('exit', resolve));
-    assert.strictEqual(code, 0);
-  });
-}
+withHubAgain(__filename, test);
