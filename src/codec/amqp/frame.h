@@ -16,7 +16,7 @@ typedef enum nv_amqp_protocol {
 
 /** The 8 bytes "AMQP" id 1 0 0. */
 void nv_amqp_write_header(uint8_t out[NV_AMQP_HEADER_SIZE], nv_amqp_protocol protocol);
-/** @return NV_OK; NV_E_AGAIN too few bytes and nothing wrong so far; NV_E_SYNTAX not AMQP; NV_E_UNSUPPORTED another
+/** @return NV_OK; NV_E_MORE too few bytes and nothing wrong so far; NV_E_SYNTAX not AMQP; NV_E_UNSUPPORTED another
  * version or protocol id */
 NV_NODISCARD nv_err nv_amqp_read_header(nv_span bytes, nv_amqp_protocol *out);
 
@@ -29,7 +29,7 @@ typedef struct nv_amqp_frame {
     size_t size;  /* of the whole frame */
 } nv_amqp_frame;
 
-/** @return NV_OK; NV_E_AGAIN incomplete: out->size is what it needs, once 4 bytes are there, else 0; NV_E_SYNTAX
+/** @return NV_OK; NV_E_MORE incomplete: out->size is what it needs, once 4 bytes are there, else 0; NV_E_SYNTAX
  * malformed; NV_E_TOO_BIG larger than @p max_frame */
 NV_NODISCARD nv_err nv_amqp_read_frame(nv_span bytes, uint32_t max_frame, nv_amqp_frame *out);
 
