@@ -1,0 +1,239 @@
+/**
+ * What the files of the hub's AMQP server share.
+ *
+ *   server.c         the connection: SASL, OPEN, dispatch of ATTACH, expiry, the end
+ *   server_auth.c    principals: PLAIN user names, tokens, which of them covers an address
+ *   address.c        link addresses and CBS audiences
+ *   device.c         a device or module on this connection: authentication, claim, its links, take-over
+ *   link_*.c         one file per kind of node
+ *   record.c         AMQP messages to records of the log and back
+ *
+ * An ATTACH passes: address parsed -> a principal that covers it -> (device: claim held) -> the node's open(). Anything
+ * else is refused with the condition of amqp.md sections 3.10 and 4.1, and a sentence.
+ */
+#ifndef NV_SESSION_AMQP_SERVER_INTERNAL_H
+#define NV_SESSION_AMQP_SERVER_INTERNAL_H
+
+#include "base/diag.h"
+#include "base/list.h"
+#include "core/auth.h"
+#include "core/devices.h"
+#include "core/fault.h"
+#include "core/telemetry.h"
+#include "session/amqp/engine.h"
+#include "session/amqp/server.h"
+
+/* ---- addresses (address.c) ----------------------------------------------------------------------------------------
+ */
+
+/* X(id, who may, opener): the nodes of amqp.md sections 2.1, 3.1, 4 and 5.3. `peer sends` / `peer receives` is the role
+ * of the client. WHO: NOBODY before authentication too, DEVICE the device itself, SERVICE a policy with ServiceConnect
+ */
+#define AMQP_NODE_TABLE(X)                                                                                             \
+    X(CBS, NOBODY, amqp_open_cbs)                         /* $cbs, both roles */                                       \
+    X(TELEMETRY, DEVICE, amqp_open_telemetry)             /* .../messages/events, peer sends; modules: outputs too */  \
+    X(MODULE_INPUT, DEVICE, amqp_open_module_input)       /* .../modules/m/messages/events, peer receives */           \
+    X(DEVICEBOUND, DEVICE, amqp_open_devicebound)         /* .../messages/devicebound, peer receives */                \
+    X(TWIN, DEVICE, amqp_open_twin)                       /* .../twin, both roles */                                   \
+    X(METHODS, DEVICE, amqp_open_methods)                 /* .../methods/devicebound, both roles */                    \
+    X(DEVICE_FEEDBACK, DEVICE, amqp_open_device_feedback) /* /messages/serviceBound/feedback, peer sends */            \
+    X(SERVICE_SEND, SERVICE, amqp_open_service_send)      /* /messages/devicebound, peer sends */                      \
+    X(FEEDBACK, SERVICE, amqp_open_feedback)              /* /messages/serviceBound/feedback, peer receives */         \
+    X(FILE_NOTIFICATIONS, SERVICE, amqp_open_file_notifications)                                                       \
+    X(EVENTS_REDIRECT, SERVICE, amqp_open_redirect) /* /messages/events..., both roles */                              \
+    X(EVENTS, SERVICE, amqp_open_events)            /* {entity}/ConsumerGroups/{g}/Partitions/{p}, receives */         \
+    X(EVENTS_SEND, SERVICE, amqp_open_events_send)  /* {entity}[/Partitions/p|/Publishers/n], peer sends */            \
+    X(MANAGEMENT, SERVICE, amqp_open_management)    /* [{entity}/]$management, both roles */
+
+typedef enum amqp_node {
+    AMQP_NODE_UNKNOWN,
+#define X(id, who, open) AMQP_NODE_##id,
+    AMQP_NODE_TABLE(X)
+#undef X
+        AMQP_NODE_COUNT
+} amqp_node;
+
+typedef struct amqp_address {
+    amqp_node node;
+    nv_span device_id; /* percent-decoded, into _text */
+    nv_span module_id;
+    nv_span entity;    /* EVENTS*, MANAGEMENT: as given; empty: none */
+    nv_span group;     /* EVENTS */
+    nv_span partition; /* EVENTS: decimal text as given; EVENTS_SEND: or empty */
+    nv_span rest;      /* EVENTS_REDIRECT: what follows /messages/events, with its '/' */
+    char _text[1024];
+} amqp_address;
+
+/**
+ * Parse (amqp.md section 3.1: amqps://user:pw@host:port prefix or not, leading '/' or not, literal parts in any case,
+ * ids percent-decoded after splitting). @p peer_sends: the client attached as sender.
+ * @return NV_E_NOT_FOUND no such node; NV_E_SYNTAX bad escapes or an id that can be none; NV_E_TOO_BIG
+ */
+NV_NODISCARD nv_err amqp_address_parse(nv_span text, bool peer_sends, amqp_address *out);
+
+/**
+ * A CBS audience or a token's sr (amqp.md section 2.3), normalised: percent-decoded once, scheme, user info and port
+ * cut, host in lower case, no trailing '/'. @p out has room for 1024. @return its length, 0: not one
+ */
+size_t amqp_audience(nv_span text, char out[1024]);
+
+/* ---- principals (server_auth.c) ------------------------------------------------------------------------------------
+ */
+
+/** What a token, a PLAIN login or a certificate lets the connection do. */
+typedef struct amqp_principal {
+    nv_list link;    /* amqp_server.principals */
+    char *audience;  /* normalised, what it covers: a prefix by segments; "" for PLAIN and certificates */
+    uint32_t rights; /* of a policy, NV_RIGHT_*; 0: a device's own token */
+    nv_span token;   /* owned, wiped: devices are checked with it when they first attach; empty: a certificate */
+    int64_t expires_wall_us; /* INT64_MAX: does not */
+} amqp_principal;
+
+typedef struct amqp_server amqp_server;
+typedef struct amqp_device amqp_device;
+
+/** SASL: answers nv_amqp_sasl_done(), later when a device must be looked up. */
+void amqp_auth_sasl(amqp_server *s, nv_span mechanism, nv_span initial_response);
+/**
+ * put-token (amqp.md section 2): verify and keep, or replace what has the same audience. @p done is called later, or at
+ * once, with 200, 400, 401, 404, 500 or 503 and a sentence; not after @p owner was forgotten (amqp_auth_forget).
+ */
+typedef void (*amqp_put_token_done)(void *owner, uint64_t cookie, int status, const char *description);
+void amqp_auth_put_token(amqp_server *s, nv_span name, nv_span type, nv_span token, amqp_put_token_done done,
+                         void *owner, uint64_t cookie);
+/** A $cbs link went: its answers are not wanted any more. */
+void amqp_auth_forget(amqp_server *s, const void *owner);
+/** The principal that covers a service node now, with ServiceConnect. NULL: *why says why not. */
+amqp_principal *amqp_auth_service(amqp_server *s, const amqp_address *address, const char **why);
+/** The token (or certificate: empty token) that a device would be checked with. @return false: none covers it */
+bool amqp_auth_device(amqp_server *s, nv_span device_id, nv_span module_id, nv_span *token);
+/** What has expired detaches its links within the second (amqp.md section 2.4). @return when to look next, wall */
+int64_t amqp_auth_expire(amqp_server *s, int64_t wall_us);
+void amqp_auth_deinit(amqp_server *s);
+
+/* ---- the connection (server.c) --------------------------------------------------------------------------------------
+ */
+
+struct amqp_server {
+    nv_amqp_conn conn; /* first member */
+    nv_list principals;
+    nv_list devices;       /* amqp_device.link */
+    struct nv_map *by_key; /* "device/module" to amqp_device, once there are several; server.c */
+    char *container_id;
+    char *host;          /* OPEN.hostname, or the hub's own: what redirects name; owned */
+    char product[160];   /* of OPEN.properties, for the log */
+    void *auth;          /* private to server_auth.c */
+    uint32_t operations; /* asked of the core and not come back: the memory lives until they have */
+    bool ended;
+};
+
+static inline nv_hub_loop *amqp_loop(const amqp_server *s)
+{
+    return s->conn.session.carrier->loop;
+}
+
+static inline nv_hub *amqp_hub(const amqp_server *s)
+{
+    return amqp_loop(s)->hub;
+}
+
+static inline amqp_server *amqp_server_of(const nv_amqp_link *link)
+{
+    return (amqp_server *)link->conn;
+}
+
+/** Something was asked of the core for this connection, or came back. The memory of the server lives in between. */
+void amqp_operation_begin(amqp_server *s);
+void amqp_operation_end(amqp_server *s);
+
+/** Every link of a service node is registered here, so that it ends when its principal does: called by server.c before
+ * open(). The link kinds keep their own object in link->owner and free it in detached(). */
+typedef void (*amqp_open_fn)(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address);
+#define X(id, who, open)                                                                                               \
+    void open(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address);
+AMQP_NODE_TABLE(X)
+#undef X
+
+/** Refuse a link and log it (device or address, condition, sentence). */
+void amqp_refuse(amqp_server *s, nv_amqp_link *link, nv_amqp_condition condition, const char *description);
+/** An error of the hub as the condition and text of amqp.md sections 3.10 and 4.1. */
+nv_amqp_condition amqp_condition_of(nv_hub_error error);
+/** "ErrorCode:DeviceNotFound;..." into @p out. */
+void amqp_describe(nv_hub_error error, const char *detail, char out[256]);
+
+/* ---- devices (device.c) -------------------------------------------------------------------------------------------
+ */
+
+/** A device or module on this connection. Made by its first link, released after its last, or evicted. */
+struct amqp_device {
+    nv_list link; /* amqp_server.devices */
+    amqp_server *server;
+    nv_identity *identity; /* from authentication on */
+    nv_claim claim;
+    nv_telemetry_client client;       /* initialised by the first telemetry link */
+    struct amqp_telemetry *telemetry; /* what the kinds keep; each NULL until its first link */
+    struct amqp_twin *twin;
+    struct amqp_methods *methods;
+    struct amqp_devicebound *devicebound;
+    nv_list links;   /* amqp_device_link.node: all of them, for eviction */
+    nv_list waiting; /* ATTACHes until the claim is held */
+    uint8_t *stamp;
+    uint32_t operations; /* of this device asked of the core and not come back */
+    uint32_t wants;      /* NV_WANTS_*, kept by amqp_device_want */
+    int64_t expires_wall_us;
+    nv_auth_scope scope;
+    nv_auth_type type;
+    uint8_t state; /* private to device.c */
+    nv_auth_request *_auth;
+};
+
+/** A kind's object for one link begins with this: device.c ends it when the device is evicted or its token expires. */
+typedef struct amqp_device_link {
+    nv_list node;
+    amqp_device *device;
+    nv_amqp_link *link;
+    /** The link is being detached by device.c: release what is held, free nothing of the engine's. */
+    void (*end)(struct amqp_device_link *self);
+} amqp_device_link;
+
+/** Register and forget a link of a device: a second one of the same kind and role detaches the older (amqp.md 3.2). */
+void amqp_device_link_add(amqp_device *device, amqp_device_link *self, nv_amqp_link *link);
+void amqp_device_link_remove(amqp_device_link *self);
+/** Say what the device wants of deliveries (nv_claim_want), bit by bit. */
+void amqp_device_want(amqp_device *device, uint32_t bit, bool on);
+/** The device did something: activity and connection event. */
+void amqp_device_active(amqp_device *device);
+/** An operation of the device begins or ends: its memory and its claim last in between. */
+void amqp_device_operation_begin(amqp_device *device);
+void amqp_device_operation_end(amqp_device *device);
+/** Appends are confirmed, operations back: go on with a release that waits. Harmless otherwise. */
+void amqp_device_settle(amqp_device *device);
+/** nv_claim.deliver by kind, implemented in link_twin.c and link_methods.c. */
+void amqp_twin_deliver(amqp_device *device, const nv_delivery *delivery);
+void amqp_method_deliver(amqp_device *device, const nv_delivery *delivery);
+/** The device ends: what the kinds keep goes; implemented in the kinds' files. Each is fine with NULL. */
+void amqp_telemetry_free(struct amqp_telemetry *telemetry);
+void amqp_twin_free(struct amqp_twin *twin);
+void amqp_methods_free(struct amqp_methods *methods);
+void amqp_devicebound_free(struct amqp_devicebound *devicebound);
+
+/* ---- messages and records (record.c) -------------------------------------------------------------------------------
+ */
+
+/**
+ * Properties and body of a message as a record has them: system properties by amqp.md section 3.4 (ids normalised to
+ * text: uuid with dashes, ulong decimal), application properties with their types, annotations that are system
+ * properties. What is not known is left out, values that are no primitive are refused.
+ * @param properties  appended to
+ * @param scratch     joins a body of several sections
+ * @return NV_E_SYNTAX, NV_E_LIMIT too many properties, NV_E_TOO_BIG, NV_E_UNSUPPORTED
+ */
+NV_NODISCARD nv_err amqp_record_of_message(const nv_amqp_message *message, nv_buf *properties, nv_buf *scratch,
+                                           nv_body_kind *kind, nv_span *body);
+/** Write the properties section and the application-properties section of a record. @p strings_only: application
+ * properties as text (amqp.md section 3.5). Annotations are the callers'. */
+void amqp_put_record_properties(nv_writer *w, nv_span properties, bool strings_only);
+/** The head of the body section (data, value or sequence); the record's body follows. */
+void amqp_put_body_head(nv_writer *w, nv_body_kind kind, size_t len);
+
+#endif
