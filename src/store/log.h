@@ -138,13 +138,20 @@ NV_NODISCARD nv_err nv_log_get_partition(nv_log *log, uint32_t partition, nv_log
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
 
-typedef enum nv_log_from { NV_LOG_FROM_BEGINNING, NV_LOG_FROM_NOW, NV_LOG_FROM_TIME, NV_LOG_FROM_SEQUENCE } nv_log_from;
+typedef enum nv_log_from {
+    NV_LOG_FROM_BEGINNING,
+    NV_LOG_FROM_NOW,
+    NV_LOG_FROM_TIME,
+    NV_LOG_FROM_SEQUENCE,
+    NV_LOG_FROM_OFFSET
+} nv_log_from;
 
 typedef struct nv_log_read_options {
-    uint32_t partitions; /* bit mask; 0 = all. FROM_SEQUENCE needs exactly one */
+    uint32_t partitions; /* bit mask; 0 = all. FROM_SEQUENCE and FROM_OFFSET need exactly one */
     nv_log_from from;
     int64_t time_us;    /* FROM_TIME: first record enqueued at or after it */
     uint64_t sequence;  /* FROM_SEQUENCE: first record with this number or a later one */
+    uint64_t offset;    /* FROM_OFFSET: first record that begins at this offset or behind it */
     nv_span device_id;  /* only this device and its modules; empty = all; copied */
     bool follow;        /* at the end wait for more; otherwise NV_E_EOF */
     size_t chunk_bytes; /* about how much to read at once; 0 = 256 KiB */

@@ -27,6 +27,7 @@ typedef struct filter {
     uint32_t partitions;
     int64_t from_us;
     uint64_t from_sequence;
+    uint64_t from_offset;
     nv_span device_id; /* owned by the reader, or by the chunk */
 } filter;
 
@@ -135,7 +136,8 @@ void nv_log_chunk_rewind(nv_log_chunk *chunk)
 static bool wanted(const filter *want, const nv_run *run)
 {
     if (!(want->partitions >> run->partition & 1) || run->enqueued_us < want->from_us ||
-        run->first_sequence + run->records <= want->from_sequence) {
+        run->first_sequence + run->records <= want->from_sequence ||
+        run->first_offset + run->last_record < want->from_offset) {
         return false;
     }
     nv_stamp stamp;
@@ -194,7 +196,7 @@ bool nv_log_chunk_next(nv_log_chunk *chunk, nv_record *out)
         chunk->records_left--;
         chunk->next.sequence++;
         chunk->next.offset += size;
-        if (NV_LIKELY(out->sequence >= chunk->want.from_sequence)) {
+        if (NV_LIKELY(out->sequence >= chunk->want.from_sequence && out->offset >= chunk->want.from_offset)) {
             return true;
         }
     }
@@ -217,6 +219,14 @@ static bool time_behind(const nv_log_reader *r, const nv_index_entry *entry)
 static bool sequence_behind(const nv_log_reader *r, const nv_index_entry *entry)
 {
     return entry->next_sequence[__builtin_ctz(r->want.partitions)] > r->want.from_sequence;
+}
+
+/** The index does not know offsets: the segment is looked through from its beginning, in the usual pieces. */
+static bool offset_behind(const nv_log_reader *r, const nv_index_entry *entry)
+{
+    (void)r;
+    (void)entry;
+    return true;
 }
 
 /** Go to the last indexed commit of the segment that is not @p behind what is looked for. */
@@ -252,24 +262,48 @@ static bool holds_start(const nv_log_reader *r, const nv_segment *segment)
     if (segment->end.next_commit == segment->header.start.next_commit) {
         return false;
     }
-    return r->from == NV_LOG_FROM_TIME
-               ? segment->end.last_time_us >= r->want.from_us
-               : segment->end.parts[__builtin_ctz(r->want.partitions)].next_sequence > r->want.from_sequence;
+    if (r->from == NV_LOG_FROM_TIME) {
+        return segment->end.last_time_us >= r->want.from_us;
+    }
+    const nv_part_point *end = &segment->end.parts[__builtin_ctz(r->want.partitions)];
+    return r->from == NV_LOG_FROM_OFFSET ? end->next_sequence > 0 && end->last_offset >= r->want.from_offset
+                                         : end->next_sequence > r->want.from_sequence;
 }
 
-/** First use of a reader with a time or a sequence: turn it into a commit index. */
+/** Retention removed where this reader wants to start. */
+static bool start_gone(const nv_log_reader *r, const nv_segment *oldest)
+{
+    const nv_part_point *before = &oldest->header.start.parts[__builtin_ctz(r->want.partitions)];
+    if (r->from == NV_LOG_FROM_OFFSET) {
+        return before->next_sequence > 0 && r->want.from_offset <= before->last_offset;
+    }
+    return r->from == NV_LOG_FROM_SEQUENCE && r->want.from_sequence < before->next_sequence;
+}
+
+static behind_fn behind_of(nv_log_from from)
+{
+    switch (from) {
+    case NV_LOG_FROM_TIME:
+        return time_behind;
+    case NV_LOG_FROM_SEQUENCE:
+        return sequence_behind;
+    case NV_LOG_FROM_BEGINNING:
+    case NV_LOG_FROM_NOW:
+    case NV_LOG_FROM_OFFSET:
+        break;
+    }
+    return offset_behind;
+}
+
+/** First use of a reader with a time, a sequence or an offset: turn it into a commit index. */
 static nv_err locate(nv_log *log, nv_log_reader *r)
 {
     nv_segment *segment = NULL;
-    bool gone = false;
     pthread_mutex_lock(&log->lock);
     for (size_t i = 0; i < log->segment_count && !segment; i++) {
         segment = holds_start(r, log->segments[i]) ? log->segments[i] : NULL;
     }
-    if (r->from == NV_LOG_FROM_SEQUENCE && log->segment_count) {
-        const nv_part_point *oldest = &log->segments[0]->header.start.parts[__builtin_ctz(r->want.partitions)];
-        gone = r->want.from_sequence < oldest->next_sequence;
-    }
+    bool gone = log->segment_count && start_gone(r, log->segments[0]);
     r->next_commit = log->tip.next_commit;
     if (segment) {
         nv_segment_ref_locked(segment);
@@ -277,7 +311,7 @@ static nv_err locate(nv_log *log, nv_log_reader *r)
     pthread_mutex_unlock(&log->lock);
     nv_err err = NV_OK;
     if (segment) {
-        err = seek(log, r, segment, r->from == NV_LOG_FROM_TIME ? time_behind : sequence_behind, &r->next_commit);
+        err = seek(log, r, segment, behind_of(r->from), &r->next_commit);
         pthread_mutex_lock(&log->lock);
         segment = nv_segment_unref_locked(segment);
         pthread_mutex_unlock(&log->lock);
@@ -643,7 +677,8 @@ nv_err nv_log_reader_open(nv_log_reader **out, nv_log *log, const nv_log_read_op
 {
     uint32_t all = log->partitions == 32 ? UINT32_MAX : (UINT32_C(1) << log->partitions) - 1;
     uint32_t mask = options->partitions ? options->partitions : all;
-    if ((mask & ~all) || (options->from == NV_LOG_FROM_SEQUENCE && __builtin_popcount(mask) != 1)) {
+    bool of_one = options->from == NV_LOG_FROM_SEQUENCE || options->from == NV_LOG_FROM_OFFSET;
+    if ((mask & ~all) || (of_one && __builtin_popcount(mask) != 1)) {
         return NV_E_INVALID;
     }
     nv_log_reader *r = nv_calloc(1, sizeof(*r));
@@ -656,7 +691,8 @@ nv_err nv_log_reader_open(nv_log_reader **out, nv_log *log, const nv_log_read_op
     r->chunk_bytes = r->chunk_bytes < CHUNK_MIN ? CHUNK_MIN : r->chunk_bytes > CHUNK_MAX ? CHUNK_MAX : r->chunk_bytes;
     r->want = (filter){.partitions = mask,
                        .from_us = options->from == NV_LOG_FROM_TIME ? options->time_us : INT64_MIN,
-                       .from_sequence = options->from == NV_LOG_FROM_SEQUENCE ? options->sequence : 0};
+                       .from_sequence = options->from == NV_LOG_FROM_SEQUENCE ? options->sequence : 0,
+                       .from_offset = options->from == NV_LOG_FROM_OFFSET ? options->offset : 0};
     if (options->device_id.len) {
         r->want.device_id = nv_span_of(nv_span_dup(options->device_id), options->device_id.len);
     }

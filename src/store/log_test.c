@@ -96,6 +96,13 @@ static void start_positions(void **state)
         {{.from = NV_LOG_FROM_SEQUENCE, .partitions = 2, .sequence = 29}, 1, "m59", 0},
         {{.from = NV_LOG_FROM_SEQUENCE, .partitions = 2, .sequence = 30}, 0, "", 0},
         {{.from = NV_LOG_FROM_SEQUENCE, .partitions = 2, .sequence = 7, .chunk_bytes = 1}, 23, "m15", 0},
+        {{.from = NV_LOG_FROM_OFFSET, .partitions = 2, .offset = 0}, 30, "m1", 0},
+        {{.from = NV_LOG_FROM_OFFSET, .partitions = 2, .offset = 1}, 29, "m3", 0},
+        {{.from = NV_LOG_FROM_OFFSET, .partitions = 2, .offset = 50}, 25, "m11", 0},
+        {{.from = NV_LOG_FROM_OFFSET, .partitions = 2, .offset = 51, .chunk_bytes = 1}, 24, "m13", 0},
+        {{.from = NV_LOG_FROM_OFFSET, .partitions = 2, .offset = 314}, 1, "m59", 0},
+        {{.from = NV_LOG_FROM_OFFSET, .partitions = 2, .offset = 315}, 0, "", 0},
+        {{.from = NV_LOG_FROM_OFFSET, .partitions = 2, .offset = UINT64_MAX}, 0, "", 0},
     };
     for (int restart = 0; restart < 3; restart++) { /* fresh, recovered by scan, and packed with a footer */
         for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
@@ -251,7 +258,20 @@ static void retention_by_bytes_recycles(void **state)
     assert_int_equal(got.gone, 1);
     assert_int_equal(got.rows[0].sequence, info.first_sequence);
     assert_int_equal(got.count, total - info.first_sequence);
+    uint64_t oldest = got.rows[0].offset;
     free(got.rows);
+    const struct {
+        uint64_t offset;
+        size_t gone;
+        uint64_t first;
+    } rows[] = {{0, 1, 0}, {oldest - 1, 0, 0}, {oldest, 0, 0}, {oldest + 1, 0, 1}};
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        options = (nv_log_read_options){.from = NV_LOG_FROM_OFFSET, .partitions = 1, .offset = rows[i].offset};
+        got = kit_read(&kit, &options);
+        assert_int_equal(got.gone, rows[i].gone);
+        assert_int_equal(got.rows[0].sequence, info.first_sequence + rows[i].first);
+        free(got.rows);
+    }
     kit_close(&kit); /* recycled files are full of commits of a former life: none may come back */
     kit_open(&kit);
     assert_true(kit_count(&kit) >= total - info.first_sequence - 2000 && kit_count(&kit) <= total);
