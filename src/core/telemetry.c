@@ -149,22 +149,21 @@ static nv_err turn_away(nv_telemetry *telemetry, nv_telemetry_client *client)
     return NV_E_AGAIN;
 }
 
-nv_err nv_telemetry_send(nv_telemetry *telemetry, nv_telemetry_client *client, nv_source source, nv_span properties,
-                         nv_span body)
+nv_err nv_telemetry_send_kind(nv_telemetry *telemetry, nv_telemetry_client *client, nv_source source, nv_body_kind kind,
+                              nv_span properties, nv_span body)
 {
     if (NV_UNLIKELY(!telemetry->open) && !open_batch(telemetry)) {
         return turn_away(telemetry, client);
     }
     batch *b = telemetry->open;
-    nv_err err =
-        nv_log_batch_add(b->records, client->partition, &client->stamp, source, NV_BODY_DATA, properties, body);
+    nv_err err = nv_log_batch_add(b->records, client->partition, &client->stamp, source, kind, properties, body);
     if (NV_UNLIKELY(err == NV_E_AGAIN)) {
         submit(telemetry);
         if (!open_batch(telemetry)) {
             return turn_away(telemetry, client);
         }
         b = telemetry->open;
-        err = nv_log_batch_add(b->records, client->partition, &client->stamp, source, NV_BODY_DATA, properties, body);
+        err = nv_log_batch_add(b->records, client->partition, &client->stamp, source, kind, properties, body);
     }
     if (NV_UNLIKELY(err != NV_OK)) {
         return err;
@@ -176,6 +175,12 @@ nv_err nv_telemetry_send(nv_telemetry *telemetry, nv_telemetry_client *client, n
     b->body_bytes += (int64_t)body.len;
     client->pending++;
     return NV_OK;
+}
+
+nv_err nv_telemetry_send(nv_telemetry *telemetry, nv_telemetry_client *client, nv_source source, nv_span properties,
+                         nv_span body)
+{
+    return nv_telemetry_send_kind(telemetry, client, source, NV_BODY_DATA, properties, body);
 }
 
 /* ---- completing ------------------------------------------------------------------------------------------- */

@@ -44,6 +44,9 @@ void nv_telemetry_client_deinit(nv_telemetry_client *client);
  */
 NV_NODISCARD nv_err nv_telemetry_send(nv_telemetry *telemetry, nv_telemetry_client *client, nv_source source,
                                       nv_span properties, nv_span body);
+/** The same with a body that came as another section of AMQP. */
+NV_NODISCARD nv_err nv_telemetry_send_kind(nv_telemetry *telemetry, nv_telemetry_client *client, nv_source source,
+                                           nv_body_kind kind, nv_span properties, nv_span body);
 
 /** Submit what was collected unless a batch is in flight (then it goes when that one completes). Called once per turn.
  */

@@ -223,17 +223,31 @@ void amqp_devicebound_free(struct amqp_devicebound *devicebound);
 /**
  * Properties and body of a message as a record has them: system properties by amqp.md section 3.4 (ids normalised to
  * text: uuid with dashes, ulong decimal), application properties with their types, annotations that are system
- * properties. What is not known is left out, values that are no primitive are refused.
- * @param properties  appended to
- * @param scratch     joins a body of several sections
- * @return NV_E_SYNTAX, NV_E_LIMIT too many properties, NV_E_TOO_BIG, NV_E_UNSUPPORTED
+ * properties. Annotations that are not known are left out, values that are no primitive are refused.
+ * @param properties  appended to; keeps what was put before an error
+ * @param scratch     joins a body of several sections; the body may point into it
+ * @return NV_E_SYNTAX, NV_E_LIMIT more than 256 properties, NV_E_TOO_BIG, NV_E_UNSUPPORTED a value that is no primitive
  */
 NV_NODISCARD nv_err amqp_record_of_message(const nv_amqp_message *message, nv_buf *properties, nv_buf *scratch,
                                            nv_body_kind *kind, nv_span *body);
-/** Write the properties section and the application-properties section of a record. @p strings_only: application
- * properties as text (amqp.md section 3.5). Annotations are the callers'. */
+/** The two halves of it. @p kind DATA: the bytes; VALUE: the encoded value; SEQUENCE: its sections as they stand. */
+NV_NODISCARD nv_err amqp_properties_of_message(const nv_amqp_message *message, nv_buf *properties);
+NV_NODISCARD nv_err amqp_body_of_message(const nv_amqp_message *message, nv_buf *scratch, nv_body_kind *kind,
+                                         nv_span *body);
+/**
+ * Write the properties section and the application-properties section of a record, each only if there is something to
+ * say. @p strings_only: application properties as text (amqp.md section 3.5). Annotations are the callers'. Takes at
+ * most amqp_record_properties_max() bytes.
+ */
 void amqp_put_record_properties(nv_writer *w, nv_span properties, bool strings_only);
-/** The head of the body section (data, value or sequence); the record's body follows. */
+static inline size_t amqp_record_properties_max(size_t properties_len)
+{
+    return 128 + 4 * properties_len;
+}
+/** The head of the body section (data, value or sequence), at most 8 bytes; the record's body follows. */
 void amqp_put_body_head(nv_writer *w, nv_body_kind kind, size_t len);
+/** The value of a system property that stands in the annotations of an event (amqp.md section 5.7), or of any other,
+ * in its type; what is no valid text becomes binary. */
+void amqp_put_record_value(nv_writer *w, const nv_value *value);
 
 #endif
