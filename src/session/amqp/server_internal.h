@@ -10,6 +10,9 @@
  *
  * An ATTACH passes: address parsed -> a principal that covers it -> (device: claim held) -> the node's open(). Anything
  * else is refused with the condition of amqp.md sections 3.10 and 4.1, and a sentence.
+ *
+ * Memory: the connection lives until it has ended, its devices are released and amqp_server.operations is 0; a device
+ * until its links are gone, its appends are confirmed and amqp_device.operations is 0.
  */
 #ifndef NV_SESSION_AMQP_SERVER_INTERNAL_H
 #define NV_SESSION_AMQP_SERVER_INTERNAL_H
@@ -36,7 +39,8 @@
     X(DEVICEBOUND, DEVICE, amqp_open_devicebound)         /* .../messages/devicebound, peer receives */                \
     X(TWIN, DEVICE, amqp_open_twin)                       /* .../twin, both roles */                                   \
     X(METHODS, DEVICE, amqp_open_methods)                 /* .../methods/devicebound, both roles */                    \
-    X(DEVICE_FEEDBACK, DEVICE, amqp_open_device_feedback) /* /messages/serviceBound/feedback, peer sends */            \
+    X(DEVICE_FEEDBACK, DEVICE, amqp_open_device_feedback) /* /messages/serviceBound/feedback, peer sends: any device   \
+                                                             of the connection, its `device` is NULL */                \
     X(SERVICE_SEND, SERVICE, amqp_open_service_send)      /* /messages/devicebound, peer sends */                      \
     X(FEEDBACK, SERVICE, amqp_open_feedback)              /* /messages/serviceBound/feedback, peer receives */         \
     X(FILE_NOTIFICATIONS, SERVICE, amqp_open_file_notifications)                                                       \
@@ -57,19 +61,23 @@ typedef struct amqp_address {
     amqp_node node;
     nv_span device_id; /* percent-decoded, into _text */
     nv_span module_id;
-    nv_span entity;    /* EVENTS*, MANAGEMENT: as given; empty: none */
-    nv_span group;     /* EVENTS */
+    nv_span entity;    /* EVENTS*, MANAGEMENT: percent-decoded, else as given; empty: none */
+    nv_span group;     /* EVENTS: the same */
     nv_span partition; /* EVENTS: decimal text as given; EVENTS_SEND: or empty */
-    nv_span rest;      /* EVENTS_REDIRECT: what follows /messages/events, with its '/' */
+    nv_span rest;      /* EVENTS_REDIRECT: what follows /messages/events, with its '/', as given; may be empty */
     char _text[1024];
 } amqp_address;
 
 /**
  * Parse (amqp.md section 3.1: amqps://user:pw@host:port prefix or not, leading '/' or not, literal parts in any case,
  * ids percent-decoded after splitting). @p peer_sends: the client attached as sender.
- * @return NV_E_NOT_FOUND no such node; NV_E_SYNTAX bad escapes or an id that can be none; NV_E_TOO_BIG
+ * @return NV_E_NOT_FOUND no such node; NV_E_UNSUPPORTED a path of the hub that is no node, or not in this role;
+ *         NV_E_SYNTAX bad escapes or an id that can be none; NV_E_TOO_BIG longer than any node's
  */
 NV_NODISCARD nv_err amqp_address_parse(nv_span text, bool peer_sends, amqp_address *out);
+
+/** The path of an address, without scheme, user info (it may hold a password), host and port: for logs. */
+nv_span amqp_address_path(nv_span text);
 
 /**
  * A CBS audience or a token's sr (amqp.md section 2.3), normalised: percent-decoded once, scheme, user info and port
@@ -124,6 +132,7 @@ struct amqp_server {
     char product[160];   /* of OPEN.properties, for the log */
     void *auth;          /* private to server_auth.c */
     uint32_t operations; /* asked of the core and not come back: the memory lives until they have */
+    bool draining;       /* the hub stops: take no more messages (delivery() says false) */
     bool ended;
 };
 
@@ -153,6 +162,14 @@ typedef void (*amqp_open_fn)(amqp_server *s, amqp_device *device, nv_amqp_link *
     void open(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address);
 AMQP_NODE_TABLE(X)
 #undef X
+
+/**
+ * What a fault does when its delay is over (core/fault.h): KillTcp cuts the connection, ShutDownAmqp and
+ * InvokeAuthError close it. Other kinds do nothing here. While nv_faults has one of these for the identity, device.c
+ * refuses its links. The device and its links are gone or going afterwards; the memory of the server stays until the
+ * loop's next turn.
+ */
+void amqp_server_fault(amqp_server *s, nv_fault_kind kind, const char *reason);
 
 /** Refuse a link and log it (device or address, condition, sentence). */
 void amqp_refuse(amqp_server *s, nv_amqp_link *link, nv_amqp_condition condition, const char *description);
@@ -187,16 +204,24 @@ struct amqp_device {
     nv_auth_request *_auth;
 };
 
-/** A kind's object for one link begins with this: device.c ends it when the device is evicted or its token expires. */
+/**
+ * A kind's object for one link has this: device.c ends it when the device is evicted, its token expires or a second
+ * link of the kind comes.
+ */
 typedef struct amqp_device_link {
     nv_list node;
     amqp_device *device;
     nv_amqp_link *link;
-    /** The link is being detached by device.c: release what is held, free nothing of the engine's. */
+    /**
+     * The link is over: release what is held and free the kind's object, as in nv_amqp_link_ops.detached(), which is
+     * not called then. device.c has taken it off its list and detaches the engine's link right after. Kinds are told
+     * apart by this function.
+     */
     void (*end)(struct amqp_device_link *self);
 } amqp_device_link;
 
-/** Register and forget a link of a device: a second one of the same kind and role detaches the older (amqp.md 3.2). */
+/** Register a link (set ->end before) and forget it (in detached(); the last one lets the device go). A second one of
+ * the same kind and role ends the older (amqp.md section 3.2). */
 void amqp_device_link_add(amqp_device *device, amqp_device_link *self, nv_amqp_link *link);
 void amqp_device_link_remove(amqp_device_link *self);
 /** Say what the device wants of deliveries (nv_claim_want), bit by bit. */
@@ -206,8 +231,11 @@ void amqp_device_active(amqp_device *device);
 /** An operation of the device begins or ends: its memory and its claim last in between. */
 void amqp_device_operation_begin(amqp_device *device);
 void amqp_device_operation_end(amqp_device *device);
-/** Appends are confirmed, operations back: go on with a release that waits. Harmless otherwise. */
+/** Appends are confirmed (client.pending), operations back: go on with a release that waits. The device may be gone
+ * afterwards. Harmless otherwise. */
 void amqp_device_settle(amqp_device *device);
+/** Detach all its links. The device may be gone afterwards. */
+void amqp_device_detach(amqp_device *device, nv_amqp_condition condition, const char *description);
 /** nv_claim.deliver by kind, implemented in link_twin.c and link_methods.c. */
 void amqp_twin_deliver(amqp_device *device, const nv_delivery *delivery);
 void amqp_method_deliver(amqp_device *device, const nv_delivery *delivery);
