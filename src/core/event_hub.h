@@ -35,6 +35,9 @@ bool nv_group_exists(nv_hub *hub, nv_span name);
 /** All of them, $Default first, then by name. @p each is called under the lock: it copies. Thread: any. */
 void nv_groups_list(nv_hub *hub, void (*each)(void *arg, const nv_group *group), void *arg);
 
+/** A name that a group can have, $Default aside. */
+bool nv_group_name_is_valid(nv_span name);
+
 /** Create or delete one; durable before done. Owned by the caller, alive until done. */
 typedef struct nv_group_change {
     /* in; valid until done */
@@ -43,9 +46,10 @@ typedef struct nv_group_change {
     void (*done)(struct nv_group_change *change); /* on the loop that asked, never from within the call */
     void *arg;
     /* out */
-    nv_hub_error error; /* NONE, ArgumentInvalid (name, $Default cannot go), ServiceUnavailable, ... */
-    char detail[200];
-    bool existed; /* create: it was there; delete: it was there */
+    nv_hub_error
+        error;        /* NONE, ArgumentInvalid (name, $Default cannot go), TooManyConsumerGroups, ServiceUnavailable */
+    char detail[200]; /* "" when the error says all */
+    bool existed;     /* create: it was there; delete: it was there */
     int64_t created_us;
     /* private */
     nv_hub_loop *_loop;
@@ -78,8 +82,11 @@ typedef struct nv_receiver {
     nv_task _evict;
     nv_list _link;
     void (*_closed)(struct nv_receiver *receiver);
-    char _group[NV_GROUP_NAME_MAX + 1];
-    uint8_t _state;
+    nv_receiver_verdict _verdict; /* of opening */
+    nv_receiver_verdict _why;     /* of eviction */
+    size_t _group_len;
+    char _group[NV_GROUP_NAME_MAX];
+    uint8_t _state; /* the link's loop only */
 } nv_receiver;
 void nv_receiver_open(nv_hub_loop *loop, nv_receiver *receiver);
 /** Also one that was not answered yet or was evicted. @p done on its loop; only then may the memory go, and nothing
@@ -93,5 +100,7 @@ typedef struct nv_event_hub nv_event_hub;
 /** Loads the groups. Blocks. @p entity NULL: the default. */
 NV_NODISCARD nv_err nv_event_hub_new(nv_event_hub **out, nv_hub *hub, const char *entity, nv_buf *why);
 void nv_event_hub_free(nv_event_hub *event_hub);
+/** Nothing asked of the store is on its way. Thread: the owner's loop. */
+bool nv_event_hub_idle(const nv_event_hub *event_hub);
 
 #endif

@@ -5,6 +5,7 @@
 #include "base/hash.h"
 #include "core/c2d.h"
 #include "core/devices.h"
+#include "core/event_hub.h"
 #include "core/events.h"
 #include "core/fault.h"
 #include "core/identity.h"
@@ -68,6 +69,11 @@ nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why)
         nv_refusals_new(hub->limits.refusals_identities, hub->limits.refusals_per_identity, nv_rng_u64(config->rng));
     hub->faults = config->fault_injection ? nv_faults_new() : NULL;
     make_loops(hub, config);
+    err = nv_event_hub_new(&hub->event_hub, hub, config->entity, why);
+    if (err != NV_OK) {
+        nv_hub_free(hub);
+        return err;
+    }
     hub->run = nv_rng_u64(config->rng) >> 1;
     hub->events = config->events ? nv_events_new(hub, config->events) : NULL;
     for (size_t i = 0; i < hub->loop_count && nv_events_wanted(hub, NV_SOURCE_CONNECTION_STATE); i++) {
@@ -84,6 +90,7 @@ void nv_hub_free(nv_hub *hub)
         return;
     }
     nv_events_free(hub->events);
+    nv_event_hub_free(hub->event_hub);
     for (size_t i = 0; i < hub->loop_count; i++) {
         nv_methods_free(hub->loops[i].methods);
         nv_c2d_free(hub->loops[i].c2d);
@@ -205,7 +212,8 @@ static void settle_on_loop(nv_task *task)
 /* Nothing is on its way to log or state, and nothing will be. */
 static void look_whether_settled(nv_hub_loop *loop)
 {
-    if (nv_device_table_idle(loop->devices) && nv_methods_idle(loop->methods) && nv_c2d_idle(loop->c2d)) {
+    if (nv_device_table_idle(loop->devices) && nv_methods_idle(loop->methods) && nv_c2d_idle(loop->c2d) &&
+        (loop->index != loop->hub->shard_to_loop[0] || nv_event_hub_idle(loop->hub->event_hub))) {
         nv_device_table_close(loop->devices);
         sem_post(loop->_settling);
         loop->_settling = NULL;

@@ -25,6 +25,7 @@ struct nv_telemetry;
 struct nv_device_table;
 struct nv_events;
 struct nv_events_config;
+struct nv_event_hub;
 
 #define NV_SHARDS 1024u
 
@@ -39,7 +40,8 @@ typedef struct nv_hub_config {
     nv_exec *const *loops; /* one executor per loop; borrowed */
     size_t loop_count;
     const struct nv_events_config *events; /* core/events.h; copied; NULL: none is written, none is drained */
-    bool azure;                            /* nv_hub.azure */
+    const char *entity;   /* name of the built-in event hub; NULL or "": the first label of the hub's name; copied */
+    bool azure;           /* nv_hub.azure */
     bool known_keys;      /* policies get fixed, well-known keys on an empty store (--dev-known-keys) */
     bool fault_injection; /* devices may ask for faults (testing.fault_injection) */
 } nv_hub_config;
@@ -51,8 +53,9 @@ struct nv_hub {
     struct nv_policies *policies; /* shared access policies of the hub; core/policies.h */
     struct nv_registry *registry; /* snapshots kept in memory; made by nv_registry_new in nv_hub_new; core/registry.h */
     nv_refusals *refusals;
-    struct nv_faults *faults; /* core/fault.h; NULL: faults are not asked for */
-    struct nv_events *events; /* core/events.h; or NULL */
+    struct nv_faults *faults;       /* core/fault.h; NULL: faults are not asked for */
+    struct nv_events *events;       /* core/events.h; or NULL */
+    struct nv_event_hub *event_hub; /* core/event_hub.h */
     const nv_clock *clock;
     nv_rng *rng;
     nv_limits limits;
@@ -87,7 +90,7 @@ struct nv_hub_loop {
     void *_settling;                 /* nv_hub_settle waits */
 };
 
-/** Blocks while policies are loaded. */
+/** Blocks while policies and consumer groups are loaded. */
 NV_NODISCARD nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why);
 /** All sessions are gone and the executors are drained. NULL is fine. */
 void nv_hub_free(nv_hub *hub);

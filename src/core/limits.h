@@ -43,6 +43,8 @@
     X(twin_reported_bytes, "bytes", 32768, 32768, "size of reported properties: 400")                                  \
     X(twin_inflight, "requests", 64, 16, "twin requests of one connection in flight: the hub stops reading")           \
     X(queries, "queries", 64, 64, "running queries: 429")                                                              \
+    X(consumer_groups, "groups", 1000, 50, "403 TooManyConsumerGroups")                                                \
+    X(readers_per_partition, "readers", 5, 5, "of a group and partition, without an owner level: the link is refused") \
     X(websocket_frame_bytes, "bytes", 1048576, 1048576, "longer WebSocket messages: the connection is closed")         \
     X(sas_clock_skew_s, "seconds", 0, 0, "token that expired longer ago: refused")                                     \
     X(readers, "readers", 256, 256, "further readers of events: 429")                                                  \

@@ -25,6 +25,7 @@
     X(IotHubQuotaExceeded, 403002, 403, "The quota of messages is used up")                                            \
     X(DeviceMaximumQueueDepthExceeded, 403004, 403, "The queue of the device is full")                                 \
     X(TooManyDevices, 413002, 403, "The hub holds as many devices as its limit allows")                                \
+    X(TooManyConsumerGroups, 413004, 403, "There are as many consumer groups as the limit allows")                     \
     X(DeviceNotFound, 404001, 404, "")                                                                                 \
     X(ModuleNotFound, 404010, 404, "")                                                                                 \
     X(DeviceNotOnline, 404103, 404, "The device is not online, or takes no direct methods")                            \

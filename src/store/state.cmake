@@ -1,5 +1,5 @@
 # The state store.
-nv_library(nv_state SOURCES state.c state_c2d.c state_db.c state_outbox.c state_session.c state_twin.c state_txn.c
+nv_library(nv_state SOURCES state.c state_c2d.c state_db.c state_groups.c state_outbox.c state_session.c state_twin.c state_txn.c
     DEPS nv_base PkgConfig::SQLITE)
 nv_test(state_test SOURCES state_test.c DEPS nv_state)
 nv_test(state_scan_test SOURCES state_scan_test.c DEPS nv_state)

@@ -9,6 +9,7 @@
 
 #include "base/attrs.h"
 #include "base/diag.h"
+#include "store/state_groups.h"
 #include "support/fault_disk.h"
 #include "support/fault_vfs.h"
 
@@ -96,6 +97,15 @@ static nv_err put_all(step *self, nv_txn *txn, nv_span id)
     return err == NV_OK ? nv_txn_identity_put(txn, &row) : err;
 }
 
+/* A consumer group of each present device, as old as the operation is new. */
+static nv_err put_group(const step *self, nv_txn *txn)
+{
+    char text[16];
+    nv_group_row row = {name_of(text, sizeof(text), 'G', self->key), self->number};
+    nv_err err = nv_txn_group_delete(txn, row.name);
+    return err == NV_OK && self->kind != DELETE ? nv_txn_group_put(txn, &row) : err;
+}
+
 static nv_err run_step(nv_state_op *op, nv_txn *txn)
 {
     step *self = nv_container_of(op, step, op);
@@ -104,6 +114,7 @@ static nv_err run_step(nv_state_op *op, nv_txn *txn)
     char value_text[16];
     nv_span id = name_of(id_text, sizeof(id_text), 'd', self->key);
     nv_err err = self->kind == DELETE ? nv_txn_identity_delete(txn, id, NV_SPAN_EMPTY) : put_all(self, txn, id);
+    err = err == NV_OK ? put_group(self, txn) : err;
     err = err == NV_OK ? nv_txn_meta_put(txn, name_of(fact_text, sizeof(fact_text), 'f', self->key),
                                          name_of(value_text, sizeof(value_text), 'n', self->number))
                        : err;
@@ -158,6 +169,17 @@ typedef struct check {
     uint64_t enabled;
     uint64_t modules;
 } check;
+
+static void expect_group(world *w, nv_txn *txn, uint32_t key, uint32_t number)
+{
+    char text[16];
+    nv_group_row row = {0};
+    nv_err err = nv_txn_group_get(txn, name_of(text, sizeof(text), 'g', key), &row);
+    uint64_t found = err == NV_OK ? (uint64_t)row.created_us : 0;
+    if (found != number) {
+        complain(w, "the consumer group is not the device's", key, found, number);
+    }
+}
 
 static nv_err expect_present(world *w, nv_txn *txn, nv_span id, uint32_t key, uint32_t number)
 {
@@ -221,8 +243,10 @@ static nv_err check_key(check *self, nv_txn *txn, uint32_t key)
         self->devices++;
         self->modules++;
         self->enabled += number % 2 == 0 ? 1 : 0;
+        expect_group(w, txn, key, (uint32_t)number);
         return expect_present(w, txn, id, key, (uint32_t)number);
     }
+    expect_group(w, txn, key, 0);
     return expect_absent(w, txn, id, key);
 }
 

@@ -35,6 +35,7 @@ static const char *const migrations[] = {
     "CREATE TABLE policies (name TEXT NOT NULL PRIMARY KEY, rights INTEGER NOT NULL, primary_key BYTEA NOT NULL,"
     " secondary_key BYTEA NOT NULL);",
     NV_SQL_TWIN_SCHEMA NV_SQL_C2D_SCHEMA NV_SQL_OUTBOX_SCHEMA,
+    NV_SQL_GROUPS_SCHEMA,
 };
 #define SCHEMA_VERSION ((int64_t)NV_COUNT_OF(migrations))
 

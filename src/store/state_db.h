@@ -5,6 +5,7 @@
 #include "base/arena.h"
 #include "store/state.h"
 #include "store/state_c2d_sql.h"
+#include "store/state_groups_sql.h"
 #include "store/state_outbox_sql.h"
 #include "store/state_twin_sql.h"
 
@@ -70,7 +71,8 @@
                 "ON CONFLICT (name) DO UPDATE SET value = excluded.value")                                             \
     NV_SQL_TWIN_TABLE(X)                                                                                               \
     NV_SQL_C2D_TABLE(X)                                                                                                \
-    NV_SQL_OUTBOX_TABLE(X)
+    NV_SQL_OUTBOX_TABLE(X)                                                                                             \
+    NV_SQL_GROUPS_TABLE(X)
 
 typedef enum nv_sql {
 #define X(id, text) NV_SQL_##id,

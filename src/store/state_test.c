@@ -2,6 +2,7 @@
 #include "store/state.h"
 
 #include "base/attrs.h"
+#include "store/state_groups.h"
 
 #include <fcntl.h>
 #include <semaphore.h>
@@ -663,6 +664,38 @@ static void what_is_not_our_store_is_refused(void **state)
     assert_int_equal(open_state(w, 0), NV_OK);
 }
 
+typedef struct group_look {
+    size_t count;
+    int64_t created_us;
+} group_look;
+
+static nv_err look_at_group(void *arg, const nv_group_row *row)
+{
+    group_look *look = arg;
+    look->count++;
+    look->created_us = row->created_us;
+    return nv_span_eq_str(row->name, "$Default") ? NV_OK : NV_E_CORRUPT;
+}
+
+static nv_err look_at_groups(nv_txn *txn, void *arg)
+{
+    return nv_txn_groups(txn, look_at_group, arg);
+}
+
+static void an_older_store_is_migrated(void **state)
+{
+    world *w = *state;
+    char path[128];
+    nv_state_close(w->state);
+    sql(path_in(w, "state.db", path), "DROP TABLE consumer_groups; DELETE FROM schema_migrations WHERE version > 2;"
+                                      "UPDATE schema_migrations SET applied_us = 123456; PRAGMA user_version = 2");
+    assert_int_equal(open_state(w, 0), NV_OK);
+    group_look look = {.count = 0};
+    assert_int_equal(do_write(w, look_at_groups, &look), NV_OK);
+    assert_int_equal(look.count, 1);
+    assert_int_equal(look.created_us, 123456); /* as old as the store */
+}
+
 static void a_folder_without_permission_is_refused(void **state)
 {
     world *w = *state;
@@ -705,6 +738,7 @@ int main(void)
         TEST(files_are_private_and_the_store_keeps_its_id),
         TEST(a_second_hub_on_the_same_data_is_refused),
         TEST(what_is_not_our_store_is_refused),
+        TEST(an_older_store_is_migrated),
         TEST(a_folder_without_permission_is_refused),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

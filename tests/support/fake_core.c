@@ -3,6 +3,7 @@
 #include "base/alloc.h"
 #include "base/list.h"
 #include "base/map.h"
+#include "store/state_groups.h"
 #include "support/fake_cloud.h"
 
 #include <assert.h>
@@ -454,12 +455,18 @@ typedef struct fake_session {
     char key[];
 } fake_session;
 
+#define FAKE_GROUPS 8u
+
 struct nv_state {
     size_t loads;
     nv_map sessions;
     nv_err status;
     bool hold;
     nv_state_op *held; /* newest first */
+    struct {
+        char name[NV_STATE_GROUP_NAME_MAX];
+        size_t len;
+    } groups[FAKE_GROUPS]; /* len 0: none */
 };
 
 static nv_span session_key(const nv_state_session *session, char *key)
@@ -526,7 +533,44 @@ nv_err nv_state_session_store(nv_state *state, nv_state_session *session)
     return NV_OK;
 }
 
-/* Operations on tables: this hub has none. */
+/* Consumer groups, all of them as old as the fake clock's start. */
+nv_err nv_state_groups_load(nv_state *state, nv_state_groups *groups)
+{
+    nv_group_row row = {nv_span_str("$Default"), FAKE_NOW_US};
+    groups->begin(groups->arg);
+    nv_err err = groups->visit(groups->arg, &row);
+    for (size_t i = 0; err == NV_OK && i < FAKE_GROUPS; i++) {
+        row.name = nv_span_of(state->groups[i].name, state->groups[i].len);
+        err = row.name.len ? groups->visit(groups->arg, &row) : NV_OK;
+    }
+    finish_op(&groups->op, err);
+    return NV_OK;
+}
+
+nv_err nv_state_group_change_do(nv_state *state, nv_state_group_change *change)
+{
+    size_t at = FAKE_GROUPS;
+    size_t empty = FAKE_GROUPS;
+    for (size_t i = 0; i < FAKE_GROUPS; i++) {
+        nv_span name = nv_span_of(state->groups[i].name, state->groups[i].len);
+        at = name.len && nv_span_eq_nocase(name, change->name) ? i : at;
+        empty = name.len == 0 ? i : empty;
+    }
+    change->existed = at < FAKE_GROUPS;
+    change->created_us = FAKE_NOW_US;
+    nv_err status = state->status;
+    if (status == NV_OK && change->create && !change->existed) {
+        assert(empty < FAKE_GROUPS && change->name.len <= NV_STATE_GROUP_NAME_MAX);
+        memcpy(state->groups[empty].name, change->name.ptr, change->name.len);
+        state->groups[empty].len = change->name.len;
+    } else if (status == NV_OK && !change->create && change->existed) {
+        state->groups[at].len = 0;
+    }
+    finish_op(&change->op, status);
+    return NV_OK;
+}
+
+/* Other operations on tables: this hub has none. */
 static nv_err refuse_op(nv_state_op *op)
 {
     finish_op(op, NV_E_UNSUPPORTED);
