@@ -156,7 +156,8 @@ void amqp_operation_begin(amqp_server *s);
 void amqp_operation_end(amqp_server *s);
 
 /** Every link of a service node is registered here, so that it ends when its principal does: called by server.c before
- * open(). The link kinds keep their own object in link->owner and free it in detached(). */
+ * open(). The link kinds keep their own object in link->owner and free it in detached(): server.c calls that too (if
+ * link->ops is set) before it detaches a link whose principal is no more. */
 typedef void (*amqp_open_fn)(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address);
 #define X(id, who, open)                                                                                               \
     void open(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address);
