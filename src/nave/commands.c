@@ -148,6 +148,14 @@ const nv_command nv_commands[] = {
      "Connects again when the hub restarts, and goes on behind the last message it showed.",
      "  nave monitor\n  nave monitor --device pump1 --from beginning\n  nave monitor --count 10 -o json\n",
      monitor_flags, true, false, nv_cmd_monitor},
+    {"consumer-group", "add", "NAME", 1, 1, "Make a consumer group of the built-in endpoint",
+     "Whoever reads in a group of its own reads everything, and disturbs nobody; a group holds no messages and costs\n"
+     "nothing. $Default is always there.",
+     "  nave consumer-group add archive\n", NULL, true, false, nv_cmd_group_add},
+    {"consumer-group", "list", "", 0, 0, "List the consumer groups", "", "  nave consumer-group list -o json\n", NULL,
+     true, false, nv_cmd_group_list},
+    {"consumer-group", "rm", "NAME", 1, 1, "Remove a consumer group", "Who reads in it is disconnected.",
+     "  nave consumer-group rm archive\n", NULL, true, false, nv_cmd_group_rm},
     {"sas", NULL, "", 0, 0, "Make a shared access signature (a token)",
      "For a device the hub is asked for its key, unless --key gives it. Policies are read from the data folder, also\n"
      "while the hub is stopped.",

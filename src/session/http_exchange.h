@@ -42,7 +42,7 @@ enum {
 
 typedef struct nv_http_route {
     nv_http_method method;
-    const char *path; /* "/devices/{d}/modules/{m}", {c} a component, {n} a command, {t} a lock; fixed segments match in
+    const char *path; /* "/devices/{d}/modules/{m}", {c} a component, {n} a name, {t} a lock; fixed segments match in
                          any case */
     uint32_t rights;  /* the policy needs all of them */
     uint32_t flags;
@@ -77,7 +77,7 @@ struct nv_http_exchange {
     nv_span device_id; /* from the path */
     nv_span module_id;
     nv_span component;
-    nv_span command;
+    nv_span command; /* {n} */
     nv_span lock_token;
     nv_identity *device; /* of the device API: who asks; a reference */
     bool as_device;      /* authorized by the edge device's own credential */
@@ -214,6 +214,10 @@ void nv_http_feedback_complete(nv_http_exchange *x);
 void nv_http_feedback_abandon(nv_http_exchange *x);
 void nv_http_message_send(nv_http_exchange *x);
 void nv_http_events(nv_http_exchange *x);
+void nv_http_groups_list(nv_http_exchange *x);
+void nv_http_group_get(nv_http_exchange *x);
+void nv_http_group_put(nv_http_exchange *x);
+void nv_http_group_delete(nv_http_exchange *x);
 void nv_http_hub(nv_http_exchange *x);
 void nv_http_policies(nv_http_exchange *x);
 void nv_http_refusals(nv_http_exchange *x);

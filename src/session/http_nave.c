@@ -3,6 +3,7 @@
 
 #include "base/clock.h"
 #include "codec/ids.h"
+#include "core/event_hub.h"
 #include "core/policies.h"
 
 #include <stdio.h>
@@ -24,6 +25,8 @@ static void write_names(nv_json_writer *w, const nv_hub *hub)
         nv_json_string(w, hub->host_names[i]);
     }
     nv_json_end_array(w);
+    nv_json_key(w, "eventHub");
+    nv_json_string(w, nv_event_hub_entity(hub));
     nv_json_key(w, "version");
     nv_json_str(w, NV_VERSION);
 }

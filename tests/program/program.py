@@ -124,7 +124,8 @@ def admin(hub, path):
 def words():
     assert re.fullmatch(r"nave \d+\.\d+\.\d+\n", nave("version")[0])
     overview = nave("help")[0]
-    for line in ("device add", "twin patch", "method", "send", "query", "monitor", "doctor", "hub show", "sas"):
+    for line in ("device add", "twin patch", "method", "send", "query", "monitor", "doctor", "hub show", "sas",
+                 "consumer-group add"):
         assert line in overview, overview
     assert nave("--help")[0] == overview
     assert "nave device add pump1" in nave("help", "device", "add")[0]
@@ -140,6 +141,7 @@ def words():
                       (["twin"], "verb"), (["twin", "patch", "x"], "missing"), (["method", "x"], "missing"),
                       (["send", "x"], "missing"), (["send", "x", "y", "-p", "z"], "NAME=VALUE"),
                       (["send", "x", "y", "--ack", "some"], "--ack"), (["send", "x", "y", "--ttl", "0"], "--ttl"),
+                      (["consumer-group"], "verb"), (["consumer-group", "add"], "NAME is missing"),
                       (["query"], "missing"), (["query", "x", "--page", "0"], "--page"),
                       (["completion", "fish"], "bash")):
         out, err = nave(*bad, code=2)
@@ -374,6 +376,28 @@ def messages():
         assert "a=b" in taken[0] and "%24.mid=m1" in taken[0] and "c=d%3De" in taken[0], taken[0]
         one_sentence(hub.cli("send", "nobody", "x", code=1)[1], "nobody", "DeviceNotFound")
         one_sentence(hub.cli("send", "d1", "@/nowhere", code=1)[1], "/nowhere")
+
+
+@case
+def consumer_groups():
+    with Hub() as hub:
+        assert [g["name"] for g in hub.json("consumer-group", "list")] == ["$Default"]
+        out, err = hub.cli("consumer-group", "add", "Archive")
+        assert out == "" and err == "consumer group Archive is made\n", (out, err)
+        assert "was there already" in hub.cli("consumer-group", "add", "archive")[1]
+        made = hub.json("consumer-group", "add", "web.1")
+        assert made["name"] == "web.1" and re.fullmatch(r"\d{4}-\d\d-\d\dT.*Z", made["createdTime"]), made
+        assert [line.split()[0] for line in hub.cli("consumer-group", "list")[0].splitlines()] == [
+            "name", "$Default", "Archive", "web.1"]
+        assert hub.cli("consumer-group", "rm", "WEB.1") == ("", "")
+        one_sentence(hub.cli("consumer-group", "rm", "web.1", code=1)[1], "no consumer group", "ResourceNotFound")
+        one_sentence(hub.cli("consumer-group", "rm", "$Default", code=1)[1], "$Default", "cannot be deleted")
+        one_sentence(hub.cli("consumer-group", "add", "a b", code=1)[1], "letters, digits", "ArgumentInvalid")
+        hub.stop()
+        hub.start()
+        remote = hub.json("hub", "show")
+        out = nave("consumer-group", "list", "--hub", remote["serviceConnectionString"], "--ca", remote["caFile"])[0]
+        assert "Archive" in out and "web" not in out, out
 
 
 @case
