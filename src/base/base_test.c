@@ -4,6 +4,7 @@
 #include "base/crc32c.h"
 #include "base/cursor.h"
 #include "base/diag.h"
+#include "base/guid.h"
 #include "base/map.h"
 #include "base/rng.h"
 #include "base/task.h"
@@ -175,6 +176,26 @@ static void tasks_run_in_order(void **state)
     nv_exec_queue_deinit(&queue);
 }
 
+static void guid_as_dotnet_has_it(void **state)
+{
+    (void)state;
+    static const uint8_t want[16] = {0x33, 0x22, 0x11, 0x00, 0x55, 0x44, 0x77, 0x66,
+                                     0x88, 0x99, 0xaa, 0xbb, 0xcc, 0xdd, 0xee, 0xff};
+    uint8_t got[16];
+    assert_true(nv_guid_to_net_bytes("00112233-4455-6677-8899-aabbccddeeff", got));
+    assert_memory_equal(got, want, sizeof(want));
+    assert_true(nv_guid_to_net_bytes("00112233-4455-6677-8899-AABBCCDDEEFF", got));
+    static const char *const wrong[] = {"",
+                                        "00112233-4455-6677-8899-aabbccddeef",
+                                        "00112233-4455-6677-8899-aabbccddeeff0",
+                                        "00112233+4455-6677-8899-aabbccddeeff",
+                                        "0011223-34455-6677-8899-aabbccddeeff",
+                                        "00112233-4455-6677-8899-aabbccddeefg"};
+    for (size_t i = 0; i < sizeof(wrong) / sizeof(wrong[0]); i++) {
+        assert_false(nv_guid_to_net_bytes(wrong[i], got));
+    }
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -182,6 +203,7 @@ int main(void)
         cmocka_unit_test(cursor_errors_stick),   cmocka_unit_test(map_survives_churn),
         cmocka_unit_test(crc32c_vectors),        cmocka_unit_test(time_has_seven_digits),
         cmocka_unit_test(diag_cannot_be_forged), cmocka_unit_test(tasks_run_in_order),
+        cmocka_unit_test(guid_as_dotnet_has_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
