@@ -201,7 +201,7 @@ static void event(fuzz *f, uint8_t what)
         }
         break;
     case 0x3E:
-        f->pair.out.max = nv_buf_len(&f->pair.out) + (what & 3) * 4; /* the peer reads little */
+        nv_buf_set_max(&f->pair.out, nv_buf_len(&f->pair.out) + (what & 3) * 4); /* the peer reads little */
         break;
     default:
         fake_log_set_health(&f->core, what & 1 ? NV_LOG_FAILED : NV_LOG_OK);

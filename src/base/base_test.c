@@ -41,6 +41,8 @@ static void buf_respects_its_maximum(void **state)
 {
     (void)state;
     nv_buf buf;
+    nv_buf_init(&buf, SIZE_MAX);
+    assert_int_equal(buf.max, UINT32_MAX);
     nv_buf_init(&buf, 100);
     uint8_t block[60] = {1};
     assert_int_equal(nv_buf_append(&buf, nv_span_of(block, 60)), NV_OK);
@@ -49,6 +51,12 @@ static void buf_respects_its_maximum(void **state)
     nv_buf_consume(&buf, 50);
     assert_int_equal(nv_buf_append(&buf, nv_span_of(block, 60)), NV_OK);
     assert_int_equal(nv_buf_len(&buf), 70);
+    nv_buf_truncate(&buf, 30);
+    assert_int_equal(nv_buf_len(&buf), 30);
+    nv_buf_set_max(&buf, 20); /* below what is there */
+    assert_int_equal(nv_buf_append(&buf, nv_span_of(block, 1)), NV_E_TOO_BIG);
+    nv_buf_consume(&buf, 11);
+    assert_int_equal(nv_buf_append(&buf, nv_span_of(block, 1)), NV_OK);
     nv_buf_deinit(&buf);
 }
 

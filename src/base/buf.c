@@ -7,7 +7,13 @@
 
 void nv_buf_init(nv_buf *buf, size_t max_bytes)
 {
-    *buf = (nv_buf){.max = max_bytes};
+    *buf = (nv_buf){0};
+    nv_buf_set_max(buf, max_bytes);
+}
+
+void nv_buf_set_max(nv_buf *buf, size_t max_bytes)
+{
+    buf->max = max_bytes < UINT32_MAX ? (uint32_t)max_bytes : UINT32_MAX;
 }
 
 void nv_buf_deinit(nv_buf *buf)
@@ -28,7 +34,7 @@ uint8_t *nv_buf_reserve(nv_buf *buf, size_t len)
     if (buf->start > 0 && buf->capacity - used >= len) {
         memmove(buf->data, buf->data + buf->start, used);
         buf->start = 0;
-        buf->end = used;
+        buf->end = (uint32_t)used;
         return buf->data + buf->end;
     }
     size_t capacity = buf->capacity ? buf->capacity : 64;
@@ -48,8 +54,8 @@ uint8_t *nv_buf_reserve(nv_buf *buf, size_t len)
     free(buf->data);
     buf->data = data;
     buf->start = 0;
-    buf->end = used;
-    buf->capacity = capacity;
+    buf->end = (uint32_t)used;
+    buf->capacity = (uint32_t)capacity;
     return data + used;
 }
 
@@ -97,7 +103,7 @@ nv_err nv_buf_printf(nv_buf *buf, const char *fmt, ...)
 void nv_buf_consume(nv_buf *buf, size_t len)
 {
     assert(len <= nv_buf_len(buf));
-    buf->start += len;
+    buf->start += (uint32_t)len;
     if (buf->start == buf->end) {
         buf->start = buf->end = 0;
     }
@@ -106,4 +112,10 @@ void nv_buf_consume(nv_buf *buf, size_t len)
 void nv_buf_clear(nv_buf *buf)
 {
     buf->start = buf->end = 0;
+}
+
+void nv_buf_truncate(nv_buf *buf, size_t len)
+{
+    assert(len <= nv_buf_len(buf));
+    buf->end = buf->start + (uint32_t)len;
 }

@@ -1,6 +1,7 @@
 /**
  * A growable byte queue that is born with its maximum: append at the end, consume at the start.
- * Growth past the maximum is refused with NV_E_TOO_BIG and leaves the content as it was.
+ * Growth past the maximum is refused with NV_E_TOO_BIG and leaves the content as it was. No buffer holds more than
+ * 4 GB - 1: half the size of the structure, of which every connection has some.
  */
 #ifndef NV_BASE_BUF_H
 #define NV_BASE_BUF_H
@@ -10,21 +11,21 @@
 #include "base/span.h"
 
 typedef struct nv_buf {
-    uint8_t *data;   /* owned; NULL while empty and never used */
-    size_t start;    /* first unread byte */
-    size_t end;      /* one past the last byte */
-    size_t capacity; /* allocated bytes */
-    size_t max;      /* content never grows past this */
+    uint8_t *data;     /* owned; NULL while empty and never used */
+    uint32_t start;    /* first unread byte */
+    uint32_t end;      /* one past the last byte */
+    uint32_t capacity; /* allocated bytes */
+    uint32_t max;      /* content never grows past this */
 } nv_buf;
 
-/** Allocates nothing. A zeroed nv_buf is valid for deinit, not for appending. */
+/** Allocates nothing. A zeroed nv_buf is valid for deinit, not for appending. A maximum above 4 GB - 1 becomes that. */
 void nv_buf_init(nv_buf *buf, size_t max_bytes);
 /** Free the memory; the buffer may be used again with the same maximum. */
 void nv_buf_deinit(nv_buf *buf);
 
 static inline size_t nv_buf_len(const nv_buf *buf)
 {
-    return buf->end - buf->start;
+    return (size_t)buf->end - buf->start;
 }
 
 static inline nv_span nv_buf_span(const nv_buf *buf)
@@ -40,7 +41,7 @@ static inline nv_span nv_buf_span(const nv_buf *buf)
 uint8_t *nv_buf_reserve(nv_buf *buf, size_t len);
 static inline void nv_buf_commit(nv_buf *buf, size_t len)
 {
-    buf->end += len;
+    buf->end += (uint32_t)len;
 }
 
 NV_NODISCARD nv_err nv_buf_append(nv_buf *buf, nv_span bytes);
@@ -51,5 +52,9 @@ NV_NODISCARD nv_err nv_buf_printf(nv_buf *buf, const char *fmt, ...) NV_PRINTF(2
 void nv_buf_consume(nv_buf *buf, size_t len);
 /** Drop the content, keep the memory. */
 void nv_buf_clear(nv_buf *buf);
+/** Keep the first @p len bytes, of which there are at least so many. */
+void nv_buf_truncate(nv_buf *buf, size_t len);
+/** Another maximum, which may be below what is there: then nothing can be appended until enough was consumed. */
+void nv_buf_set_max(nv_buf *buf, size_t max_bytes);
 
 #endif

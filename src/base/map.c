@@ -17,7 +17,7 @@ void nv_map_deinit(nv_map *map)
     *map = (nv_map){.seed = map->seed};
 }
 
-static uint64_t hash_key(const nv_map *map, nv_span key)
+static uint32_t hash_key(const nv_map *map, nv_span key)
 {
     /* The seed goes in before the final multiplications, so equal stable hashes still spread. */
     uint64_t h = (map->seed ^ key.len) * UINT64_C(0x9e3779b97f4a7c15);
@@ -26,21 +26,26 @@ static uint64_t hash_key(const nv_map *map, nv_span key)
     }
     h ^= h >> 32;
     h *= UINT64_C(0xff51afd7ed558ccd);
-    return h ^ h >> 29;
+    return (uint32_t)(h ^ h >> 29);
 }
 
-/* The slot that holds the key, or NULL. A deleted slot keeps key.ptr set and has no value. */
-static nv_map_slot *find(const nv_map *map, nv_span key, uint64_t hash)
+static nv_span key_of(const nv_map_slot *slot)
+{
+    return nv_span_of(slot->key, slot->len);
+}
+
+/* The slot that holds the key, or NULL. A deleted slot has a key and no value. */
+static nv_map_slot *find(const nv_map *map, nv_span key, uint32_t hash)
 {
     if (map->capacity == 0) {
         return NULL;
     }
     for (size_t i = hash & (map->capacity - 1);; i = (i + 1) & (map->capacity - 1)) {
         nv_map_slot *slot = &map->slots[i];
-        if (!slot->value && !slot->key.ptr) {
+        if (!slot->value && !slot->key) {
             return NULL;
         }
-        if (slot->value && slot->hash == hash && nv_span_eq(slot->key, key)) {
+        if (slot->value && slot->hash == hash && nv_span_eq(key_of(slot), key)) {
             return slot;
         }
     }
@@ -52,13 +57,13 @@ void *nv_map_get(const nv_map *map, nv_span key)
     return slot ? slot->value : NULL;
 }
 
-static void insert_new(nv_map *map, nv_span key, uint64_t hash, void *value)
+static void insert_new(nv_map *map, nv_span key, uint32_t hash, void *value)
 {
     size_t i = hash & (map->capacity - 1);
-    while (map->slots[i].value || map->slots[i].key.ptr) {
+    while (map->slots[i].value || map->slots[i].key) {
         i = (i + 1) & (map->capacity - 1);
     }
-    map->slots[i] = (nv_map_slot){key, value, hash};
+    map->slots[i] = (nv_map_slot){key.ptr, value, (uint32_t)key.len, hash};
     map->used++;
     map->count++;
 }
@@ -75,7 +80,7 @@ static void grow(nv_map *map)
     map->count = map->used = 0;
     for (size_t i = 0; i < old.capacity; i++) {
         if (old.slots[i].value) {
-            insert_new(map, old.slots[i].key, old.slots[i].hash, old.slots[i].value);
+            insert_new(map, key_of(&old.slots[i]), old.slots[i].hash, old.slots[i].value);
         }
     }
     free(old.slots);
@@ -83,13 +88,13 @@ static void grow(nv_map *map)
 
 void *nv_map_put(nv_map *map, nv_span key, void *value)
 {
-    assert(value && key.ptr);
-    uint64_t hash = hash_key(map, key);
+    assert(value && key.ptr && key.len <= UINT32_MAX);
+    uint32_t hash = hash_key(map, key);
     nv_map_slot *slot = find(map, key, hash);
     if (slot) {
         void *before = slot->value;
         slot->value = value;
-        slot->key = key; /* the old key may live in the old value */
+        slot->key = key.ptr; /* the old key may live in the old value */
         return before;
     }
     if ((map->used + 1) * 4 > map->capacity * 3) {
@@ -107,7 +112,7 @@ void *nv_map_remove(nv_map *map, nv_span key)
         return NULL;
     }
     void *value = slot->value;
-    *slot = (nv_map_slot){nv_span_of(&deleted, 0), NULL, 0};
+    *slot = (nv_map_slot){.key = &deleted};
     map->count--;
     return value;
 }

@@ -9,9 +9,10 @@
 #include "base/span.h"
 
 typedef struct nv_map_slot {
-    nv_span key;
-    void *value; /* NULL: empty or deleted */
-    uint64_t hash;
+    const uint8_t *key; /* of len bytes; NULL: the slot was never used */
+    void *value;        /* NULL: empty or deleted */
+    uint32_t len;
+    uint32_t hash;
 } nv_map_slot;
 
 typedef struct nv_map {
@@ -26,7 +27,8 @@ void nv_map_init(nv_map *map, uint64_t seed);
 /** Frees the table, never the values. */
 void nv_map_deinit(nv_map *map);
 void *nv_map_get(const nv_map *map, nv_span key);
-/** Insert or replace. @p value is not NULL. @return the value that was there before, or NULL */
+/** Insert or replace. @p value is not NULL, @p key shorter than 4 GB. @return the value that was there before, or NULL
+ */
 void *nv_map_put(nv_map *map, nv_span key, void *value);
 /** @return the value removed, or NULL */
 void *nv_map_remove(nv_map *map, nv_span key);

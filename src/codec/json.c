@@ -453,7 +453,7 @@ nv_err nv_json_compact(nv_span text, uint32_t max_depth, uint32_t max_values, nv
         s.err = NV_E_SYNTAX;
     }
     if (s.err != NV_OK && out) {
-        out->end = out->start + before;
+        nv_buf_truncate(out, before);
     }
     return s.err;
 }

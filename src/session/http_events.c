@@ -200,7 +200,7 @@ static void pump(events_op *op)
         write_event(op);
         size_t queued = nv_http_stream_queued(x) + nv_buf_len(&op->part);
         if (queued > bound && queued > nv_buf_len(&op->part) - before) {
-            op->part.end = op->part.start + before; /* it would pass the bound: it waits for room */
+            nv_buf_truncate(&op->part, before); /* it would pass the bound: it waits for room */
             break;
         }
         op->has_record = false;

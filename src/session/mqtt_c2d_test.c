@@ -469,7 +469,7 @@ static void test_peer_never_reads(void **state)
 {
     (void)state;
     bench *t = open_bound(&nv_limits_open, &d1, 1);
-    t->a.out.max = nv_buf_len(&t->a.out) + 100; /* full */
+    nv_buf_set_max(&t->a.out, nv_buf_len(&t->a.out) + 100); /* full */
     send(t, "this does not fit into what is left of the output at all, and that ends the session");
     run(t);
     assert_true(mqtt_pair_gone(&t->a));
