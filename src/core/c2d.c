@@ -7,6 +7,7 @@
 
 #include "base/alloc.h"
 #include "core/c2d_queue.h"
+#include "core/device_table.h"
 
 #include <assert.h>
 #include <stdio.h>
@@ -316,7 +317,9 @@ void nv_c2d_settle_do(nv_hub_loop *loop, nv_c2d_settle *settle)
 /* ---- receivers ---------------------------------------------------------------------------------------------- */
 
 typedef struct attach_op {
+    nv_task task;
     nv_c2d_waiter waiter;
+    nv_c2d_receiver *receiver;
 } attach_op;
 
 /* A failing store leaves it without messages until something of the queue works again. */
@@ -329,12 +332,11 @@ static void attach_ready(nv_c2d_waiter *waiter, nv_c2d_queue *queue, nv_hub_erro
 
 static void attach_on_shard(nv_task *task)
 {
-    nv_c2d_receiver *receiver = nv_container_of(task, nv_c2d_receiver, _task);
+    attach_op *self = nv_container_of(task, attach_op, task);
+    nv_c2d_receiver *receiver = self->receiver;
     nv_span device_id = receiver->identity->device_id;
     nv_c2d_queue *queue = nv_c2d_queue_of(c2d_of(receiver->_loop->hub, device_id), device_id);
-    receiver->_queue = queue;
-    nv_list_push_back(&queue->receivers, &receiver->_link);
-    attach_op *self = nv_calloc(1, sizeof(*self));
+    nv_c2d_queue_add_receiver(queue, receiver);
     self->waiter.ready = attach_ready;
     nv_c2d_queue_need(queue, &self->waiter);
     nv_c2d_queue_settle(queue);
@@ -348,7 +350,9 @@ void nv_c2d_attach(nv_hub_loop *loop, nv_c2d_receiver *receiver)
     receiver->_locked = 0;
     receiver->_queue = NULL;
     nv_list_init(&receiver->_link);
-    post_to_shard(loop, receiver->identity->device_id, &receiver->_task, attach_on_shard);
+    attach_op *self = nv_calloc(1, sizeof(*self));
+    self->receiver = receiver;
+    post_to_shard(loop, receiver->identity->device_id, &self->task, attach_on_shard);
 }
 
 typedef struct credit_op {
@@ -364,7 +368,9 @@ static void credit_on_shard(nv_task *task)
     uint32_t room = UINT32_MAX - receiver->_window;
     receiver->_window += self->more < room ? self->more : room;
     free(self);
-    nv_c2d_queue_settle(receiver->_queue);
+    if (receiver->_queue) { /* a queue at rest has nothing to hand out */
+        nv_c2d_queue_settle(receiver->_queue);
+    }
 }
 
 void nv_c2d_credit(nv_c2d_receiver *receiver, uint32_t more)
@@ -379,14 +385,16 @@ void nv_c2d_credit(nv_c2d_receiver *receiver, uint32_t more)
 typedef struct detach_op {
     nv_task task;
     nv_c2d_receiver *receiver;
+    void (*done)(nv_c2d_receiver *receiver);
 } detach_op;
 
 static void detached_on_loop(nv_task *task)
 {
     detach_op *self = nv_container_of(task, detach_op, task);
     nv_c2d_receiver *receiver = self->receiver;
+    void (*done)(nv_c2d_receiver *) = self->done;
     free(self);
-    receiver->_done(receiver);
+    done(receiver);
 }
 
 /* What it has comes back, each in its place; what it settled already goes its way without it. */
@@ -409,12 +417,23 @@ static void give_back(nv_c2d_queue *queue, const nv_c2d_receiver *receiver)
 static void detach_on_shard(nv_task *task)
 {
     detach_op *self = nv_container_of(task, detach_op, task);
-    nv_c2d_queue *queue = self->receiver->_queue;
-    nv_list_remove(&self->receiver->_link);
-    give_back(queue, self->receiver);
+    nv_c2d_receiver *receiver = self->receiver;
+    nv_c2d_queue *queue = receiver->_queue;
+    if (queue) {
+        nv_list_remove(&receiver->_link);
+        give_back(queue, receiver);
+    } else { /* it stands for its queue; or it did, and the device went */
+        nv_hub_loop *shard = nv_hub_shard_loop(receiver->_loop->hub, receiver->identity->device_id);
+        nv_c2d_receiver *standing = nv_device_take_receiver(shard, receiver->identity->device_id);
+        if (standing && standing != receiver) {
+            nv_device_keep_receiver(shard, receiver->identity->device_id, standing);
+        }
+    }
     self->task.run = detached_on_loop;
-    nv_post(self->receiver->_loop->exec, &self->task);
-    nv_c2d_queue_settle(queue);
+    nv_post(receiver->_loop->exec, &self->task);
+    if (queue) {
+        nv_c2d_queue_settle(queue);
+    }
 }
 
 void nv_c2d_detach(nv_c2d_receiver *receiver, void (*done)(nv_c2d_receiver *receiver))
@@ -422,8 +441,8 @@ void nv_c2d_detach(nv_c2d_receiver *receiver, void (*done)(nv_c2d_receiver *rece
     assert(!receiver->_detached);
     detach_op *self = nv_calloc(1, sizeof(*self));
     self->receiver = receiver;
+    self->done = done;
     receiver->_detached = true;
-    receiver->_done = done;
     post_to_shard(receiver->_loop, receiver->identity->device_id, &self->task, detach_on_shard);
 }
 
@@ -737,6 +756,7 @@ void nv_c2d_device_gone(nv_hub_loop *shard, nv_span device_id)
     nv_c2d *c2d = shard->c2d;
     nv_c2d_queue *queue = nv_map_get(&c2d->queues, device_id);
     if (!queue) {
+        (void)nv_device_take_receiver(shard, device_id); /* it gets nothing any more, until it is detached */
         return;
     }
     queue = nv_c2d_queue_of(c2d, device_id); /* no longer idle */

@@ -81,18 +81,19 @@ typedef struct nv_c2d_receiver {
     /* in */
     nv_identity *identity; /* borrowed from the session; a device */
     uint32_t credit;       /* how many may be locked by it at the same time */
+    /* private: the shard's loop */
+    uint32_t _window;
+    uint32_t _locked;
+    /* private: the session's loop */
+    bool _detached;
+    /* in */
     /** A message, locked for 60 s. The session keeps a reference if it needs it longer than the call. */
     void (*message)(struct nv_c2d_receiver *receiver, nv_c2d_message *message);
     /* private: the session's loop */
     nv_hub_loop *_loop;
-    nv_task _task;
-    void (*_done)(struct nv_c2d_receiver *receiver);
-    bool _detached;
     /* private: the shard's loop */
     nv_list _link;
-    void *_queue; /* nv_c2d_queue */
-    uint32_t _window;
-    uint32_t _locked;
+    void *_queue; /* nv_c2d_queue; NULL: the queue is at rest, or the device is gone */
 } nv_c2d_receiver;
 void nv_c2d_attach(nv_hub_loop *loop, nv_c2d_receiver *receiver);
 /**

@@ -4,6 +4,7 @@
 #include "core/c2d_queue.h"
 
 #include "base/alloc.h"
+#include "core/device_table.h"
 
 #include <assert.h>
 #include <stdlib.h>
@@ -54,6 +55,12 @@ void nv_c2d_written(nv_c2d_queue *queue)
 
 static void read_again(nv_timer *timer, int64_t now_us);
 
+void nv_c2d_queue_add_receiver(nv_c2d_queue *queue, nv_c2d_receiver *receiver)
+{
+    receiver->_queue = queue;
+    nv_list_push_back(&queue->receivers, &receiver->_link);
+}
+
 nv_c2d_queue *nv_c2d_queue_of(nv_c2d *c2d, nv_span device_id)
 {
     nv_c2d_queue *queue = nv_map_get(&c2d->queues, device_id);
@@ -75,6 +82,10 @@ nv_c2d_queue *nv_c2d_queue_of(nv_c2d *c2d, nv_span device_id)
     queue->id_len = device_id.len;
     memcpy(queue->id, device_id.ptr, device_id.len);
     nv_map_put(&c2d->queues, nv_c2d_queue_id(queue), queue);
+    nv_c2d_receiver *standing = nv_device_take_receiver(c2d->loop, device_id);
+    if (standing) {
+        nv_c2d_queue_add_receiver(queue, standing);
+    }
     return queue;
 }
 
@@ -83,13 +94,27 @@ static nv_c2d_entry *entry_of(nv_list *link)
     return nv_container_of(link, nv_c2d_entry, link);
 }
 
+/* Of its receivers at most one is left: it stands with the device. */
 static void queue_free(nv_c2d_queue *queue)
 {
     nv_timers_clear(&queue->c2d->loop->timers, &queue->retry);
+    nv_list *link = nv_list_pop_front(&queue->receivers);
+    if (link) {
+        nv_c2d_receiver *receiver = nv_container_of(link, nv_c2d_receiver, _link);
+        receiver->_queue = NULL;
+        nv_device_keep_receiver(queue->c2d->loop, nv_c2d_queue_id(queue), receiver);
+    }
     if (!queue->gone) {
         nv_map_remove(&queue->c2d->queues, nv_c2d_queue_id(queue));
     }
     free(queue);
+}
+
+/* Known to be empty, and one receives at most: the store's next put is told here first. */
+static bool can_rest(const nv_c2d_queue *queue)
+{
+    return queue->known && !queue->gone && nv_list_empty(&queue->entries) && queue->holds == 0 &&
+           queue->loaded_to >= queue->newest && queue->receivers.next == queue->receivers.prev;
 }
 
 /* Nobody receives: the messages are in the store. What is locked or in flight stays. */
@@ -123,16 +148,18 @@ static void keep_idle(nv_c2d_queue *queue)
 void nv_c2d_queue_settle(nv_c2d_queue *queue)
 {
     nv_c2d_queue_pump(queue);
-    bool wanted = !nv_list_empty(&queue->receivers) || !nv_list_empty(&queue->takes) ||
-                  !nv_list_empty(&queue->waiting) || queue->ops > 0;
-    if (wanted || nv_list_linked(&queue->idle)) {
+    bool received = !nv_list_empty(&queue->receivers);
+    bool busy = !nv_list_empty(&queue->takes) || !nv_list_empty(&queue->waiting) || queue->ops > 0;
+    if (busy || nv_list_linked(&queue->idle) || (received && !can_rest(queue))) {
         return;
     }
-    forget_window(queue);
+    if (!received) {
+        forget_window(queue);
+    }
     if (!nv_list_empty(&queue->entries)) {
         return;
     }
-    if (queue->gone || !queue->known) {
+    if (queue->gone || !queue->known || (received && !queue->used)) {
         queue_free(queue);
     } else {
         keep_idle(queue);
@@ -394,6 +421,7 @@ void nv_c2d_queue_stored(nv_c2d_queue *queue, nv_c2d_message *message)
     bool received = !nv_list_empty(&queue->receivers) || !nv_list_empty(&queue->takes);
     bool loaded = message->sequence <= queue->loaded_to; /* a read saw the commit before we were told */
     queue->newest = message->sequence > queue->newest ? message->sequence : queue->newest;
+    queue->used = true;
     if (up_to_date && room && received && !loaded) {
         append_entry(queue, entry_new(queue, message, 0));
     } else {

@@ -3,8 +3,12 @@
  * and handing out), c2d_end.c (what becomes of a message that was handed out), c2d.c (what sessions ask), c2d_expiry.c
  * (ends without a device), c2d_feedback.c (what services hear).
  *
- * A queue is in memory while somebody receives from it or something of it is in flight, and a little longer. Of its
- * messages a window is there, the oldest, and only while somebody receives. All of it belongs to the device's shard.
+ * A queue is in memory while something of it waits or is in flight, and a little longer if messages were sent to it. Of
+ * its messages a window is there, the oldest, and only while somebody receives. All of it belongs to the device's
+ * shard.
+ *
+ * Most devices receive and get nothing for hours. An empty queue with one receiver is at rest: it is not in memory, and
+ * the receiver stands with the entry of its device (core/device_table.h) until something asks for the queue.
  *
  *   stored:     | 3 | 4 | 5 | 6 | 7 | 8 | 9 |         the queue as committed
  *   in memory:  |LOCKED|ENDING|QUEUED|                sequences up to loaded_to; behind it only the store knows
@@ -58,6 +62,7 @@ struct nv_c2d_queue {
     nv_c2d *c2d;
     nv_list idle;           /* in nv_c2d.idle while nobody needs it */
     bool known;             /* the head was read */
+    bool used;              /* something was sent to it since it is in memory */
     bool gone;              /* the device is: nothing of it counts any more; in no map */
     bool reading;           /* head or window, in flight */
     bool stale;             /* what is being read may have ended meanwhile: read it again */
@@ -113,8 +118,9 @@ nv_c2d_message *nv_c2d_message_own(nv_c2d_message *message);
 
 /* ---- c2d_queue.c ---- */
 
-/** Found or made. */
+/** Found or made; with the receiver that stands for one at rest. nv_c2d_queue_need() is to follow. */
 nv_c2d_queue *nv_c2d_queue_of(nv_c2d *c2d, nv_span device_id);
+void nv_c2d_queue_add_receiver(nv_c2d_queue *queue, nv_c2d_receiver *receiver);
 /** Call ready() when the head is known: at once, or later. */
 void nv_c2d_queue_need(nv_c2d_queue *queue, nv_c2d_waiter *waiter);
 /** Hand out what can be. Keeps the queue: nv_c2d_queue_settle() at the end. */

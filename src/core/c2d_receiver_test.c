@@ -5,6 +5,7 @@
  */
 #include "base/attrs.h"
 #include "base/diag.h"
+#include "core/c2d_queue.h"
 #include "core/c2d_rig.h"
 #include "support/fault_disk.h"
 #include "support/fault_vfs.h"
@@ -366,6 +367,129 @@ static void failing_commits(void **state)
     nv_fault_disk_free(disk);
 }
 
+/* ---- queues at rest -------------------------------------------------------------------------------------------- */
+
+static size_t queues_in_memory(const c2d_rig *rig)
+{
+    size_t count = 0;
+    for (size_t i = 0; i < C2D_LOOPS; i++) {
+        count += rig->hub->loops[i].c2d->queues.count;
+    }
+    return count;
+}
+
+static void waiting_costs_no_queue(void **state)
+{
+    c2d_rig *rig = *state;
+    receiver *r = attach(rig, "d", 1, 0);
+    assert_int_equal(queues_in_memory(rig), 0);
+    nv_c2d_credit(&r->core, 1); /* of a queue at rest */
+    c2d_rig_settle(rig);
+    assert_int_equal(queues_in_memory(rig), 0);
+    send_many(rig, 3);
+    assert_int_equal(r->count, 2);
+    for (size_t i = 0; i < 3; i++) {
+        complete(rig, r->tokens[i]);
+    }
+    assert_int_equal(r->count, 3);
+    assert_int_equal(queues_in_memory(rig), 1); /* the next message is likely to be for it */
+    detach(r);
+    r = attach(rig, "d", 1, 1); /* another connection, of which nothing but its order is known */
+    send_many(rig, 1);
+    assert_int_equal(r->sequences[0], 4);
+    detach(r);
+}
+
+/* What was in the queue before it is read, then it rests; what comes then is handed out, in order. */
+static void rests_when_it_is_empty(void **state)
+{
+    c2d_rig *rig = *state;
+    send_many(rig, 2);
+    c2d_rig_close(rig);
+    assert_true(c2d_rig_open(rig));
+    receiver *none = attach(rig, "d", 0, 0); /* it can take nothing: the queue is not empty, and stays */
+    assert_int_equal(none->count, 0);
+    assert_int_equal(queues_in_memory(rig), 1);
+    nv_c2d_credit(&none->core, 1);
+    c2d_rig_settle(rig);
+    complete(rig, none->tokens[0]);
+    complete(rig, none->tokens[1]);
+    assert_int_equal(queues_in_memory(rig), 0);
+    send_many(rig, 1);
+    assert_int_equal(none->count, 3);
+    assert_int_equal(none->sequences[2], 3);
+    detach(none);
+    assert_int_equal(c2d_rig_depth(rig, "d"), 1);
+}
+
+static void others_at_the_queue_of_one_that_rests(void **state)
+{
+    c2d_rig *rig = *state;
+    receiver *first = attach(rig, "d", 1, 0);
+    assert_null(c2d_rig_take(rig, "d", NV_HUB_ERROR_NONE)); /* over HTTP: there is nothing */
+    assert_int_equal(c2d_rig_purge(rig, "d", NV_HUB_ERROR_NONE), 0);
+    assert_int_equal(queues_in_memory(rig), 0);
+    receiver *second = attach(rig, "d", 1, 1);
+    send_many(rig, 2);
+    assert_int_equal(first->count, 1);
+    assert_int_equal(second->count, 1);
+    complete(rig, first->tokens[0]);
+    complete(rig, second->tokens[0]);
+    detach(first);
+    send_many(rig, 1);
+    assert_int_equal(second->count, 2);
+    detach(second);
+}
+
+static void device_goes_while_it_rests(void **state)
+{
+    c2d_rig *rig = *state;
+    receiver *old = attach(rig, "d", 1, 0);
+    c2d_rig_remove(rig, "d");
+    nv_c2d_credit(&old->core, 1);
+    c2d_rig_settle(rig);
+    assert_true(c2d_rig_add(rig, "d"));
+    receiver *now = attach(rig, "d", 2, 0);
+    send_many(rig, 2);
+    assert_int_equal(old->count, 0); /* it is another device's */
+    assert_int_equal(now->count, 2);
+    complete(rig, now->tokens[0]);
+    complete(rig, now->tokens[1]);
+    detach(old);
+    send_many(rig, 1);
+    assert_int_equal(now->count, 3);
+    detach(now);
+}
+
+/* Of the queues that were used so many stay; the oldest of them rests, and wakes again. */
+static void the_least_used_rest(void **state)
+{
+    enum { DEVICES = NV_C2D_IDLE_QUEUES * C2D_LOOPS + 200 };
+    c2d_rig *rig = *state;
+    receiver **receivers = calloc(DEVICES, sizeof(*receivers));
+    char id[32];
+    for (size_t i = 0; i < DEVICES; i++) {
+        (void)snprintf(id, sizeof(id), "fleet-%zu", i);
+        assert_true(c2d_rig_add(rig, id));
+        receivers[i] = attach(rig, id, 1, i % C2D_LOOPS);
+    }
+    assert_int_equal(queues_in_memory(rig), 0);
+    for (size_t round = 0; round < 2; round++) {
+        for (size_t i = 0; i < DEVICES; i++) {
+            (void)snprintf(id, sizeof(id), "fleet-%zu", i);
+            assert_int_equal(c2d_rig_send(rig, id, "m", NV_ACK_NONE, 0, NULL), NV_HUB_ERROR_NONE);
+            assert_int_equal(receivers[i]->count, round + 1);
+            assert_int_equal(c2d_rig_settle_one(rig, id, receivers[i]->tokens[round], NV_C2D_COMPLETE),
+                             NV_HUB_ERROR_NONE);
+        }
+        assert_int_equal(queues_in_memory(rig), NV_C2D_IDLE_QUEUES * C2D_LOOPS);
+    }
+    for (size_t i = 0; i < DEVICES; i++) {
+        detach(receivers[i]);
+    }
+    free(receivers);
+}
+
 int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
@@ -381,6 +505,11 @@ int main(void)
         TEST(batch_closes_at_15_s),
         TEST(waiting_is_cancelled),
         TEST(feedback_grows_old),
+        TEST(waiting_costs_no_queue),
+        TEST(rests_when_it_is_empty),
+        TEST(others_at_the_queue_of_one_that_rests),
+        TEST(device_goes_while_it_rests),
+        TEST(the_least_used_rest),
         cmocka_unit_test(failing_commits),
     };
 #undef TEST

@@ -3,7 +3,7 @@
  * the shard reads whenever something is to go out; a task follows for those who wait for that.
  *
  *   session's loop                         shard's loop
- *   nv_claim_want     --- _want_task -->   watchers are told
+ *   nv_claim_want     --- _open ------->   watchers are told
  *   deliver()         <-- delivery -----   nv_devices_deliver
  */
 #include "base/alloc.h"
@@ -24,7 +24,7 @@ static uint32_t wants_of(const nv_claim *claim)
 
 static void want_on_shard(nv_task *task)
 {
-    nv_claim *claim = nv_container_of(task, nv_claim, _want_task);
+    nv_claim *claim = nv_container_of(task, nv_claim, _open);
     atomic_store_explicit(&claim->_want_posted, false, memory_order_release);
     nv_device_entry *e = claim->_entry;
     if (e->live != claim) {
@@ -41,8 +41,8 @@ static void want_on_shard(nv_task *task)
 static void tell_shard(nv_claim *claim)
 {
     if (!atomic_exchange_explicit(&claim->_want_posted, true, memory_order_acq_rel)) {
-        claim->_want_task.run = want_on_shard; /* one on its way reads what is so when it gets there */
-        nv_post(nv_hub_shard_loop(claim->_loop->hub, claim->identity->device_id)->exec, &claim->_want_task);
+        claim->_open.run = want_on_shard; /* one on its way reads what is so when it gets there */
+        nv_post(nv_hub_shard_loop(claim->_loop->hub, claim->identity->device_id)->exec, &claim->_open);
     }
 }
 

@@ -29,17 +29,17 @@ typedef struct nv_device_entry {
     nv_device_opening *opening; /* in flight on behalf of the holder */
     nv_list watchers;
     struct nv_connection_line *line; /* connection_events.c; NULL: nothing was told, or is to be */
-    uint32_t stores;                 /* of its session in flight: the next load must see them */
-    uint32_t saves;                  /* of its times in flight: until then the entry answers for presence */
-    uint32_t telling;                /* watchers are being told: the entry stays */
     /* under table->lock */
     nv_claim *live; /* the holder once it is granted; NULL: not connected */
     int64_t connection_updated_us;
     int64_t last_activity_us;
     /* again of the loop alone */
-    struct nv_device_entry *device; /* of a module */
-    nv_list modules;                /* of a device: their siblings */
-    nv_list sibling;
+    struct nv_device_entry *device;   /* of a module */
+    struct nv_c2d_receiver *receiver; /* of its messages, while their queue is at rest (c2d_queue.h); or NULL */
+    nv_list modules;                  /* of a device: their siblings; of a module: its own link there */
+    uint32_t stores;                  /* of its session in flight: the next load must see them */
+    uint32_t saves;                   /* of its times in flight: until then the entry answers for presence */
+    uint32_t telling;                 /* watchers are being told: the entry stays */
     uint16_t device_len;
     uint16_t key_len;
     char key[]; /* nv_identity_key */
@@ -74,6 +74,10 @@ nv_device_entry *nv_device_entry_find(const nv_device_table *table, nv_span devi
 nv_device_entry *nv_device_entry_make(nv_device_table *table, nv_span device_id, nv_span module_id);
 /** Forget the entry (and its device's) when nothing is of it any more. NULL is fine. */
 void nv_device_entry_drop_unused(nv_device_entry *e);
+/** The receiver of a device's messages stands here while their queue is not in memory: one, no other is there. */
+void nv_device_keep_receiver(nv_hub_loop *shard, nv_span device_id, struct nv_c2d_receiver *receiver);
+/** @return the one that stands here, from now on the caller's; NULL: none */
+struct nv_c2d_receiver *nv_device_take_receiver(nv_hub_loop *shard, nv_span device_id);
 /** With nobody holding the identity and nothing of it in flight, the newest claim comes next. */
 void nv_device_entry_open_next(nv_device_entry *e);
 

@@ -87,13 +87,12 @@ nv_device_entry *nv_device_entry_make(nv_device_table *table, nv_span device_id,
     nv_list_init(&e->claims);
     nv_list_init(&e->watchers);
     nv_list_init(&e->modules);
-    nv_list_init(&e->sibling);
     e->device_len = (uint16_t)device_id.len;
     e->key_len = (uint16_t)len;
     memcpy(e->key, key, len);
     if (module_id.len > 0) {
         e->device = nv_device_entry_make(table, device_id, NV_SPAN_EMPTY);
-        nv_list_push_back(&e->device->modules, &e->sibling);
+        nv_list_push_back(&e->device->modules, &e->modules);
     }
     pthread_mutex_lock(&table->lock);
     nv_map_put(&table->entries, nv_span_of(e->key, len), e);
@@ -103,7 +102,8 @@ nv_device_entry *nv_device_entry_make(nv_device_table *table, nv_span device_id,
 
 static bool is_unused(const nv_device_entry *e)
 {
-    return nv_list_empty(&e->claims) && nv_list_empty(&e->watchers) && nv_list_empty(&e->modules) && !e->opening &&
+    bool has_modules = nv_device_entry_is_device(e) && !nv_list_empty(&e->modules);
+    return nv_list_empty(&e->claims) && nv_list_empty(&e->watchers) && !has_modules && !e->opening && !e->receiver &&
            !e->line && e->stores == 0 && e->saves == 0 && e->telling == 0;
 }
 
@@ -111,13 +111,31 @@ void nv_device_entry_drop_unused(nv_device_entry *e)
 {
     while (e && is_unused(e)) {
         nv_device_entry *device = e->device;
-        nv_list_remove(&e->sibling);
+        nv_list_remove(&e->modules);
         pthread_mutex_lock(&e->table->lock);
         nv_map_remove(&e->table->entries, nv_span_of(e->key, e->key_len));
         pthread_mutex_unlock(&e->table->lock);
         free(e);
         e = device;
     }
+}
+
+void nv_device_keep_receiver(nv_hub_loop *shard, nv_span device_id, nv_c2d_receiver *receiver)
+{
+    nv_device_entry *e = nv_device_entry_make(shard->devices, device_id, NV_SPAN_EMPTY);
+    assert(!e->receiver);
+    e->receiver = receiver;
+}
+
+nv_c2d_receiver *nv_device_take_receiver(nv_hub_loop *shard, nv_span device_id)
+{
+    nv_device_entry *e = nv_device_entry_find(shard->devices, device_id, NV_SPAN_EMPTY);
+    nv_c2d_receiver *receiver = e ? e->receiver : NULL;
+    if (receiver) {
+        e->receiver = NULL;
+        nv_device_entry_drop_unused(e);
+    }
+    return receiver;
 }
 
 /* ---- evicting and granting --------------------------------------------------------------------------------- */
@@ -406,7 +424,7 @@ static void change_on_shard(nv_task *task)
         revoke_on_shard(e, c->identity);
         bool modules_too = nv_device_entry_is_device(e) && (!c->identity || !c->identity->enabled);
         for (nv_list *node = e->modules.next; modules_too && node != &e->modules; node = node->next) {
-            revoke_on_shard(nv_container_of(node, nv_device_entry, sibling), NULL);
+            revoke_on_shard(nv_container_of(node, nv_device_entry, modules), NULL);
         }
     }
     if (module_id.len == 0 && !c->identity) {

@@ -47,8 +47,6 @@ typedef enum nv_claim_state { NV_CLAIM_IDLE, NV_CLAIM_ASKED, NV_CLAIM_HELD, NV_C
 typedef struct nv_claim {
     /* in */
     nv_identity *identity; /* borrowed from the session */
-    nv_credential credential;
-    bool clean; /* forget the stored session (CleanSession=1) */
     void (*granted)(struct nv_claim *claim);
     /** Close with this reason (taken over, revoked): stop reading, let appends finish, then release. */
     void (*evict)(struct nv_claim *claim, nv_refusal why);
@@ -57,23 +55,24 @@ typedef struct nv_claim {
      * moment of sending. Valid during the call. NULL: the session wants nothing.
      */
     void (*deliver)(struct nv_claim *claim, const nv_delivery *delivery);
-    /* out, valid in granted(); the session's own from then on */
-    nv_err status; /* NV_OK or NV_E_IO */
+    nv_credential credential;
+    bool clean; /* forget the stored session (CleanSession=1) */
+    /* out, valid in granted(); the session's own from then on. In an order that leaves no holes: each connected device
+     * has a claim */
     bool session_present;
     uint8_t subscription_count;
+    bool _operated; /* private to the session's loop: nv_claim_operated was called */
+    nv_err status;  /* NV_OK or NV_E_IO */
     nv_subscription subscriptions[NV_SUBSCRIPTIONS_MAX];
     /* private: the session's loop */
     nv_claim_state _state;
+    _Atomic uint32_t _wants; /* read by the shard; the highest bit: it operated */
     nv_hub_loop *_loop;
-    void (*_done)(struct nv_claim *claim);
-    bool _operated;              /* nv_claim_operated was called */
     uint64_t _number;            /* unique in the process */
     _Atomic int64_t _touched_us; /* read by others */
-    _Atomic uint32_t _wants;     /* read by the shard; the highest bit: it operated */
-    _Atomic bool _want_posted;
-    nv_task _want_task;
-    nv_task _open;  /* asks, then comes back with the grant */
-    nv_task _close; /* releases, then comes back done */
+    nv_task _open;               /* asks, then comes back with the grant; then tells what is wanted */
+    nv_task _close;              /* releases, then comes back done */
+    void (*_done)(struct nv_claim *claim);
     /* private: the shard's loop */
     nv_task _evict;
     nv_list _link;
@@ -81,6 +80,8 @@ typedef struct nv_claim {
     nv_refusal _why;
     bool _evicted;
     bool _granted;
+    /* both */
+    _Atomic bool _want_posted;
 } nv_claim;
 
 /** Ask. granted() fires exactly once, later, on the session's loop, unless the claim is released before: then never. */

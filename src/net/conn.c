@@ -129,7 +129,7 @@ nv_conn *nv_conn_new(nv_loop *loop, nv_origin *origin, const struct sockaddr *ad
     char text[64]; /* "[v6]:port" */
     nv_address_format(address, text, sizeof(text));
     size_t size = strlen(text) + 1;
-    nv_conn *conn = nv_calloc(1, sizeof(*conn) + size);
+    nv_conn *conn = nv_calloc(1, offsetof(nv_conn, address) + size);
     memcpy(conn->address, text, size);
     conn->peer.address = nv_span_of(conn->address, size - 1);
     (void)uv_tcp_init(&loop->uv, &conn->tcp); /* without a family it makes no socket and cannot fail */
@@ -157,8 +157,7 @@ void nv_conn_push_layer(nv_conn *conn, nv_layer *layer)
         conn->top->above = layer;
     } else {
         /* The layers see to their bounds by nv_conn_room(); a record more must always fit. */
-        conn->wire.max = limits_of(conn)->pause_output_bytes + NV_SCRATCH_SIZE;
-        conn->bottom = layer;
+        nv_buf_set_max(&conn->wire, limits_of(conn)->pause_output_bytes + NV_SCRATCH_SIZE);
     }
     conn->top = layer;
 }
@@ -283,8 +282,9 @@ void nv_conn_end(nv_conn *conn, const char *why)
         return;
     }
     const char *cause = conn->why ? conn->why : why;
-    if (conn->state == NV_CONN_HANDSHAKE && conn->bottom) {
-        conn->bottom->ops->abandoned(conn->bottom, cause);
+    if (conn->state == NV_CONN_HANDSHAKE && conn->top) {
+        nv_layer *bottom = nv_layer_bottom(conn->top);
+        bottom->ops->abandoned(bottom, cause);
     }
     conn->origin->ended(conn->origin, conn, cause);
     conn->origin = NULL;
@@ -360,7 +360,7 @@ static const char *keep_rest(nv_conn *conn, bool in_rest, nv_span bytes, size_t 
         nv_buf_deinit(&conn->rest);
         return NULL;
     }
-    conn->rest.max = conn->session->max_pending + NV_SCRATCH_SIZE; /* the session may have raised it */
+    nv_buf_set_max(&conn->rest, conn->session->max_pending + NV_SCRATCH_SIZE); /* the session may have raised it */
     if (in_rest) {
         nv_buf_consume(&conn->rest, taken);
         return NULL;
@@ -419,7 +419,7 @@ const char *nv_layer_up(nv_layer *layer, const nv_window *window, size_t len)
 
 static bool reads_straight(const nv_conn *conn)
 {
-    return conn->state == NV_CONN_OPEN && !conn->bottom;
+    return conn->state == NV_CONN_OPEN && !conn->top;
 }
 
 static void on_alloc(uv_handle_t *handle, size_t suggested, uv_buf_t *buf)
@@ -444,13 +444,14 @@ static const char *take_bytes(nv_conn *conn, nv_span bytes)
     if (reads_straight(conn)) {
         return nv_conn_input(conn, &conn->loop->window, bytes.len);
     }
-    if (!conn->bottom) {
+    if (!conn->top) {
         const char *why = nv_tls_layer_server(conn, bytes);
         if (why) {
             return why;
         }
     }
-    return conn->bottom->ops->input(conn->bottom, bytes);
+    nv_layer *bottom = nv_layer_bottom(conn->top);
+    return bottom->ops->input(bottom, bytes);
 }
 
 static void on_read(uv_stream_t *stream, ssize_t len, const uv_buf_t *buf)
@@ -491,7 +492,7 @@ static size_t writing_bytes(const nv_conn *conn)
 static size_t queued_bytes(const nv_conn *conn)
 {
     size_t len = writing_bytes(conn) + nv_buf_len(&conn->wire);
-    for (const nv_layer *layer = conn->bottom; layer; layer = layer->above) {
+    for (const nv_layer *layer = conn->top; layer; layer = layer->below) {
         len += nv_buf_len(&layer->out);
     }
     return len;
@@ -572,8 +573,8 @@ static void on_written(uv_write_t *req, int status)
     nv_write *write = nv_container_of(req, nv_write, req);
     nv_conn *conn = req->handle->data;
     nv_loop_enter(conn->loop);
-    if (!conn->bottom) {
-        conn->wire.max += writing_bytes(conn);
+    if (!conn->top) {
+        nv_buf_set_max(&conn->wire, conn->wire.max + writing_bytes(conn));
     }
     conn->loop->out_bytes += (int64_t)writing_bytes(conn);
     conn->write = NULL;
@@ -599,8 +600,8 @@ static const char *write_later(nv_conn *conn)
     }
     nv_buf_clear(&conn->wire);
     conn->write = write;
-    if (!conn->bottom) {
-        conn->wire.max -= writing_bytes(conn);
+    if (!conn->top) {
+        nv_buf_set_max(&conn->wire, conn->wire.max - writing_bytes(conn));
     }
     uv_buf_t buf = uv_buf_init((char *)write->bytes.data, (unsigned)writing_bytes(conn));
     int rc = uv_write(&write->req, (uv_stream_t *)&conn->tcp, &buf, 1, on_written);
@@ -646,7 +647,7 @@ static void return_spare(nv_conn *conn)
     if (nv_buf_len(&conn->wire) > 0 || !conn->wire.data) {
         return;
     }
-    if (conn->bottom && !spare->data && conn->wire.capacity <= SPARE_MAX) {
+    if (conn->top && !spare->data && conn->wire.capacity <= SPARE_MAX) {
         *spare = (nv_buf){.data = conn->wire.data, .capacity = conn->wire.capacity};
         conn->wire.data = NULL;
         conn->wire.capacity = 0;
@@ -674,7 +675,7 @@ static const char *encode(nv_conn *conn)
 static const char *flush(nv_conn *conn)
 {
     const char *why = NULL;
-    if (conn->bottom) {
+    if (conn->top) {
         borrow_spare(conn);
     }
     for (;;) {

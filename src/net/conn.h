@@ -84,7 +84,6 @@ struct nv_conn {
     nv_buf wire; /* bytes for the socket */
     nv_buf rest; /* what the session has not taken yet */
     nv_layer *top;
-    nv_layer *bottom;
     nv_layer *next; /* to be put on top at the end of the turn, with a session of its own */
     nv_session *session;
     nv_loop *loop;
@@ -141,6 +140,15 @@ const char *nv_conn_input(nv_conn *conn, const nv_window *window, size_t len);
 /** The same for a layer: whoever is above it, a layer or the session, eats. */
 nv_window nv_layer_window(nv_layer *layer, uint8_t *scratch);
 const char *nv_layer_up(nv_layer *layer, const nv_window *window, size_t len);
+
+/** The one on the socket, from any above it. */
+static inline nv_layer *nv_layer_bottom(nv_layer *layer)
+{
+    while (layer->below) {
+        layer = layer->below;
+    }
+    return layer;
+}
 
 static inline nv_buf *nv_layer_below(nv_layer *layer)
 {

@@ -41,6 +41,7 @@ struct nv_tls_server {
     EVP_CIPHER *ticket_cipher;
     pthread_mutex_t lock; /* what follows */
     SSL_CTX *ctx;
+    SSL_CTX *settled;   /* of connections that need no session any more; NULL until the first */
     ticket_key keys[2]; /* the present one, the one before */
     int64_t rotate_at_us;
 };
@@ -348,6 +349,7 @@ void nv_tls_server_free(nv_tls_server *server)
         return;
     }
     SSL_CTX_free(server->ctx);
+    SSL_CTX_free(server->settled);
     EVP_CIPHER_free(server->ticket_cipher);
     pthread_mutex_destroy(&server->lock);
     nv_wipe(server->keys, sizeof(server->keys));
@@ -367,6 +369,43 @@ SSL *nv_tls_server_ssl(nv_tls_server *server)
     SSL *ssl = SSL_new(ctx);
     SSL_CTX_free(ctx);
     return ssl;
+}
+
+/* It never shakes hands: all it has is the method of TLS 1.3. @return borrowed, or NULL */
+static SSL_CTX *settled_ctx(nv_tls_server *server, const SSL *ssl)
+{
+    pthread_mutex_lock(&server->lock);
+    if (!server->settled) {
+        server->settled = SSL_CTX_new(SSL_get_ssl_method(ssl));
+        if (server->settled) { /* what the connection got from its own and looks up there again */
+            (void)SSL_CTX_set_app_data(server->settled, server);
+        }
+    }
+    SSL_CTX *settled = server->settled;
+    pthread_mutex_unlock(&server->lock);
+    return settled;
+}
+
+/*
+ * The session of a connection is what a ticket is made from, and the peer's certificate is in it. Once the ticket is
+ * sent and the certificate copied a TLS 1.3 server has no use for it: a kilobyte a connection, and the secret that
+ * opens its resumption. SSL_set_session() frees it without harm only where the connection's method is its context's
+ * (otherwise it changes the method, and begins anew); ours is for any version, so the connection moves to one that is
+ * for this version. Not under TLS 1.2, where MACs of records ask the session whether they exist, and not with a length
+ * of fragments agreed upon (RFC 6066 section 4), which stands there too.
+ */
+void nv_tls_server_forget_session(nv_tls_server *server, SSL *ssl)
+{
+    SSL_SESSION *session = SSL_get0_session(ssl);
+    if (SSL_version(ssl) != TLS1_3_VERSION || !session || SSL_SESSION_get_max_fragment_length(session) != 0) {
+        return;
+    }
+    SSL_CTX *settled = settled_ctx(server, ssl);
+    if (settled && SSL_CTX_get_ssl_method(settled) == SSL_get_ssl_method(ssl) &&
+        SSL_set_SSL_CTX(ssl, settled) == settled) {
+        (void)SSL_set_session(ssl, NULL);
+    }
+    ERR_clear_error();
 }
 
 const char *nv_tls_server_ca_file(const nv_tls_server *server)

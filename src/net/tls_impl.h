@@ -14,6 +14,11 @@ const char *nv_tls_layer_client(nv_conn *conn);
 
 /** A new SSL of the present certificate. NULL: out of memory */
 SSL *nv_tls_server_ssl(nv_tls_server *server);
+/**
+ * The handshake is over and its certificate was looked at: free what OpenSSL keeps for a resumption that a server never
+ * begins. SSL_get0_session() gives NULL from then on, if it could be done.
+ */
+void nv_tls_server_forget_session(nv_tls_server *server, SSL *ssl);
 /** To be named to clients; NULL when not known. Borrowed. */
 const char *nv_tls_server_ca_file(const nv_tls_server *server);
 /** A new SSL that will insist on @p name. NULL: out of memory, or the name is not one */

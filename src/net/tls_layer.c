@@ -274,6 +274,7 @@ static const char *finish_handshake(tls_layer *tls)
         if (why) {
             return why;
         }
+        nv_tls_server_forget_session(conn->origin->tls_server, tls->ssl);
     }
     const unsigned char *alpn = NULL;
     unsigned alpn_len = 0;
@@ -487,6 +488,6 @@ const char *nv_tls_layer_client(nv_conn *conn)
     if (why) {
         return why;
     }
-    begin(tls_of(conn->bottom), NV_SPAN_EMPTY);
-    return handshake(tls_of(conn->bottom));
+    begin(tls_of(conn->top), NV_SPAN_EMPTY); /* the first layer, and the only one */
+    return handshake(tls_of(conn->top));
 }

@@ -5,6 +5,7 @@
 #include "net/client.h"
 #include "net/net_test_util.h"
 #include "net/pki.h"
+#include "net/tls_impl.h"
 
 #include <openssl/err.h>
 #include <openssl/ssl.h>
@@ -300,6 +301,93 @@ static void test_stop_reading(void **state)
     raw_expect(&r, "after\nand more\n");
     raw_deinit(&r);
     tls_hub_stop(&t);
+}
+
+/* The hub keeps no session: keys are exchanged all the same, and records keep the length that was agreed upon. */
+static void test_after_the_session(void **state)
+{
+    (void)state;
+    tls_hub t;
+    tls_hub_init(&t);
+    tls_hub_start(&t, 1, NULL);
+    static const uint8_t fragments[] = {TLSEXT_max_fragment_length_DISABLED, TLSEXT_max_fragment_length_512};
+    for (size_t i = 0; i < NV_COUNT_OF(fragments); i++) {
+        raw r;
+        raw_init(&r, &t);
+        assert_int_equal(SSL_set_tlsext_max_fragment_length(r.ssl, fragments[i]), 1);
+        assert_int_equal(SSL_connect(r.ssl), 1);
+        assert_int_equal(SSL_version(r.ssl), TLS1_3_VERSION);
+        for (int k = 0; k < 3; k++) {
+            raw_say(&r, "before\n");
+            raw_expect(&r, "before\n");
+            assert_int_equal(SSL_key_update(r.ssl, SSL_KEY_UPDATE_REQUESTED), 1);
+            raw_say(&r, "after\n");
+            raw_expect(&r, "after\n");
+        }
+        raw_say(&r, "stream 100000\n");
+        char block[20000];
+        int longest = 0;
+        for (int left = 100000; left > 0;) {
+            int n = SSL_read(r.ssl, block, left < (int)sizeof(block) ? left : (int)sizeof(block));
+            assert_true(n > 0);
+            longest = n > longest ? n : longest;
+            left -= n;
+        }
+        assert_true(fragments[i] ? longest == 512 : longest > 8192); /* one read gives one record at most */
+        raw_deinit(&r);
+    }
+    tls_hub_stop(&t);
+}
+
+static bool shake_hands(SSL *client, SSL *server)
+{
+    for (int i = 0; i < 10; i++) {
+        int rc = SSL_do_handshake(client);
+        if (SSL_do_handshake(server) == 1 && rc == 1) {
+            return true;
+        }
+    }
+    return false;
+}
+
+static void test_forget_session(void **state)
+{
+    (void)state;
+    static const struct {
+        int version;
+        uint8_t fragment;
+        bool kept;
+    } rows[] = {{TLS1_3_VERSION, TLSEXT_max_fragment_length_DISABLED, false},
+                {TLS1_3_VERSION, TLSEXT_max_fragment_length_1024, true},
+                {TLS1_2_VERSION, TLSEXT_max_fragment_length_DISABLED, true}};
+    nv_tls_server *server = server_new();
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        BIO *near_end = NULL;
+        BIO *far_end = NULL;
+        assert_int_equal(BIO_new_bio_pair(&near_end, 0, &far_end, 0), 1);
+        SSL *client = SSL_new(ctx);
+        SSL *ssl = nv_tls_server_ssl(server);
+        SSL_set_connect_state(client);
+        SSL_set_accept_state(ssl);
+        SSL_set_bio(client, near_end, near_end);
+        SSL_set_bio(ssl, far_end, far_end);
+        assert_int_equal(SSL_set_max_proto_version(client, rows[i].version), 1);
+        assert_int_equal(SSL_set_tlsext_max_fragment_length(client, rows[i].fragment), 1);
+        assert_true(shake_hands(client, ssl));
+        nv_tls_server_forget_session(server, ssl);
+        assert_int_equal(SSL_get0_session(ssl) != NULL, rows[i].kept);
+        char byte = 0;
+        assert_int_equal(SSL_write(ssl, "x", 1), 1);
+        assert_int_equal(SSL_read(client, &byte, 1), 1);
+        assert_int_equal(SSL_write(client, "y", 1), 1);
+        assert_int_equal(SSL_read(ssl, &byte, 1), 1);
+        assert_int_equal(byte, 'y');
+        SSL_free(client);
+        SSL_free(ssl);
+    }
+    SSL_CTX_free(ctx);
+    nv_tls_server_free(server);
 }
 
 static void test_goodbye(void **state)
@@ -831,6 +919,8 @@ int main(void)
         cmocka_unit_test(test_long_units),
         cmocka_unit_test(test_slow_reader),
         cmocka_unit_test(test_stop_reading),
+        cmocka_unit_test(test_after_the_session),
+        cmocka_unit_test(test_forget_session),
         cmocka_unit_test(test_goodbye),
         cmocka_unit_test(test_bytewise),
         cmocka_unit_test(test_resumption),

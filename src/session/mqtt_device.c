@@ -282,7 +282,7 @@ static size_t input(nv_session *session, nv_span bytes, int64_t now_us)
         nv_mqtt_packet packet;
         size_t consumed = 0;
         const char *why = "";
-        nv_err err = nv_mqtt_decode(left, m->max_packet, &packet, &consumed, &why);
+        nv_err err = nv_mqtt_decode(left, session->max_pending, &packet, &consumed, &why);
         if (NV_UNLIKELY(err != NV_OK)) {
             if (err == NV_E_MORE && m->state == MQTT_WAITING && packet.type != NV_MQTT_CONNECT) {
                 err = NV_E_SYNTAX; /* known by its first byte */
@@ -403,7 +403,7 @@ static void free_session(nv_session *session)
     free(m->will);
     free(m->pending_ack);
     free(m->fault);
-    free(m->stamp);
+    free((void *)(size_t)m->client.stamp.bytes.ptr);
     free(m);
 }
 
@@ -421,7 +421,6 @@ nv_session *nv_mqtt_device_new(nv_carrier *carrier)
                               .deadline_us = add_us(now_us, hub->limits.connect_deadline_s * NV_US_PER_S),
                               .max_pending = (size_t)hub->limits.unauthenticated_bytes,
                               .reading = true};
-    m->max_packet = (size_t)hub->limits.unauthenticated_bytes;
     m->heard_us = now_us;
     m->idle_us = INT64_MAX;
     m->expires_wall_us = INT64_MAX;

@@ -108,14 +108,14 @@ static bool will_is_telemetry(const mqtt_device *m, nv_span topic)
     return nv_topic_parse(topic, &owner, &parsed, &why) == NV_OK && parsed.kind == NV_TOPIC_TELEMETRY;
 }
 
-static void make_stamp(mqtt_device *m, const nv_auth_request *auth, nv_span model_id)
+void mqtt_make_stamp(mqtt_device *m, nv_span model_id)
 {
     nv_stamp stamp = {.device_id = m->identity->device_id,
                       .module_id = m->identity->module_id,
                       .generation_id = m->identity->generation_id,
                       .model_id = model_id,
-                      .scope = auth->scope,
-                      .type = auth->type};
+                      .scope = m->auth_scope,
+                      .type = m->auth_type};
     nv_buf encoded;
     nv_buf_init(&encoded, UINT16_MAX);
     if (nv_stamp_encode(&encoded, &stamp) != NV_OK) {
@@ -126,19 +126,19 @@ static void make_stamp(mqtt_device *m, const nv_auth_request *auth, nv_span mode
         }
     }
     size_t len = nv_buf_len(&encoded);
-    m->stamp = nv_malloc(len + 1);
+    uint8_t *bytes = nv_malloc(len + 1);
     if (len > 0) {
-        memcpy(m->stamp, nv_buf_span(&encoded).ptr, len);
+        memcpy(bytes, nv_buf_span(&encoded).ptr, len);
     }
     nv_buf_deinit(&encoded);
     nv_telemetry_client_init(m->session.carrier->loop->telemetry, &m->client, m->identity->device_id,
-                             nv_span_of(m->stamp, len));
+                             nv_span_of(bytes, len));
 }
 
 static void announce_model(mqtt_device *m)
 {
     nv_stamp stamp;
-    if (nv_stamp_decode(m->client.stamp.bytes, &stamp) == NV_OK && stamp.model_id.len > 0) {
+    if (mqtt_has_stamp(m) && nv_stamp_decode(m->client.stamp.bytes, &stamp) == NV_OK && stamp.model_id.len > 0) {
         nv_twin_announce_model(m->session.carrier->loop, m->identity, stamp.model_id);
     }
 }
@@ -164,8 +164,7 @@ static void granted(nv_claim *claim)
     }
     int64_t now_us = nv_mono_us(mqtt_hub(m)->clock);
     m->heard_us = now_us;
-    m->max_packet = (size_t)mqtt_hub(m)->limits.message_bytes + PUBLISH_OVERHEAD;
-    m->session.max_pending = m->max_packet;
+    m->session.max_pending = (size_t)mqtt_hub(m)->limits.message_bytes + PUBLISH_OVERHEAD;
     m->session.authenticated = true;
     mqtt_set_state(m, MQTT_OPEN);
     m->resumed = claim->session_present;
@@ -200,7 +199,11 @@ static void accept_identity(mqtt_device *m)
     m->persistent = !c->connect.clean;
     m->has_api_version = c->username.api_version.len > 0;
     m->silence_us = silence_of(mqtt_hub(m), c->connect.keep_alive_s);
-    make_stamp(m, &c->auth, c->username.model_id);
+    m->auth_scope = c->auth.scope;
+    m->auth_type = c->auth.type;
+    if (c->username.model_id.len > 0) {
+        mqtt_make_stamp(m, c->username.model_id);
+    }
     m->claim = (nv_claim){.identity = m->identity,
                           .credential = c->auth.credential,
                           .clean = c->connect.clean,

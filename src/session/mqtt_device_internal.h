@@ -90,8 +90,8 @@ typedef struct mqtt_fault {
 #define MQTT_IDLE_US (10 * NV_US_PER_S)
 
 typedef struct mqtt_device {
-    nv_session session; /* first member */
-    nv_telemetry_client client;
+    nv_session session;         /* first member */
+    nv_telemetry_client client; /* its stamp is owned; no bytes: nothing was published yet, and there is no model id */
     nv_claim claim;
     nv_identity *identity; /* a reference, from authentication on */
     mqtt_connecting *connecting;
@@ -99,15 +99,13 @@ typedef struct mqtt_device {
     mqtt_topic_cache *topic;
     mqtt_will *will;
     mqtt_pending_ack *pending_ack;
-    mqtt_c2d *c2d;     /* NULL: no subscription asks for messages */
-    mqtt_fault *fault; /* NULL: none was asked for */
-    uint8_t *stamp;
+    mqtt_c2d *c2d;           /* NULL: no subscription asks for messages */
+    mqtt_fault *fault;       /* NULL: none was asked for */
     int64_t heard_us;        /* monotonic: last sign of life */
     int64_t silence_us;      /* how long the peer may be silent */
     int64_t expires_wall_us; /* of the token */
     int64_t idle_us;         /* when to look whether buffers are idle; INT64_MAX: there are none */
-    size_t max_packet;
-    uint32_t operations; /* asked of the core and not come back; the session lives until they have */
+    uint32_t operations;     /* asked of the core and not come back; the session lives until they have */
     uint32_t twin_requests;
     size_t twin_bytes; /* what these hold, and what their answers may become */
     mqtt_state state;
@@ -122,6 +120,8 @@ typedef struct mqtt_device {
     bool operated : 1;        /* something was sent, received or subscribed to */
     bool resumed : 1;         /* of an earlier connection's session */
     uint8_t wants : 2;        /* what the claim was told */
+    uint8_t auth_scope : 2;   /* nv_auth_scope, for the stamp */
+    uint8_t auth_type : 2;    /* nv_auth_type */
 } mqtt_device;
 
 static inline nv_hub *mqtt_hub(const mqtt_device *m)
@@ -134,6 +134,11 @@ static inline nv_subject mqtt_subject(const mqtt_device *m)
     return (nv_subject){.connection = m->session.carrier->peer->connection_id,
                         .device = m->identity ? m->identity->device_id : NV_SPAN_EMPTY,
                         .module = m->identity ? m->identity->module_id : NV_SPAN_EMPTY};
+}
+
+static inline bool mqtt_has_stamp(const mqtt_device *m)
+{
+    return m->client.stamp.bytes.ptr != NULL;
 }
 
 static inline nv_topic_owner mqtt_owner(const mqtt_device *m)
@@ -180,6 +185,8 @@ static inline void mqtt_operated(mqtt_device *m)
 /** A whole CONNECT; @p bytes begins with it. */
 void mqtt_on_connect(mqtt_device *m, const nv_mqtt_packet *packet, nv_span bytes);
 void mqtt_connecting_free(mqtt_connecting *connecting);
+/** What the log keeps of the sender; from then on m->client may send. Once. */
+void mqtt_make_stamp(mqtt_device *m, nv_span model_id);
 /** Answer CONNECT with a refusal and close. */
 void mqtt_refuse_connect(mqtt_device *m, uint8_t code);
 

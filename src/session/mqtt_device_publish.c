@@ -121,9 +121,18 @@ static mqtt_topic_cache *topic_room(mqtt_device *m, size_t len)
     return larger;
 }
 
+/* Not before: most devices that wait for something publish nothing. */
+static inline void need_stamp(mqtt_device *m)
+{
+    if (NV_UNLIKELY(!mqtt_has_stamp(m))) {
+        mqtt_make_stamp(m, NV_SPAN_EMPTY);
+    }
+}
+
 /* Keep what a telemetry topic says. @return false: the session has ended */
 static bool learn_topic(mqtt_device *m, nv_span topic, nv_span bag)
 {
+    need_stamp(m);
     mqtt_topic_cache *t = topic_room(m, topic.len);
     t->len = 0; /* nothing is kept unless all goes well */
     t->counted = 0;
@@ -258,6 +267,7 @@ static bool add_message_type(nv_buf *properties, const mqtt_will *will)
 bool mqtt_send_will(mqtt_device *m)
 {
     const mqtt_will *will = m->will;
+    need_stamp(m);
     nv_topic topic;
     const char *why = "";
     size_t counted = 0;
