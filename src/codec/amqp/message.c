@@ -77,6 +77,19 @@ static nv_amqp_body_kind kind_of(nv_amqp_code section)
                                          : NV_AMQP_BODY_IS_VALUE;
 }
 
+/** A value or a sequence, in all its depth: readers far away get it as it came. */
+static bool read_value(nv_reader *r, nv_amqp_code section, nv_span *out)
+{
+    *out = nv_amqp_read_raw(r);
+    nv_reader at = nv_reader_of(*out);
+    nv_amqp_value list;
+    if (r->err != NV_OK || nv_amqp_check(*out) != NV_OK) {
+        return nv_amqp_fail(r, NV_E_SYNTAX);
+    }
+    return section == NV_AMQP_BODY_VALUE || (nv_amqp_read(&at, &list) && list.type == NV_AMQP_LIST) ||
+           nv_amqp_fail(r, NV_E_SYNTAX);
+}
+
 /** One section of the body, which began at @p start. */
 static bool read_body_section(nv_reader *r, nv_amqp_code section, const uint8_t *start, nv_amqp_message *out)
 {
@@ -85,15 +98,8 @@ static bool read_body_section(nv_reader *r, nv_amqp_code section, const uint8_t 
         return nv_amqp_fail(r, NV_E_SYNTAX);
     }
     nv_span content;
-    if (section == NV_AMQP_DATA) {
-        if (!read_data(r, &content)) {
-            return false;
-        }
-    } else {
-        content = nv_amqp_read_raw(r);
-        if (r->err != NV_OK) {
-            return false;
-        }
+    if (!(section == NV_AMQP_DATA ? read_data(r, &content) : read_value(r, section, &content))) {
+        return false;
     }
     if (out->sections == 0 && kind != NV_AMQP_BODY_IS_SEQUENCE) {
         out->body = content;
@@ -103,6 +109,23 @@ static bool read_body_section(nv_reader *r, nv_amqp_code section, const uint8_t 
     out->body_kind = kind;
     out->sections++;
     return true;
+}
+
+/** An identifier or address of the properties: any one value, but nothing that has others inside. */
+static bool is_scalar(nv_span any)
+{
+    nv_reader at = nv_reader_of(any);
+    nv_amqp_value value;
+    return !any.ptr || (nv_amqp_read(&at, &value) && value.type < NV_AMQP_LIST);
+}
+
+static bool read_properties(nv_reader *r, nv_amqp_message *out)
+{
+    const nv_amqp_properties *p = &out->properties;
+    out->has_properties = true;
+    bool ok = nv_amqp_read_properties_list(r, &out->properties) == NV_OK && is_scalar(p->message_id) &&
+              is_scalar(p->to) && is_scalar(p->reply_to) && is_scalar(p->correlation_id);
+    return ok || nv_amqp_fail(r, NV_E_SYNTAX);
 }
 
 static bool read_content(nv_reader *r, nv_amqp_code section, nv_amqp_message *out)
@@ -116,8 +139,7 @@ static bool read_content(nv_reader *r, nv_amqp_code section, nv_amqp_message *ou
     case NV_AMQP_MESSAGE_ANNOTATIONS:
         return read_map(r, &out->message_annotations);
     case NV_AMQP_PROPERTIES:
-        out->has_properties = true;
-        return nv_amqp_read_properties_list(r, &out->properties) == NV_OK;
+        return read_properties(r, out);
     case NV_AMQP_APPLICATION_PROPERTIES:
         return read_map(r, &out->application_properties);
     default: /* the footer */

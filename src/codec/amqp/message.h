@@ -33,14 +33,16 @@ typedef struct nv_amqp_message {
 
 /**
  * Find the sections; unknown ones and the footer are skipped, a map that is no map is refused. Nothing is copied.
+ * A body of values is good in all its depth (nv_amqp_check), identifiers and addresses of the properties are one value
+ * without others inside; maps are not looked into.
  * @return NV_E_SYNTAX malformed: sections out of order, a body of two kinds, a value cut off
  */
 NV_NODISCARD nv_err nv_amqp_message_read(nv_span bytes, nv_amqp_message *out);
 /** Walk the data sections of a body with more than one, or of a batch: begin with nv_reader_of(the bytes).
  * @return false at the end or on an error in at->err; other sections are skipped */
 bool nv_amqp_data_next(nv_reader *at, nv_span *data);
-/** The body as bytes where it is bytes: data sections joined, or a value that is binary, string or symbol. One data
- * section is not copied. @param scratch  appended to when several are joined
+/** The body as bytes where it is bytes: data sections joined, or a value that is binary, string or symbol; no body and
+ * the value null are no bytes. One data section is not copied. @param scratch  appended to when several are joined
  * @return NV_E_UNSUPPORTED the body is something else; NV_E_TOO_BIG */
 NV_NODISCARD nv_err nv_amqp_message_bytes(const nv_amqp_message *message, nv_buf *scratch, nv_span *out);
 

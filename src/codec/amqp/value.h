@@ -34,7 +34,8 @@ typedef enum nv_amqp_type {
     NV_AMQP_SYMBOL,
     NV_AMQP_LIST,     /* bytes: the encoded elements */
     NV_AMQP_MAP,      /* bytes: the encoded keys and values in turn; count: both counted */
-    NV_AMQP_ARRAY,    /* bytes: the elements without constructors; element: their constructor */
+    NV_AMQP_ARRAY,    /* bytes: the elements without constructors; element: their constructor. Elements that have no
+                         bytes (null, true) are at most 1,024, and bytes are as many zeros from elsewhere */
     NV_AMQP_DESCRIBED /* bytes: the encoded value behind the descriptor */
 } nv_amqp_type;
 
@@ -65,6 +66,14 @@ bool nv_amqp_read(nv_reader *r, nv_amqp_value *out);
 nv_span nv_amqp_read_raw(nv_reader *r);
 /** Skip one value. @return false: r->err is set */
 bool nv_amqp_skip(nv_reader *r);
+
+/** Compounds in compounds that nv_amqp_check() follows. */
+#define NV_AMQP_MAX_DEPTH 32u
+/**
+ * Is @p encoded exactly one value, and valid in every depth: for what others will read as it came. Linear in its
+ * length. @return NV_OK; NV_E_SYNTAX; NV_E_LIMIT nested deeper than NV_AMQP_MAX_DEPTH compounds or 8 descriptors
+ */
+NV_NODISCARD nv_err nv_amqp_check(nv_span encoded);
 
 /** Walk LIST and MAP by nv_amqp_read over nv_reader_of(value->bytes). Walk an ARRAY of primitives with this. @p at
  * begins as nv_reader_of(array->bytes). @return false at the end or on an error in at->err */
