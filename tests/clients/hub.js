@@ -2,6 +2,7 @@
 'use strict';
 const assert = require('node:assert');
 const { spawn, execFile, execFileSync } = require('node:child_process');
+const { once } = require('node:events');
 const fs = require('node:fs');
 const http = require('node:http');
 const os = require('node:os');
@@ -104,11 +105,13 @@ class Hub {
 
   // Run this script once more beside the hub and wait for its end. The service SDK takes its roots from NODE_EXTRA_CA_CERTS
   // only, which Node reads at its start.
-  async again(script) {
+  // What it sends by process.send(name) is done by `requests[name]` and answered by a message.
+  async again(script, requests = {}) {
     const shown = this.json('hub', 'show');
     const env = { ...process.env, NODE_EXTRA_CA_CERTS: shown.caFile, NAVE_HUB: JSON.stringify(shown) };
-    const child = spawn(process.execPath, [script], { env, stdio: 'inherit' });
+    const child = spawn(process.execPath, [script], { env, stdio: ['inherit', 'inherit', 'inherit', 'ipc'] });
     this.children.push(child);
+    child.on('message', async (name) => child.send(await requests[name]() || 'done'));
     const code = await new Promise((resolve) => child.once('exit', resolve));
     assert.strictEqual(code, 0, `the script ended with ${code}`);
   }
@@ -153,12 +156,19 @@ function withHub(test, { timeoutS = 100 } = {}) {
 }
 
 // A test whose SDKs know their roots through the environment alone: `test` runs in a process of its own, given `nave hub show`.
-function withHubAgain(script, test) {
+// `prepare` is for the hub before it; it gives what ask() can ask for.
+function withHubAgain(script, test, prepare = () => ({})) {
   if (process.env.NAVE_HUB) {
     test(JSON.parse(process.env.NAVE_HUB)).then(() => process.exit(0));
   } else {
-    withHub((hub) => hub.again(script));
+    withHub(async (hub) => hub.again(script, await prepare(hub)));
   }
 }
 
-module.exports = { withHub, withHubAgain };
+// From within such a test: let the one with the hub do something.
+async function ask(name) {
+  process.send(name);
+  return (await once(process, 'message'))[0];
+}
+
+module.exports = { withHub, withHubAgain, ask };

@@ -1,0 +1,64 @@
+// azure-event-hubs 0.2 finds the endpoint by the hub's own connection string: a link there is redirected to it.
+/* conformance: amqp.md 4, 17, 19, 26, 42, 43, 44, 45, 46, 48, 49, 50, 51 */
+'use strict';
+const assert = require('node:assert');
+const { once, EventEmitter } = require('node:events');
+const { EventHubClient, EventPosition } = require('azure-event-hubs');
+const { Registry } = require('azure-iothub');
+const { Client, Message } = require('azure-iot-device');
+const { Amqp } = require('azure-iot-device-amqp');
+const { withHubAgain } = require('./hub');
+
+const COUNT = 40;
+
+async function collect(client, partition, count, options) {
+  const seen = new EventEmitter();
+  const events = [];
+  const handler = client.receive(partition, (event) => {
+    events.push(event);
+    seen.emit('event');
+  }, (err) => seen.emit('error', err), options);
+  while (events.length < count) {
+    await once(seen, 'event', { signal: AbortSignal.timeout(20000) });
+  }
+  await handler.stop();
+  return events;
+}
+
+async function test(shown) {
+  const registry = Registry.fromConnectionString(shown.serviceConnectionString);
+  const identity = (await registry.create({ deviceId: 'd1' })).responseBody;
+  const device = Client.fromConnectionString(
+    `HostName=${shown.hostName};DeviceId=d1;SharedAccessKey=${identity.authentication.symmetricKey.primaryKey}`, Amqp);
+  await device.open();
+  await device.sendEventBatch(Array.from({ length: COUNT }, (_, n) => {
+    const message = new Message(JSON.stringify({ n }));
+    message.properties.add('n', String(n));
+    return message;
+  }));
+  await device.close();
+
+  const client = await EventHubClient.createFromIotHubConnectionString(shown.serviceConnectionString);
+  const about = await client.getHubRuntimeInformation();
+  assert.deepStrictEqual(about.partitionIds, ['0', '1', '2', '3']);
+  assert.strictEqual(about.path, /EntityPath=([^;]*)/.exec(shown.eventHubConnectionString)[1]);
+  let partition;
+  for (const id of await client.getPartitionIds()) {
+    const p = await client.getPartitionInformation(id);
+    partition = p.lastSequenceNumber === COUNT - 1 ? id : partition;
+  }
+  const events = await collect(client, partition, COUNT, { eventPosition: EventPosition.fromStart() });
+  assert.deepStrictEqual(events.map((e) => e.body.n), Array.from({ length: COUNT }, (_, n) => n));
+  assert.deepStrictEqual(events.map((e) => e.sequenceNumber), events.map((e) => e.body.n));
+  assert.ok(events.every((e) => e.annotations['iothub-connection-device-id'] === 'd1' && e.applicationProperties.n === String(e.body.n)));
+  const first = async (eventPosition) => (await collect(client, partition, 1, { eventPosition }))[0].body.n;
+  assert.strictEqual(await first(EventPosition.fromSequenceNumber(7)), 8);
+  assert.strictEqual(await first(EventPosition.fromSequenceNumber(7, true)), 7);
+  assert.strictEqual(await first(EventPosition.fromOffset(events[9].offset)), 10);
+  assert.strictEqual(await first(EventPosition.fromEnqueuedTime(events[0].enqueuedTimeUtc.getTime() - 1)), 0);
+  const batch = await client.receiveBatch(partition, 5, 10, { eventPosition: EventPosition.fromStart(), epoch: 3 });
+  assert.deepStrictEqual(batch.map((e) => e.body.n), [0, 1, 2, 3, 4]);
+  await client.close();
+}
+
+withHubAgain(__filename, test);

@@ -1,0 +1,244 @@
+"""azure.eventhub of Debian's python3-azure (its own engine, pyamqp): properties, every start position, an owner with a
+higher level, a consumer that goes on over the end of the hub, and WebSocket."""
+# conformance: amqp.md 2, 4, 10, 12, 14, 16, 17, 19, 45, 46, 47, 48, 49, 50, 51, 52, 54, 56
+import base64
+import datetime
+import json
+import queue
+import signal
+import threading
+
+import uamqp
+from azure.eventhub import EventData, EventHubConsumerClient, EventHubProducerClient, TransportType
+from azure.eventhub.exceptions import AuthenticationError, ConnectError, ConnectionLostError, EventHubError
+from hub import sas, with_hub
+from uamqp import authentication
+
+HOST = "localhost"
+DEVICES, EACH = 6, 50
+WAIT_S = 40
+
+
+class Reader:
+    """One receive() on a thread of its own; events and errors become a queue."""
+
+    def __init__(self, client, **options):
+        self.client, self.seen, self.events, self.errors = client, queue.Queue(), [], []
+        options.setdefault("max_wait_time", 1)
+        self.thread = threading.Thread(target=client.receive, args=(self.on_event,), kwargs=dict(options, on_error=self.on_error),
+                                       daemon=True)
+        self.thread.start()
+
+    def on_event(self, context, event):
+        if event is not None:
+            self.seen.put((context, event))
+
+    def on_error(self, _context, error):
+        self.seen.put((None, error))
+
+    def until(self, condition, what):
+        while not condition(self):
+            try:
+                context, thing = self.seen.get(timeout=WAIT_S)
+            except queue.Empty:
+                raise AssertionError("%s: %d events, errors %r" % (what, len(self.events), self.errors)) from None
+            if context is None:
+                self.errors.append(thing)
+            else:
+                self.events.append((context.partition_id, thing, context.last_enqueued_event_properties))
+        return self
+
+    def stop(self):
+        self.client.close()
+        self.thread.join(WAIT_S)
+        assert not self.thread.is_alive()
+
+    def in_order(self):
+        following = {}
+        for partition, event, _ in self.events:
+            assert event.sequence_number == following.get(partition, event.sequence_number), (partition, event.sequence_number)
+            following[partition] = event.sequence_number + 1
+
+
+class Endpoint:
+    def __init__(self, hub):
+        self.ca = hub.ca()
+        self.string = hub.json("hub", "show")["eventHubConnectionString"]
+
+    def consumer(self, **options):
+        return EventHubConsumerClient.from_connection_string(self.string, options.pop("group", "$Default"), connection_verify=self.ca,
+                                                             retry_backoff_factor=0.1, **options)
+
+    def read(self, count, transport=TransportType.Amqp, **options):
+        """@p count events, then close."""
+        reader = Reader(self.consumer(transport_type=transport), **options)
+        reader.until(lambda r: len(r.events) >= count or r.errors, "%d events" % count)
+        reader.stop()
+        assert not reader.errors, reader.errors
+        reader.in_order()
+        return reader.events
+
+
+class Device:
+    """A sender of telemetry, python3-uamqp underneath."""
+
+    def __init__(self, hub, ca, name):
+        self.hub, self.ca, self.name = hub, ca, name
+        self.key = hub.json("device", "add", name)["primaryKey"]
+
+    def send(self, *messages):
+        token = sas("%s/devices/%s" % (HOST, self.name), self.key)
+        auth = authentication.SASLPlain(HOST, "%s@sas.%s" % (self.name, HOST), token, verify=self.ca)
+        client = uamqp.SendClient("amqps://%s/devices/%s/messages/events" % (HOST, self.name), auth=auth)
+        client.queue_message(*messages)
+        states = client.send_all_messages()
+        assert set(states) == {uamqp.constants.MessageState.SendComplete}, states
+
+
+def body(event):
+    return b"".join(event.body).decode()
+
+
+def properties(endpoint):
+    with endpoint.consumer() as client:
+        about = client.get_eventhub_properties()
+        assert about["eventhub_name"] in endpoint.string and about["partition_ids"] == ["0", "1", "2", "3"], about
+        assert abs(about["created_at"] - datetime.datetime.now(datetime.timezone.utc)) < datetime.timedelta(minutes=10), about
+        assert client.get_partition_ids() == about["partition_ids"]
+        count = 0
+        for partition in about["partition_ids"]:
+            p = client.get_partition_properties(partition)
+            assert p["id"] == partition and p["beginning_sequence_number"] == 0, p
+            assert p["is_empty"] or int(p["last_enqueued_offset"]) >= 0, p
+            count += 0 if p["is_empty"] else p["last_enqueued_sequence_number"] + 1
+        assert count == DEVICES * EACH, count
+        try:
+            client.get_partition_properties("77")
+        except EventHubError:
+            pass
+        else:
+            raise AssertionError("there is no such partition")
+
+
+def contents(endpoint):
+    events = endpoint.read(DEVICES * EACH, starting_position="-1", track_last_enqueued_event_properties=True)
+    following = {}
+    for _, event, last in events:
+        told = json.loads(body(event))
+        assert told["n"] == following.get(told["d"], 0), told
+        following[told["d"]] = told["n"] + 1
+        system = {(k.decode() if isinstance(k, bytes) else k): v for k, v in event.system_properties.items()}
+        assert system["iothub-connection-device-id"] == told["d"].encode(), system
+        assert json.loads(system["iothub-connection-auth-method"])["type"] == "sas", system
+        assert system["iothub-message-source"] == b"Telemetry" and isinstance(system["iothub-enqueuedtime"], int), system
+        assert event.properties == {b"n": str(told["n"]).encode()}, event.properties
+        assert event.offset.isdigit() and event.enqueued_time.tzinfo, (event.offset, event.enqueued_time)
+        assert last["sequence_number"] >= event.sequence_number and last["retrieval_time"], last
+    assert following == {"d%d" % d: EACH for d in range(DEVICES)}, following
+    return events
+
+
+def positions(endpoint, events):
+    partition = events[0][0]
+    mine = [event for p, event, _ in events if p == partition]
+    middle = mine[20]
+
+    def first(position, **options):
+        return endpoint.read(1, partition_id=partition, starting_position=position, **options)[0][1].sequence_number
+
+    here = middle.sequence_number
+    assert first(here) == here + 1
+    assert first(here, starting_position_inclusive=True) == here
+    assert first(middle.offset) == here + 1
+    assert first(middle.offset, starting_position_inclusive=True) == here
+    after = next(event for event in mine if event.enqueued_time >= middle.enqueued_time)
+    assert first(middle.enqueued_time - datetime.timedelta(milliseconds=1)) == after.sequence_number
+    assert first({"0": "-1", "1": "-1", "2": "-1", "3": "-1"}[partition]) == 0
+
+
+def latest(endpoint, device):
+    reader = Reader(endpoint.consumer(), starting_position="@latest", max_wait_time=0.1)
+    sent = 0
+    while reader.seen.empty():  # when its links stand, the client does not tell
+        device.send(uamqp.Message(json.dumps({"marker": sent})))
+        sent += 1
+    device.send(uamqp.Message(json.dumps({"marker": sent})))
+    reader.until(lambda r: r.events and json.loads(body(r.events[-1][1])).get("marker") == sent, "the last marker")
+    reader.stop()
+    assert all("marker" in body(event) for _, event, _ in reader.events)
+    reader.in_order()
+
+
+def owners(endpoint):
+    first = Reader(endpoint.consumer(), partition_id="0", starting_position="-1", owner_level=1)
+    first.until(lambda r: r.events, "the first owner reads")
+    second = Reader(endpoint.consumer(), partition_id="0", starting_position="-1", owner_level=2)
+    second.until(lambda r: r.events, "the second owner reads")
+    first.until(lambda r: r.errors, "the first owner is told")
+    assert isinstance(first.errors[0], ConnectionLostError) and "stolen" in str(first.errors[0]), first.errors
+    first.stop()
+    assert not second.errors, second.errors
+    second.stop()
+
+
+def refusals(endpoint):
+    wrong = ";".join("SharedAccessKey=" + base64.b64encode(b"7" * 32).decode() if p.startswith("SharedAccessKey=") else p
+                     for p in endpoint.string.split(";"))
+    client = EventHubConsumerClient.from_connection_string(wrong, "$Default", connection_verify=endpoint.ca, retry_total=0)
+    with client:
+        try:
+            client.get_eventhub_properties()
+        except (AuthenticationError, ConnectError) as error:
+            print("  wrong key: %s" % error)
+        else:
+            raise AssertionError("a wrong key was accepted")
+    nobody = Reader(endpoint.consumer(group="nobody", retry_total=0), partition_id="0", starting_position="-1")
+    nobody.until(lambda r: r.errors, "a group that does not exist")
+    assert "not-found" in str(nobody.errors[0]).lower() or "not found" in str(nobody.errors[0]).lower(), nobody.errors
+    nobody.stop()
+    producer = EventHubProducerClient.from_connection_string(endpoint.string, connection_verify=endpoint.ca, retry_total=0)
+    with producer:
+        try:
+            producer.send_batch([EventData("x")])
+        except EventHubError as error:
+            print("  sending: %s" % error)
+        else:
+            raise AssertionError("the endpoint is for reading")
+
+
+def killed(hub, endpoint, device):
+    """Reading goes on over the hub's end: nothing is missed, nothing comes twice."""
+    reader = Reader(endpoint.consumer(retry_total=30, retry_backoff_max=1), starting_position="-1")
+    before = len(hub.all_events())
+    reader.until(lambda r: len(r.events) >= before, "all until now")
+    hub.kill(signal.SIGKILL)
+    hub.start()
+    device.send(*(uamqp.Message(json.dumps({"after": n})) for n in range(20)))
+    reader.until(lambda r: len(r.events) >= before + 20, "events of the second life")
+    reader.stop()
+    reader.in_order()
+    assert [json.loads(body(e))["after"] for _, e, _ in reader.events[before:]] == list(range(20))
+
+
+def run(hub):
+    endpoint = Endpoint(hub)
+    devices = [Device(hub, endpoint.ca, "d%d" % d) for d in range(DEVICES)]
+    for device in devices:
+        device.send(uamqp.BatchMessage(data=(
+            uamqp.Message(json.dumps({"d": device.name, "n": n}), application_properties={"n": str(n)}) for n in range(EACH))))
+
+    def step(work, *arguments):
+        print(work.__name__, flush=True)  # the last one named is where a run hangs
+        return work(*arguments)
+
+    step(properties, endpoint)
+    events = step(contents, endpoint)
+    step(positions, endpoint, events)
+    assert len(endpoint.read(DEVICES * EACH, TransportType.AmqpOverWebsocket, starting_position="-1")) == DEVICES * EACH
+    step(owners, endpoint)
+    step(refusals, endpoint)
+    step(latest, endpoint, devices[0])
+    step(killed, hub, endpoint, devices[1])
+
+
+with_hub(run)
