@@ -109,19 +109,19 @@ typedef struct mqtt_device {
     uint32_t twin_requests;
     size_t twin_bytes; /* what these hold, and what their answers may become */
     mqtt_state state;
-    bool persistent : 1;      /* clean=0 */
-    bool has_api_version : 1; /* twins and methods may be touched */
-    bool busy : 1;            /* published since the last look at idle buffers */
-    bool blocked : 1;         /* the log had no room; stored() tells */
-    bool broken : 1;          /* an append failed: nothing is acknowledged any more */
-    bool lost : 1;            /* the transport is gone */
-    bool claimed : 1;         /* the claim was asked for and not given back */
-    bool releasing : 1;       /* the claim is on its way back */
-    bool operated : 1;        /* something was sent, received or subscribed to */
-    bool resumed : 1;         /* of an earlier connection's session */
-    uint8_t wants : 2;        /* what the claim was told */
-    uint8_t auth_scope : 2;   /* nv_auth_scope, for the stamp */
-    uint8_t auth_type : 2;    /* nv_auth_type */
+    bool persistent : 1;          /* clean=0 */
+    bool has_api_version : 1;     /* twins and methods may be touched */
+    bool busy : 1;                /* published since the last look at idle buffers */
+    bool blocked : 1;             /* the log had no room; stored() tells */
+    bool broken : 1;              /* an append failed: nothing is acknowledged any more */
+    bool lost : 1;                /* the transport is gone */
+    bool claimed : 1;             /* the claim was asked for and not given back */
+    bool releasing : 1;           /* the claim is on its way back */
+    bool operated : 1;            /* something was sent, received or subscribed to */
+    bool resumed : 1;             /* of an earlier connection's session */
+    uint8_t wants : 2;            /* what the claim was told */
+    nv_auth_scope auth_scope : 2; /* for the stamp */
+    nv_auth_type auth_type : 2;
 } mqtt_device;
 
 static inline nv_hub *mqtt_hub(const mqtt_device *m)
