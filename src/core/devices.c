@@ -414,6 +414,32 @@ static void revoke_on_shard(nv_device_entry *e, const nv_identity *now)
     }
 }
 
+/* Who waits for a connection of what is deleted waits in vain. The entry may be gone afterwards. */
+static void tell_deleted(nv_device_entry *e)
+{
+    nv_device_tell_watchers(e, true);
+    nv_device_entry_drop_unused(e);
+}
+
+static void change_entry(nv_device_entry *e, const nv_identity *now)
+{
+    bool modules_too = nv_device_entry_is_device(e) && (!now || !now->enabled);
+    revoke_on_shard(e, now);
+    e->telling++; /* it stays until its modules were told */
+    for (nv_list *node = e->modules.next, *next = NULL; modules_too && node != &e->modules; node = next) {
+        nv_device_entry *module = nv_container_of(node, nv_device_entry, modules);
+        next = node->next;
+        revoke_on_shard(module, NULL);
+        if (!now) {
+            tell_deleted(module);
+        }
+    }
+    e->telling--;
+    if (!now) {
+        tell_deleted(e);
+    }
+}
+
 static void change_on_shard(nv_task *task)
 {
     change *c = nv_container_of(task, change, task);
@@ -421,11 +447,7 @@ static void change_on_shard(nv_task *task)
     nv_span module_id = nv_span_of(c->ids + c->device_len, c->module_len);
     nv_device_entry *e = nv_device_entry_find(c->shard->devices, device_id, module_id);
     if (e) {
-        revoke_on_shard(e, c->identity);
-        bool modules_too = nv_device_entry_is_device(e) && (!c->identity || !c->identity->enabled);
-        for (nv_list *node = e->modules.next; modules_too && node != &e->modules; node = node->next) {
-            revoke_on_shard(nv_container_of(node, nv_device_entry, modules), NULL);
-        }
+        change_entry(e, c->identity);
     }
     if (module_id.len == 0 && !c->identity) {
         nv_c2d_device_gone(c->shard, device_id);

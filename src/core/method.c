@@ -4,7 +4,8 @@
  *   nv_method_invoke: checked on the caller's loop -> start_on_shard
  *      the device takes methods        -> ASKED:     deliver; ends by answer, response timeout, or the connection's end
  *      it does not                     -> LOOKING:   is there such an identity?
- *      connect timeout given           -> EXPECTING: until a connection takes methods, or the timeout
+ *      connect timeout given           -> EXPECTING: until a connection takes methods, or the timeout; when one went or
+ *                                         the identity did, LOOKING again
  *   finish -> the caller's loop: done
  *
  * The response timeout begins when the device was asked, so the whole lasts at most the sum of both, which is what the
@@ -26,6 +27,7 @@
 #define RESPONSE_MIN_US (5 * NV_US_PER_S)
 #define TIMEOUT_MAX_US  (300 * NV_US_PER_S)
 #define PAYLOAD_VALUES  UINT32_MAX /* no tree is built: the size bounds the work */
+#define UNWANTED        "The caller has gone"
 
 typedef enum op_state { OP_STARTING, OP_LOOKING, OP_EXPECTING, OP_ASKED } op_state;
 
@@ -47,8 +49,14 @@ typedef struct method_op {
     uint64_t connection; /* ASKED: only its answer counts */
     nv_device_watcher watcher;
     nv_timer timer;
+    int64_t connect_by_us; /* EXPECTING begins once, however often the registry is asked; 0: not yet */
+    bool unwanted;         /* cancelled while LOOKING */
     nv_registry_find find;
-    nv_buf payload; /* compact JSON */
+    nv_buf payload; /* compact JSON, until the device was asked */
+    /* the caller's loop */
+    nv_task cancel; /* to the shard, and back */
+    bool cancelling;
+    bool done; /* the call is over, but cancel is not back yet */
 } method_op;
 
 struct nv_methods {
@@ -87,14 +95,23 @@ bool nv_methods_idle(const nv_methods *methods)
 
 /* ---- the end of a call ---------------------------------------------------------------------------------------- */
 
-static void done_on_loop(nv_task *task)
+static void tell_caller(method_op *op)
 {
-    nv_method_call *call = nv_container_of(task, nv_method_call, _task);
-    method_op *op = call->_op;
+    nv_method_call *call = op->call;
     call->_op = NULL;
     nv_buf_deinit(&op->payload);
     free(op);
     call->done(call);
+}
+
+static void done_on_loop(nv_task *task)
+{
+    nv_method_call *call = nv_container_of(task, nv_method_call, _task);
+    method_op *op = call->_op;
+    op->done = true;
+    if (!op->cancelling) {
+        tell_caller(op);
+    }
 }
 
 static void refuse(nv_method_call *call, nv_hub_error error, const char *detail)
@@ -170,6 +187,7 @@ static bool ask_device(method_op *op)
     op->state = OP_ASKED;
     op->connection = nv_devices_connection(shard, call->device_id, call->module_id);
     nv_map_put(&op->methods->asked, nv_span_of(&op->number, sizeof(op->number)), op);
+    nv_buf_deinit(&op->payload); /* the delivery has it */
     op->watcher = (nv_device_watcher){.wants = 0, .changed = connection_ended};
     nv_devices_watch(shard, call->device_id, call->module_id, &op->watcher);
     nv_timer_init(&op->timer, response_overdue);
@@ -186,15 +204,15 @@ static void connect_overdue(nv_timer *timer, int64_t now_us)
          "Timed out waiting for device to connect.");
 }
 
+static void look_up(method_op *op);
+
+/* It came; or a connection that takes none went, or the identity itself, which the registry knows. */
 static void connection_changed(nv_device_watcher *watcher)
 {
     method_op *op = nv_container_of(watcher, method_op, watcher);
-    nv_timers *timers = &op->methods->loop->timers;
-    int64_t deadline_us = op->timer.due_us;
-    nv_timers_clear(timers, &op->timer);
+    nv_timers_clear(&op->methods->loop->timers, &op->timer);
     if (!ask_device(op)) {
-        nv_timers_set(timers, &op->timer, deadline_us);
-        nv_devices_watch(op->methods->loop, op->call->device_id, op->call->module_id, watcher);
+        look_up(op);
     }
 }
 
@@ -213,7 +231,10 @@ static void expect_device(method_op *op)
     } else {
         op->watcher = (nv_device_watcher){.wants = NV_WANTS_METHODS, .changed = connection_changed};
         nv_devices_watch(shard, call->device_id, call->module_id, &op->watcher);
-        nv_timers_set(&shard->timers, &op->timer, nv_mono_us(shard->hub->clock) + call->connect_timeout_us);
+        if (op->connect_by_us == 0) {
+            op->connect_by_us = nv_mono_us(shard->hub->clock) + call->connect_timeout_us;
+        }
+        nv_timers_set(&shard->timers, &op->timer, op->connect_by_us);
     }
 }
 
@@ -223,12 +244,14 @@ static void identity_found(nv_registry_find *find)
     char detail[sizeof(op->call->detail)];
     nv_identity_unref(find->identity);
     op->state = OP_EXPECTING;
-    if (find->status == NV_OK) {
-        expect_device(op);
+    if (op->unwanted) {
+        fail(op, NV_HUB_ERROR_ServiceUnavailable, UNWANTED);
     } else if (find->status == NV_E_NOT_FOUND) {
         (void)snprintf(detail, sizeof(detail), "%.*s%s%.*s", NV_SPAN_ARG(nv_span_first(find->device_id, 80)),
                        find->module_id.len ? "/" : "", NV_SPAN_ARG(nv_span_first(find->module_id, 80)));
         fail(op, NV_HUB_ERROR_DeviceNotFound, detail);
+    } else if (find->status == NV_OK || op->connect_by_us != 0) { /* what was known stays so until it is denied */
+        expect_device(op);
     } else {
         fail(op, NV_HUB_ERROR_ServiceUnavailable, "");
     }
@@ -367,6 +390,40 @@ void nv_method_invoke(nv_hub_loop *loop, nv_method_call *call)
     } else {
         op->task.run = start_on_shard;
         nv_post(shard->exec, &op->task);
+    }
+}
+
+/* ---- the caller goes ------------------------------------------------------------------------------------------- */
+
+static void cancel_on_loop(nv_task *task)
+{
+    method_op *op = nv_container_of(task, method_op, cancel);
+    op->cancelling = false;
+    if (op->done) {
+        tell_caller(op);
+    } /* else it looks its identity up, and ends with that */
+}
+
+static void cancel_on_shard(nv_task *task)
+{
+    method_op *op = nv_container_of(task, method_op, cancel);
+    nv_exec *back = op->call->_loop->exec;
+    if (nv_list_linked(&op->link) && op->state == OP_LOOKING) {
+        op->unwanted = true;
+    } else if (nv_list_linked(&op->link)) {
+        fail(op, NV_HUB_ERROR_ServiceUnavailable, UNWANTED);
+    }
+    op->cancel.run = cancel_on_loop; /* behind done, if that was posted */
+    nv_post(back, &op->cancel);
+}
+
+void nv_method_cancel(nv_method_call *call)
+{
+    method_op *op = call->_op;
+    if (!op->cancelling && !op->done) {
+        op->cancelling = true;
+        op->cancel.run = cancel_on_shard;
+        nv_post(op->methods->loop->exec, &op->cancel);
     }
 }
 

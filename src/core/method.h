@@ -21,7 +21,8 @@ typedef struct nv_method_call {
     nv_span device_id;
     nv_span module_id;
     nv_span name;                /* case-sensitive; 1 to NV_METHOD_NAME_MAX bytes of [A-Za-z0-9._*-], checked here */
-    nv_span payload;             /* JSON text, any value, checked here; empty = none, which the device sees as null */
+    nv_span payload;             /* JSON text, any value, checked here and copied before nv_method_invoke() returns;
+                                    empty = none, which the device sees as null */
     int64_t response_timeout_us; /* 5 s to 300 s, checked here */
     int64_t connect_timeout_us;  /* 0 to 300 s, cut to the response timeout (refused with profile azure); how long to
                                     wait for a device that is not there, or takes no methods */
@@ -42,6 +43,11 @@ typedef struct nv_method_call {
 
 /** Thread: the loop's. Blocks: never. Calls in flight per device and in all are rows of the limits table. */
 void nv_method_invoke(nv_hub_loop *loop, nv_method_call *call);
+/**
+ * Nobody waits for the answer any more: done comes soon, with what is there by then or ServiceUnavailable. A device
+ * that was asked already is not told. Thread: that of the call, before its done; never from within it.
+ */
+void nv_method_cancel(nv_method_call *call);
 
 /**
  * The device answers nv_delivery.call. Late, unknown and repeated answers are ignored; an answer from a connection that

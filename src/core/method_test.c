@@ -618,6 +618,112 @@ static void test_hub_stops(void **state)
     fake_core_deinit(&core);
 }
 
+/* Who waits for it to connect hears at once that it is deleted; the modules of a device go with it. */
+static void test_deleted_while_awaited(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *module;  /* that is called */
+        const char *deleted; /* module that is, "" the device */
+        bool ends;
+    } rows[] = {{"", "", true}, {"m", "m", true}, {"m", "", true}, {"", "m", false}, {"m", "other", false}};
+    static const nv_err modes[] = {NV_OK, NV_E_MORE};
+    for (size_t i = 0; i < NV_COUNT_OF(rows) * NV_COUNT_OF(modes); i++) {
+        size_t row = i / NV_COUNT_OF(modes);
+        fake_core core;
+        fake_core_init(&core, 2, &nv_limits_open);
+        fake_registry_set_mode(&core, modes[i % NV_COUNT_OF(modes)]);
+        (void)fake_register(&core, "d", "", NULL);
+        (void)fake_register(&core, "d", "m", NULL);
+        (void)fake_register(&core, "d", "other", NULL);
+        caller c[2] = {0};
+        for (size_t k = 0; k < NV_COUNT_OF(c); k++) {
+            c[k].call.module_id = S(rows[row].module);
+            c[k].call.connect_timeout_us = SECONDS(10);
+            invoke(&core, &c[k], k, "d", "7");
+        }
+        advance(&core, SECONDS(4));
+        static const char *const modules[] = {"m", "other", ""};
+        for (size_t k = 0; k < NV_COUNT_OF(modules); k++) {
+            if (!*rows[row].deleted || strcmp(rows[row].deleted, modules[k]) == 0) {
+                fake_unregister(&core, "d", modules[k]);
+            }
+        }
+        fake_core_run(&core);
+        if (rows[row].ends) {
+            expect(&c[0], NV_HUB_ERROR_DeviceNotFound, 0, NULL);
+            expect(&c[1], NV_HUB_ERROR_DeviceNotFound, 0, NULL);
+        } else {
+            fake_registry_set_mode(&core, NV_E_IO); /* a registry that cannot say ends no wait */
+            nv_devices_changed(core.hub, S("d"), S(rows[row].module), NULL);
+            fake_core_run(&core);
+            advance(&core, SECONDS(6) - 1); /* of ten in all */
+            assert_int_equal(c[0].done + c[1].done, 0);
+            advance(&core, 1);
+            expect(&c[0], NV_HUB_ERROR_DeviceNotOnline, 0, NULL);
+            expect(&c[1], NV_HUB_ERROR_DeviceNotOnline, 0, NULL);
+        }
+        fake_core_deinit(&core);
+    }
+}
+
+/* The caller goes: before the call is there, while the registry is asked, while a connection or an answer is awaited,
+ * and when the answer is on its way to it. It is done once, soon, and what comes later is for nobody. */
+static void test_cancel(void **state)
+{
+    (void)state;
+    enum { AT_ONCE, LOOKING, EXPECTING, ASKED, ANSWERED, REFUSED, MOMENTS };
+    for (size_t i = 0; i < 2 * (size_t)MOMENTS; i++) {
+        size_t moment = i / 2;
+        fake_core core;
+        fake_core_init(&core, 2, &nv_limits_open);
+        nv_identity *identity = nv_identity_ref(fake_register(&core, "d", "", NULL));
+        device *d = device_new();
+        if (moment != LOOKING && moment != EXPECTING) {
+            device_connect(&core, d, identity, 0, true);
+        }
+        if (moment == LOOKING) {
+            fake_registry_set_mode(&core, NV_E_MORE);
+        }
+        caller c = {.call = {.device_id = S("d"),
+                             .name = S(moment == REFUSED ? "?" : "x"),
+                             .response_timeout_us = SECONDS(30),
+                             .connect_timeout_us = SECONDS(20),
+                             .done = on_done}};
+        nv_method_invoke(&core.hub->loops[i % 2], &c.call);
+        if (moment == EXPECTING || moment == ASKED || moment == ANSWERED) {
+            fake_core_run(&core); /* LOOKING: the cancel comes behind the beginning, before the registry's answer */
+        }
+        if (moment == ANSWERED) {
+            device_answer(d, 0, 7, "1");
+        }
+        nv_method_cancel(&c.call);
+        nv_method_cancel(&c.call);
+        assert_int_equal(c.done, 0);
+        fake_core_run(&core);
+        assert_int_equal(c.done, 1);
+        expect(&c,
+               moment == REFUSED    ? NV_HUB_ERROR_ArgumentInvalid
+               : moment == ANSWERED ? NV_HUB_ERROR_NONE
+                                    : NV_HUB_ERROR_ServiceUnavailable,
+               7, "1");
+        fake_registry_set_mode(&core, NV_OK);
+        if (moment == LOOKING || moment == EXPECTING) {
+            device_connect(&core, d, identity, 0, true);
+            assert_int_equal(d->asked, 0);
+        } else if (d->asked > 0) {
+            device_answer(d, 0, 1, "2"); /* too late */
+            fake_core_run(&core);
+        }
+        advance(&core, SECONDS(60));
+        assert_int_equal(c.done, 0);
+        device_leave(&core, d);
+        free(d);
+        nv_identity_unref(identity);
+        fake_core_deinit(&core);
+    }
+}
+
 int main(void)
 {
     nv_diag_setup(NV_LEVEL_ERROR, false, 2);
@@ -637,6 +743,8 @@ int main(void)
         cmocka_unit_test(test_many_in_flight),
         cmocka_unit_test(test_limits),
         cmocka_unit_test(test_hub_stops),
+        cmocka_unit_test(test_deleted_while_awaited),
+        cmocka_unit_test(test_cancel),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
