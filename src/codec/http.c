@@ -315,18 +315,25 @@ void nv_http_parser_discard_body(nv_http_parser *parser)
     nv_buf_deinit(&parser->request->body);
 }
 
+static void wipe_and_free(nv_buf *buf)
+{
+    if (buf->data) {
+        nv_wipe(buf->data, buf->capacity);
+    }
+    nv_buf_deinit(buf);
+}
+
+void nv_http_parser_drop_body(nv_http_parser *parser)
+{
+    wipe_and_free(&parser->request->body); /* it may hold keys */
+}
+
 void nv_http_parser_done(nv_http_parser *parser)
 {
     nv_http_request *r = parser->request;
     if (r) {
-        if (r->text.data) {
-            nv_wipe(r->text.data, r->text.capacity); /* it holds a token */
-        }
-        if (r->body.data) {
-            nv_wipe(r->body.data, r->body.capacity); /* it may hold keys */
-        }
-        nv_buf_deinit(&r->text);
-        nv_buf_deinit(&r->body);
+        nv_http_parser_drop_body(parser);
+        wipe_and_free(&r->text); /* it holds a token */
         free(r);
         parser->request = NULL;
     }

@@ -95,6 +95,8 @@ nv_http_event nv_http_parser_feed(nv_http_parser *parser, nv_span bytes, size_t 
 nv_http_request *nv_http_parser_request(nv_http_parser *parser);
 /** From now on the body of this request is read and thrown away (still counted). */
 void nv_http_parser_discard_body(nv_http_parser *parser);
+/** The body of the complete request was used: give its memory back before the rest of the request. */
+void nv_http_parser_drop_body(nv_http_parser *parser);
 /** Release the request, ready for the next. */
 void nv_http_parser_done(nv_http_parser *parser);
 

@@ -243,6 +243,11 @@ void nv_http_conn_upgrade(nv_http_conn *conn, const nv_upgrade *to)
     conn->session.carrier->upgrade(conn->session.carrier, to);
 }
 
+void nv_http_body_done(nv_http_exchange *x)
+{
+    nv_http_parser_drop_body(x->conn->parser);
+}
+
 void nv_http_conn_watch(nv_http_conn *conn)
 {
     update_reading(conn);

@@ -170,6 +170,8 @@ void nv_http_stream_set_deadline(nv_http_exchange *x, int64_t deadline_us);
  */
 void nv_http_stream_end(nv_http_exchange *x, bool whole);
 
+/** The request's body is empty from here on: for handlers that wait long and need no more of it. */
+void nv_http_body_done(nv_http_exchange *x);
 /** The ids in the path have the syntax of ids; otherwise the exchange is ended with 400 and false returned. */
 NV_NODISCARD bool nv_http_ids_valid(nv_http_exchange *x);
 

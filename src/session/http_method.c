@@ -1,6 +1,7 @@
 /**
  * Direct methods over REST (http-hub.md section 9). The request waits as long as the device may take, ten minutes at
- * most; a caller that goes meanwhile changes nothing for the device.
+ * most, and holds of its own no more than a name meanwhile; a caller that goes changes nothing for a device that was
+ * asked.
  */
 #include "session/http_method.h"
 
@@ -13,7 +14,7 @@
 typedef struct method_op {
     nv_http_exchange *x;
     nv_method_call call;
-    nv_buf text; /* name and payload */
+    nv_buf name;
     void (*answered)(nv_http_exchange *x, const nv_method_call *call);
 } method_op;
 
@@ -21,7 +22,7 @@ static void method_op_free(void *arg)
 {
     method_op *op = arg;
     nv_buf_deinit(&op->call.answer);
-    nv_buf_deinit(&op->text);
+    nv_buf_deinit(&op->name);
     free(op);
 }
 
@@ -54,6 +55,12 @@ static void call_done(nv_method_call *call)
     }
 }
 
+static void peer_gone(nv_http_exchange *x)
+{
+    method_op *op = x->op;
+    nv_method_cancel(&op->call);
+}
+
 void nv_http_method_start(nv_http_exchange *x, const nv_http_method_ask *ask)
 {
     method_op *op = nv_calloc(1, sizeof(*op));
@@ -61,20 +68,22 @@ void nv_http_method_start(nv_http_exchange *x, const nv_http_method_ask *ask)
     op->answered = ask->answered;
     x->op = op;
     x->op_free = method_op_free;
-    nv_buf_init(&op->text, ask->name.len + ask->payload.len);
-    if (nv_buf_append(&op->text, ask->name) != NV_OK || nv_buf_append(&op->text, ask->payload) != NV_OK) {
+    nv_buf_init(&op->name, ask->name.len);
+    if (nv_buf_append(&op->name, ask->name) != NV_OK) {
         fail(x, NV_HUB_ERROR_ServerError, NULL);
         return;
     }
     op->call.device_id = x->device_id;
     op->call.module_id = x->module_id;
-    op->call.name = nv_span_first(nv_buf_span(&op->text), ask->name.len);
-    op->call.payload = nv_span_skip(nv_buf_span(&op->text), ask->name.len);
+    op->call.name = nv_buf_span(&op->name);
+    op->call.payload = ask->payload;
     op->call.response_timeout_us = ask->response_s * NV_US_PER_S;
     op->call.connect_timeout_us = ask->connect_s * NV_US_PER_S;
     op->call.done = call_done;
     op->call.arg = op;
     nv_method_invoke(x->loop, &op->call);
+    nv_http_body_done(x);
+    nv_http_watch_peer(x, peer_gone);
 }
 
 /* ---- POST /twins/{d}[/modules/{m}]/methods ------------------------------------------------------------------- */

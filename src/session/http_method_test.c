@@ -1,8 +1,10 @@
 /** Direct methods over REST (http-hub.md section 9): what the caller sees, under a clock that the test moves. */
 #include "session/http_rig_ask.h"
 
+#include "core/method.h"
 #include "session/http_rig_device.h"
 
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -10,6 +12,13 @@
 #include <stdlib.h>
 
 #include <cmocka.h>
+
+/* Sanitizers bring a heap of their own. */
+#if defined(__has_feature)
+#define NV_HEAP_IS_COUNTED (!__has_feature(address_sanitizer) && !__has_feature(thread_sanitizer))
+#else
+#define NV_HEAP_IS_COUNTED 1
+#endif
 
 #define V       NV_RIG_V
 #define METHODS "/twins/d/methods" V
@@ -205,23 +214,127 @@ static void modules_have_methods_too(void **state)
     assert_string_equal(nv_rig_said.body, "{\"status\":200,\"payload\":2}");
 }
 
+/* A caller on a connection of its own. */
+static void ask_on(nv_rig *line, const char *path, const char *body)
+{
+    static char request[65536];
+    (void)snprintf(request, sizeof(request), "POST %s HTTP/1.1\r\nAuthorization: %s\r\nContent-Length: %zu\r\n\r\n%s",
+                   path, nv_rig_token, strlen(body), body);
+    nv_rig_init(line, &nv_rig_on, nv_http_service_new);
+    nv_rig_send(line, nv_span_str(request));
+    nv_rig_pump(line);
+}
+
+/** Deleting what is awaited ends the wait at once. */
+static void deleted_while_awaited(void **state)
+{
+    (void)state;
+    static const char body[] =
+        "{\"methodName\":\"m\",\"connectTimeoutInSeconds\":300,\"responseTimeoutInSeconds\":300}";
+    nv_make_module("d", "m");
+    nv_use_policy("service");
+    nv_rig lines[2];
+    ask_on(&lines[0], METHODS, body);
+    ask_on(&lines[1], "/twins/d/modules/m/methods" V, body);
+    nv_settle();
+    for (size_t i = 0; i < NV_COUNT_OF(lines); i++) {
+        nv_rig_pump(&lines[i]);
+        assert_int_equal(nv_buf_len(&lines[i].received), 0);
+    }
+    nv_use_policy("registryReadWrite");
+    nv_use_if_match("*");
+    nv_expect("DELETE", "/devices/d" V, NULL, 204);
+    for (size_t i = 0; i < NV_COUNT_OF(lines); i++) {
+        nv_rig_wait_answer(&lines[i], false, &nv_rig_said);
+        nv_said_e3(404, "DeviceNotFound", 404001);
+        nv_rig_deinit(&lines[i]);
+    }
+}
+
+/** A caller that hangs up is waited for no longer: neither for a device to come nor for an answer. */
+static void a_caller_hangs_up(void **state)
+{
+    (void)state;
+    static const char body[] =
+        "{\"methodName\":\"m\",\"payload\":7,\"connectTimeoutInSeconds\":300,\"responseTimeoutInSeconds\":300}";
+    for (int asked = 0; asked < 2; asked++) {
+        nv_rig line;
+        if (asked) {
+            come("d", NULL);
+        }
+        ask_on(&line, METHODS, body);
+        if (asked) {
+            nv_rig_device_wait(&device, 1);
+        } else {
+            nv_settle();
+            nv_rig_pump(&line);
+        }
+        assert_true(line.session->reading); /* to hear that the peer is gone */
+        nv_rig_lose(&line);
+        nv_settle();
+        assert_true(line.session->done); /* no time has passed */
+        nv_rig_deinit(&line);
+        assert_true(nv_methods_idle(nv_rig_on.hub->loops[0].methods));
+    }
+    nv_rig_device_answer(&device, 0, 200, "{}"); /* for nobody */
+    nv_ask_only("POST", METHODS, body);
+    nv_rig_device_wait(&device, 2);
+    nv_rig_device_answer(&device, 1, 200, "1");
+    assert_int_equal(nv_hear(), 200);
+}
+
+static size_t heap_in_use(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks + info.hblkhd;
+}
+
+/** What a call holds while it waits: of its payload one copy until the device is asked, none from then on. */
+static void waiting_is_cheap(void **state)
+{
+    (void)state;
+    enum { CALLERS = 32, SIZE = 50000 };
+    static char body[SIZE + 200];
+    int len = snprintf(body, sizeof(body),
+                       "{\"methodName\":\"m\",\"connectTimeoutInSeconds\":300,\"responseTimeoutInSeconds\":300,"
+                       "\"payload\":\"");
+    memset(body + len, 'x', SIZE);
+    (void)snprintf(body + len + SIZE, 10, "\"}");
+    nv_rig lines[CALLERS];
+    size_t before = heap_in_use();
+    for (size_t i = 0; i < CALLERS; i++) {
+        ask_on(&lines[i], METHODS, body);
+    }
+    nv_settle();
+    for (size_t i = 0; i < CALLERS; i++) {
+        nv_rig_pump(&lines[i]);
+        nv_buf_deinit(&lines[i].in); /* the client's own */
+    }
+    size_t expecting = (heap_in_use() - before) / CALLERS;
+    come("d", NULL);
+    nv_rig_device_wait(&device, CALLERS);
+    size_t asked = (heap_in_use() - before) / CALLERS;
+    if (NV_HEAP_IS_COUNTED) {
+        assert_in_range(expecting, SIZE, 3 * SIZE / 2 + 20000);
+        assert_in_range(asked, 0, 20000);
+    }
+    for (size_t i = 0; i < CALLERS; i++) {
+        nv_rig_lose(&lines[i]);
+        nv_rig_deinit(&lines[i]);
+    }
+}
+
 /** A hundred callers wait at once, some go; the device answers the others last first. */
 static void many_wait_at_once(void **state)
 {
     (void)state;
     enum { CALLERS = 100 };
     static nv_rig callers[CALLERS];
-    static char request[2048];
     come("d", NULL);
     for (size_t i = 0; i < CALLERS; i++) {
         char body[100];
-        int len = snprintf(body, sizeof(body), "{\"methodName\":\"m\",\"payload\":%zu}", i);
-        (void)snprintf(request, sizeof(request),
-                       "POST " METHODS " HTTP/1.1\r\nAuthorization: %s\r\nContent-Length: %d\r\n\r\n%s", nv_rig_token,
-                       len, body);
-        nv_rig_init(&callers[i], &nv_rig_on, nv_http_service_new);
-        nv_rig_send(&callers[i], nv_span_str(request));
-        nv_rig_pump(&callers[i]);
+        (void)snprintf(body, sizeof(body), "{\"methodName\":\"m\",\"payload\":%zu}", i);
+        ask_on(&callers[i], METHODS, body);
     }
     nv_rig_device_wait(&device, CALLERS);
     for (size_t i = 0; i < CALLERS; i += 10) {
@@ -249,8 +362,9 @@ static void many_wait_at_once(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        T(the_device_answers), T(nobody_answers),           T(unknown_and_disabled_devices),
-        T(wrong_requests),     T(modules_have_methods_too), T(many_wait_at_once),
+        T(the_device_answers),    T(nobody_answers),           T(unknown_and_disabled_devices),
+        T(wrong_requests),        T(modules_have_methods_too), T(many_wait_at_once),
+        T(deleted_while_awaited), T(a_caller_hangs_up),        T(waiting_is_cheap),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
