@@ -1,0 +1,592 @@
+#include "session/amqp/engine_impl.h"
+
+#include "base/alloc.h"
+#include "base/rng.h"
+
+#include <inttypes.h>
+#include <stdarg.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#define NAME_MAX_BYTES 1024u
+
+/* ---- names: one per role and connection (amqp.md section 1.3) ------------------------------------------------- */
+
+static nv_span key_of(const engine_link *l)
+{
+    return nv_span_of(l->key, l->pub.name.len + 1);
+}
+
+static void names_begin(nv_amqp_conn *conn)
+{
+    nv_amqp_conn_private *p = conn->_p;
+    nv_map_init(&p->names, nv_rng_u64(nv_rng_system()));
+    p->named = true;
+    for (nv_list *at = conn->sessions.next; at != &conn->sessions; at = at->next) {
+        nv_amqp_session *session = nv_container_of(at, nv_amqp_session, _node);
+        for (nv_list *node = session->links.next; node != &session->links; node = node->next) {
+            engine_link *l = engine_link_of(nv_container_of(node, nv_amqp_link, _node));
+            (void)nv_map_put(&p->names, key_of(l), l);
+        }
+    }
+}
+
+static engine_link *find_in(nv_list *links, nv_span name, bool sender)
+{
+    for (nv_list *node = links->next; node != links; node = node->next) {
+        nv_amqp_link *link = nv_container_of(node, nv_amqp_link, _node);
+        if (link->sender == sender && nv_span_eq(link->name, name)) {
+            return engine_link_of(link);
+        }
+    }
+    return NULL;
+}
+
+static engine_link *find_name(nv_amqp_conn *conn, nv_span name, bool sender)
+{
+    nv_amqp_conn_private *p = conn->_p;
+    if (p->named) {
+        uint8_t key[NAME_MAX_BYTES + 1];
+        key[0] = sender ? '1' : '0';
+        memcpy(key + 1, name.ptr, name.len);
+        return nv_map_get(&p->names, nv_span_of(key, name.len + 1));
+    }
+    for (nv_list *at = conn->sessions.next; at != &conn->sessions; at = at->next) {
+        nv_amqp_session *session = nv_container_of(at, nv_amqp_session, _node);
+        engine_link *l = find_in(&session->links, name, sender);
+        if (l) {
+            return l;
+        }
+    }
+    return NULL;
+}
+
+static void forget_name(engine_link *l)
+{
+    nv_amqp_conn_private *p = l->pub.conn->_p;
+    if (p->named && nv_map_get(&p->names, key_of(l)) == l) {
+        (void)nv_map_remove(&p->names, key_of(l));
+    }
+}
+
+/* ---- life --------------------------------------------------------------------------------------------------- */
+
+static engine_link *link_new(engine_session *s, nv_span name, bool sender)
+{
+    nv_amqp_conn *conn = s->pub.conn;
+    engine_link *l = nv_calloc(1, sizeof(*l) + 1 + name.len);
+    l->key[0] = sender ? '1' : '0';
+    if (name.len > 0) {
+        memcpy(l->key + 1, name.ptr, name.len);
+    }
+    l->pub.session = &s->pub;
+    l->pub.conn = conn;
+    l->pub.name = nv_span_of(l->key + 1, name.len);
+    l->pub.sender = sender;
+    l->max_message = ENGINE_MAX_MESSAGE;
+    l->handle = engine_index_gap(&s->by_local);
+    nv_list_init(&l->wait);
+    nv_list_init(&l->pending);
+    nv_list_push_back(&s->pub.links, &l->pub._node);
+    engine_index_put(&s->by_local, l->handle, l);
+    conn->link_count++;
+    if (!conn->_p->named && conn->link_count > ENGINE_LOOKUP_LINKS) {
+        names_begin(conn);
+    } else if (conn->_p->named) {
+        (void)nv_map_put(&conn->_p->names, key_of(l), l);
+    }
+    return l;
+}
+
+static void drop_ring(engine_link *l)
+{
+    if (!l->pub.sender) {
+        for (uint32_t i = 0; i < l->ring.count; i++) {
+            const engine_entry *entry = engine_ring_at(&l->ring, i);
+            if (!entry->settled) {
+                engine_release(l->pub.conn, entry);
+            }
+        }
+    }
+    engine_ring_deinit(&l->ring);
+}
+
+/* The owner has answered, or never will. */
+static void forget_attach(engine_link *l)
+{
+    free(l->held);
+    l->held = NULL;
+    l->pub.attach = NULL;
+    l->pub.source = NULL;
+    l->pub.target = NULL;
+}
+
+static void answered(engine_link *l)
+{
+    nv_amqp_conn *conn = l->pub.conn;
+    forget_attach(l);
+    conn->_p->unanswered--;
+    engine_go(conn, ENGINE_STOP_ATTACH);
+}
+
+/* It holds nothing any more but its name and its handles. */
+static void empty(engine_link *l)
+{
+    nv_amqp_conn *conn = l->pub.conn;
+    forget_name(l);
+    nv_list_remove(&l->wait);
+    nv_list_remove(&l->pending);
+    drop_ring(l);
+    engine_partial_drop(l);
+    free(l->rest);
+    l->rest = NULL;
+    engine_look_at_budget(conn);
+}
+
+/* Our DETACH is out; the handle is taken until the peer's comes. */
+static void gone(engine_link *l)
+{
+    empty(l);
+    l->state = ENGINE_LINK_GONE;
+    l->pub.ops = NULL;
+    nv_list_remove(&l->pub._node);
+    nv_list_push_back(&engine_link_session(l)->gone, &l->pub._node);
+}
+
+static void tell(engine_link *l, const nv_amqp_link_ops *ops, const nv_amqp_problem *problem)
+{
+    if (ops && ops->detached) {
+        ops->detached(&l->pub, problem);
+    }
+}
+
+void engine_link_kill(engine_link *l, const nv_amqp_problem *problem)
+{
+    engine_session *s = engine_link_session(l);
+    const nv_amqp_link_ops *ops = l->pub.ops;
+    empty(l);
+    l->state = ENGINE_LINK_DEAD;
+    l->pub.ops = NULL;
+    engine_index_remove(&s->by_local, l->handle);
+    if (l->has_handle) {
+        engine_index_remove(&s->by_handle, l->peer_handle);
+    }
+    l->pub.conn->link_count--;
+    nv_list_remove(&l->pub._node);
+    if (l->held) {
+        l->pub.conn->_p->unanswered--;
+        engine_go(l->pub.conn, ENGINE_STOP_ATTACH);
+        s->owed++;
+        nv_list_push_back(&l->pub.conn->_p->owed, &l->pub._node);
+        return;
+    }
+    nv_list_push_back(&l->pub.conn->_p->dead_links, &l->pub._node);
+    tell(l, ops, problem);
+}
+
+/* The answer to an ATTACH whose link has ended meanwhile. */
+static void answered_late(engine_link *l, const nv_amqp_accept *accept)
+{
+    nv_amqp_conn_private *p = l->pub.conn->_p;
+    forget_attach(l);
+    if (accept) {
+        l->pub.ops = accept->ops;
+        l->pub.owner = accept->owner;
+        p->pump = true; /* the owner expects no call from inside its own */
+        return;
+    }
+    engine_link_session(l)->owed--;
+    nv_list_remove(&l->pub._node);
+    nv_list_push_back(&p->dead_links, &l->pub._node);
+}
+
+void engine_tell_late(nv_amqp_conn *conn, bool all)
+{
+    nv_amqp_conn_private *p = conn->_p;
+    nv_list todo;
+    nv_list_init(&todo);
+    nv_list_splice(&todo, &p->owed);
+    nv_list *node;
+    while ((node = nv_list_pop_front(&todo)) != NULL) {
+        engine_link *l = engine_link_of(nv_container_of(node, nv_amqp_link, _node));
+        if (l->held && !all) {
+            nv_list_push_back(&p->owed, node);
+            continue;
+        }
+        forget_attach(l);
+        engine_link_session(l)->owed--;
+        nv_list_push_back(&p->dead_links, node);
+        tell(l, l->pub.ops, &(nv_amqp_problem){.description = nv_span_str("it ended before it was accepted")});
+    }
+}
+
+void engine_link_free(engine_link *l)
+{
+    free(l);
+}
+
+/* ---- DETACH ------------------------------------------------------------------------------------------------- */
+
+static void send_detach(engine_link *l, bool closed, const nv_amqp_problem *problem)
+{
+    nv_amqp_conn *conn = l->pub.conn;
+    uint8_t error[ENGINE_ERROR_ROOM];
+    nv_amqp_performative p = {.code = NV_AMQP_DETACH};
+    NV_AMQP_SET(&p.detach, detach, handle, l->handle);
+    NV_AMQP_SET(&p.detach, detach, closed, closed);
+    p.detach.error = engine_put_problem(conn, problem, error);
+    (void)engine_write(conn, NV_AMQP_FRAME_AMQP, l->pub.session->channel, &p, p.detach.error.len);
+}
+
+void engine_link_fail(engine_link *l, nv_amqp_condition condition, const char *fmt, ...)
+{
+    char text[ENGINE_DESCRIPTION];
+    va_list args;
+    va_start(args, fmt);
+    (void)vsnprintf(text, sizeof(text), fmt, args);
+    va_end(args);
+    nv_amqp_problem problem = engine_problem(condition, text);
+    const nv_amqp_link_ops *ops = l->pub.ops;
+    send_detach(l, true, &problem);
+    gone(l);
+    tell(l, ops, &problem);
+}
+
+void nv_amqp_link_detach(nv_amqp_link *link, nv_amqp_condition condition, const char *description)
+{
+    engine_link *l = engine_link_of(link);
+    nv_amqp_conn *conn = link->conn;
+    if (l->held) {
+        nv_amqp_link_refuse(link, condition, description, NV_SPAN_EMPTY);
+        return;
+    }
+    if (l->state > ENGINE_LINK_ATTACHED || !engine_is_open(conn)) {
+        link->ops = NULL;
+        return;
+    }
+    engine_enter(conn);
+    nv_amqp_problem problem = {.condition = NV_AMQP_ERR_NONE};
+    if (condition != NV_AMQP_ERR_NONE) {
+        problem = engine_problem(condition, description);
+    }
+    send_detach(l, true, &problem);
+    gone(l);
+    engine_leave(conn);
+}
+
+bool engine_on_detach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_detach *detach)
+{
+    engine_link *l = engine_index_get(&s->by_handle, detach->handle);
+    if (!l) {
+        return true; /* it crossed the end of the link */
+    }
+    if (l->held) {
+        engine_stop(conn, ENGINE_STOP_ATTACH);
+        return false;
+    }
+    nv_amqp_problem problem = engine_problem_of(detach->error);
+    if (l->state == ENGINE_LINK_ATTACHED) {
+        send_detach(l, detach->closed, &(nv_amqp_problem){.condition = NV_AMQP_ERR_NONE});
+    }
+    engine_link_kill(l, &problem);
+    return true;
+}
+
+/* ---- ATTACH from the peer ----------------------------------------------------------------------------------- */
+
+/* A copy that lasts until the owner answers. @return NULL: a terminus cannot be decoded, the connection has failed */
+static engine_attach *hold(nv_amqp_conn *conn, nv_span body)
+{
+    engine_attach *held = nv_malloc(sizeof(*held) + body.len);
+    memcpy(held->bytes, body.ptr, body.len);
+    nv_reader r = nv_reader_of(nv_span_of(held->bytes, body.len));
+    held->source.code = held->target.code = NV_AMQP_ATTACH;
+    nv_err err = nv_amqp_decode(&r, &held->attach);
+    const nv_amqp_attach *attach = &held->attach.attach;
+    if (err == NV_OK && attach->source.len > 0) {
+        err = nv_amqp_decode_span(attach->source, &held->source);
+    }
+    if ((err == NV_OK || err == NV_E_UNSUPPORTED) && attach->target.len > 0) {
+        err = nv_amqp_decode_span(attach->target, &held->target);
+    }
+    if (err != NV_OK && err != NV_E_UNSUPPORTED) {
+        engine_fail(conn, NV_AMQP_ERR_DECODE_ERROR, "attach: source or target cannot be decoded");
+        free(held);
+        return NULL;
+    }
+    return held;
+}
+
+static void take_attach(engine_link *l, const nv_amqp_attach *attach)
+{
+    engine_session *s = engine_link_session(l);
+    l->has_handle = true;
+    l->peer_handle = attach->handle;
+    engine_index_put(&s->by_handle, attach->handle, l);
+    l->pub.snd_settle_mode = NV_AMQP_HAS(attach, attach, snd_settle_mode) ? attach->snd_settle_mode : 2;
+    l->pub.rcv_settle_mode = NV_AMQP_HAS(attach, attach, rcv_settle_mode) ? attach->rcv_settle_mode : 0;
+    l->pub.peer_max_message = attach->max_message_size;
+    if (!l->pub.sender) {
+        l->delivery_count = l->limit = attach->initial_delivery_count;
+    }
+}
+
+/* The answer to ours. */
+static void on_attach_answer(nv_amqp_conn *conn, engine_link *l, const nv_amqp_attach *attach)
+{
+    take_attach(l, attach);
+    if (l->state == ENGINE_LINK_GONE) {
+        return;
+    }
+    l->state = ENGINE_LINK_ATTACHED;
+    if (l->pub.ops && l->pub.ops->attached) {
+        l->pub.ops->attached(&l->pub, attach);
+    }
+    bool refused = l->pub.sender ? !attach->target.ptr : !attach->source.ptr;
+    if (!refused && !l->pub.sender && l->state == ENGINE_LINK_ATTACHED && engine_is_open(conn)) {
+        engine_top_up(l);
+    }
+}
+
+/* The name is attached already in this role: the newer link takes its place (part 2 section 2.6.1). */
+static bool steal(nv_amqp_conn *conn, nv_span name, bool sender)
+{
+    engine_link *old = find_name(conn, name, sender);
+    if (!old) {
+        return true;
+    }
+    if (old->held) {
+        return false;
+    }
+    engine_link_fail(old, NV_AMQP_ERR_STOLEN, "a newer link has the same name and role");
+    return true;
+}
+
+static const char *why_not(nv_amqp_conn *conn, const engine_attach *held, nv_amqp_condition *condition)
+{
+    bool coordinator = held->attach.attach.target.len > 0 && held->target.code != NV_AMQP_TARGET;
+    if (coordinator || (held->attach.attach.source.len > 0 && held->source.code != NV_AMQP_SOURCE)) {
+        *condition = NV_AMQP_ERR_NOT_IMPLEMENTED;
+        return "a terminus of this kind is not served";
+    }
+    if (conn->link_count > conn->config.links) {
+        *condition = NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED;
+        return "too many links on this connection";
+    }
+    if (!conn->ops->attach) {
+        *condition = NV_AMQP_ERR_NOT_ALLOWED;
+        return "this end takes no links";
+    }
+    return NULL;
+}
+
+static void on_attach_request(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attach *attach, nv_span body)
+{
+    engine_attach *held = hold(conn, body);
+    if (!held) {
+        return;
+    }
+    bool fresh = steal(conn, attach->name, attach->role);
+    if (s->state != ENGINE_SESSION_BEGUN || !engine_is_open(conn)) {
+        free(held); /* the owner of the stolen link ended it */
+        return;
+    }
+    engine_link *l = link_new(s, attach->name, attach->role);
+    l->held = held;
+    conn->_p->unanswered++;
+    take_attach(l, &held->attach.attach);
+    l->pub.attach = &held->attach.attach;
+    l->pub.source = held->source.code == NV_AMQP_SOURCE ? &held->source.source : NULL;
+    l->pub.target = held->target.code == NV_AMQP_TARGET ? &held->target.target : NULL;
+    nv_amqp_condition condition = NV_AMQP_ERR_RESOURCE_LOCKED;
+    const char *why = fresh ? why_not(conn, held, &condition) : "a link of this name is being attached";
+    if (why) {
+        nv_amqp_link_refuse(&l->pub, condition, why, NV_SPAN_EMPTY);
+        return;
+    }
+    conn->ops->attach(conn, &l->pub);
+}
+
+bool engine_on_attach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attach *attach, nv_span body)
+{
+    if (attach->handle > conn->config.handle_max) {
+        engine_fail(conn, NV_AMQP_ERR_FRAMING_ERROR, "handle %" PRIu32 " is above handle-max %" PRIu32, attach->handle,
+                    conn->config.handle_max);
+        return true;
+    }
+    if (engine_index_get(&s->by_handle, attach->handle)) {
+        engine_session_fail(s, NV_AMQP_ERR_HANDLE_IN_USE, "handle %" PRIu32 " is attached", attach->handle);
+        return true;
+    }
+    if (attach->name.len > NAME_MAX_BYTES || attach->snd_settle_mode > 2 || attach->rcv_settle_mode > 1) {
+        engine_session_fail(s, NV_AMQP_ERR_INVALID_FIELD, "attach: a name longer than %u bytes or an unknown mode",
+                            NAME_MAX_BYTES);
+        return true;
+    }
+    engine_link *l = find_in(&s->pub.links, attach->name, attach->role);
+    if (!l || l->has_handle) {
+        l = find_in(&s->gone, attach->name, attach->role);
+    }
+    if (l && !l->has_handle) {
+        on_attach_answer(conn, l, attach);
+        return true;
+    }
+    if (engine_index_gap(&s->by_local) > s->peer_handle_max) {
+        engine_session_fail(s, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, "no handle is free");
+        return true;
+    }
+    on_attach_request(conn, s, attach, body);
+    return true;
+}
+
+/* ---- the owner's answer ------------------------------------------------------------------------------------- */
+
+static nv_amqp_performative attach_of(const engine_link *l)
+{
+    nv_amqp_performative p = {.code = NV_AMQP_ATTACH};
+    p.attach.name = l->pub.name;
+    NV_AMQP_SET(&p.attach, attach, handle, l->handle);
+    NV_AMQP_SET(&p.attach, attach, role, !l->pub.sender);
+    NV_AMQP_SET(&p.attach, attach, snd_settle_mode, l->pub.snd_settle_mode);
+    NV_AMQP_SET(&p.attach, attach, rcv_settle_mode, l->pub.rcv_settle_mode);
+    if (l->pub.sender) {
+        NV_AMQP_SET(&p.attach, attach, initial_delivery_count, l->delivery_count);
+    }
+    NV_AMQP_SET(&p.attach, attach, max_message_size, l->max_message);
+    return p;
+}
+
+static bool send_attach(engine_link *l, const nv_amqp_performative *p)
+{
+    const nv_amqp_attach *a = &p->attach;
+    size_t room = a->name.len + a->source.len + a->target.len + a->properties.len + a->desired_capabilities.len;
+    return engine_write(l->pub.conn, NV_AMQP_FRAME_AMQP, l->pub.session->channel, p, room);
+}
+
+void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept)
+{
+    engine_link *l = engine_link_of(link);
+    nv_amqp_conn *conn = link->conn;
+    if (!l->held) {
+        return;
+    }
+    engine_enter(conn);
+    if (l->state == ENGINE_LINK_DEAD) {
+        answered_late(l, accept);
+        engine_leave(conn);
+        return;
+    }
+    if (link->sender && accept->pre_settled) {
+        link->snd_settle_mode = 1;
+    }
+    link->rcv_settle_mode = accept->rcv_first ? 0 : link->rcv_settle_mode;
+    l->max_message = accept->max_message_size > 0 ? accept->max_message_size : ENGINE_MAX_MESSAGE;
+    uint8_t tracking[128];
+    nv_amqp_performative p = attach_of(l);
+    p.attach.source = link->attach->source;
+    p.attach.target = link->attach->target;
+    p.attach.properties = accept->properties.len > 0 ? accept->properties : engine_put_tracking(conn, tracking);
+    if (!send_attach(l, &p) && !conn->_p->overflow) {
+        nv_amqp_link_refuse(link, NV_AMQP_ERR_FRAME_SIZE_TOO_SMALL, "the answer does not fit the peer's max-frame-size",
+                            NV_SPAN_EMPTY);
+        engine_leave(conn);
+        return;
+    }
+    link->ops = accept->ops;
+    link->owner = accept->owner;
+    l->state = ENGINE_LINK_ATTACHED;
+    answered(l);
+    if (link->sender) {
+        if (link->credit > 0 || link->drain) {
+            engine_room_later(l);
+        }
+    } else {
+        l->window = accept->credit;
+        engine_top_up(l);
+    }
+    engine_leave(conn);
+}
+
+void nv_amqp_link_refuse(nv_amqp_link *link, nv_amqp_condition condition, const char *description, nv_span info)
+{
+    engine_link *l = engine_link_of(link);
+    nv_amqp_conn *conn = link->conn;
+    if (!l->held) {
+        return;
+    }
+    engine_enter(conn);
+    if (l->state == ENGINE_LINK_DEAD) {
+        answered_late(l, NULL);
+        engine_leave(conn);
+        return;
+    }
+    uint8_t tracking[128];
+    nv_amqp_performative p = attach_of(l);
+    p.attach.properties = engine_put_tracking(conn, tracking);
+    nv_amqp_problem problem = engine_problem(condition, description);
+    problem.info = info;
+    answered(l);
+    l->state = ENGINE_LINK_ATTACHED;
+    if (!send_attach(l, &p)) { /* a name that fits no frame of the peer's */
+        engine_link_kill(l, &problem);
+    } else {
+        send_detach(l, true, &problem);
+        gone(l);
+    }
+    engine_leave(conn);
+}
+
+/* ---- our ATTACH --------------------------------------------------------------------------------------------- */
+
+/* A source or target with the address alone. */
+static nv_span put_terminus(nv_amqp_code code, const char *address, uint8_t *out, size_t size)
+{
+    nv_writer a = nv_writer_of(out, size / 2);
+    nv_amqp_put_string_of(&a, address ? address : "");
+    nv_amqp_performative p = {.code = code};
+    if (code == NV_AMQP_SOURCE) {
+        p.source.address = address ? nv_writer_span(&a) : NV_SPAN_EMPTY;
+    } else {
+        p.target.address = address ? nv_writer_span(&a) : NV_SPAN_EMPTY;
+    }
+    nv_writer w = nv_writer_of(out + size / 2, size / 2);
+    nv_amqp_encode(&w, &p);
+    return a.err == NV_OK && w.err == NV_OK ? nv_writer_span(&w) : NV_SPAN_EMPTY;
+}
+
+nv_amqp_link *nv_amqp_link_attach(nv_amqp_session *session, const nv_amqp_attach_options *options)
+{
+    engine_session *s = engine_session_of(session);
+    nv_amqp_conn *conn = session->conn;
+    nv_span name = nv_span_str(options->name);
+    if (!engine_is_open(conn) || s->state != ENGINE_SESSION_BEGUN || name.len > NAME_MAX_BYTES ||
+        engine_index_gap(&s->by_local) > s->peer_handle_max || find_name(conn, name, options->sender)) {
+        return NULL;
+    }
+    engine_enter(conn);
+    engine_link *l = link_new(s, name, options->sender);
+    l->pub.ops = options->ops;
+    l->pub.owner = options->owner;
+    l->pub.snd_settle_mode = options->snd_settle_mode;
+    l->pub.rcv_settle_mode = options->rcv_settle_mode;
+    l->window = options->sender ? 0 : options->credit;
+    uint8_t source[2048];
+    uint8_t target[2048];
+    nv_amqp_performative p = attach_of(l);
+    p.attach.source = options->source.len > 0 ? options->source
+                                              : put_terminus(NV_AMQP_SOURCE, options->sender ? NULL : options->address,
+                                                             source, sizeof(source));
+    p.attach.target = options->target.len > 0 ? options->target
+                                              : put_terminus(NV_AMQP_TARGET, options->sender ? options->address : NULL,
+                                                             target, sizeof(target));
+    p.attach.properties = options->properties;
+    p.attach.desired_capabilities = options->desired_capabilities;
+    bool ok = send_attach(l, &p);
+    if (!ok && !conn->_p->overflow) {
+        l->pub.ops = NULL;
+        engine_link_kill(l, &(nv_amqp_problem){.condition = NV_AMQP_ERR_NONE});
+        l = NULL;
+    }
+    engine_leave(conn);
+    return l ? &l->pub : NULL;
+}
