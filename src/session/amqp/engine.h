@@ -189,7 +189,8 @@ struct nv_amqp_session {
     /* the rest is in engine_impl.h, behind this */
 };
 
-/** Client: BEGIN. Server sessions begin by themselves. */
+/** Client: BEGIN; from opened() on. Server sessions begin by themselves. @return NULL: the connection is not open, or
+ * no channel is free */
 nv_amqp_session *nv_amqp_session_begin(nv_amqp_conn *conn);
 /** END; its links are told. */
 void nv_amqp_session_end(nv_amqp_session *session, nv_amqp_condition condition, const char *description);
@@ -290,7 +291,8 @@ typedef struct nv_amqp_attach_options {
     void *owner;
     uint32_t credit; /* we receive */
 } nv_amqp_attach_options;
-/** Client. */
+/** Client. Nothing need be waited for after nv_amqp_session_begin(). @return NULL: the session has ended, a link of
+ * this name and role is attached, or the ATTACH does not fit a frame of the peer's */
 nv_amqp_link *nv_amqp_link_attach(nv_amqp_session *session, const nv_amqp_attach_options *options);
 
 /** We receive: settle one delivery. Consecutive ones with the same outcome share a DISPOSITION. Also answers outcomes

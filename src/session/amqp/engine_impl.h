@@ -29,8 +29,9 @@
 #define ENGINE_DESCRIPTION  300u              /* bytes of an error's description that are sent */
 #define ENGINE_ERROR_ROOM   2048u
 #define ENGINE_MAX_MESSAGE  (UINT64_C(1) << 20)
-#define ENGINE_TRACKED_MAX  16384u /* unsettled deliveries a sender keeps; then it has no room */
-#define ENGINE_LOOKUP_LINKS 16u    /* up to here names are found by looking at each link */
+#define ENGINE_MESSAGE_MASK 0x7fffffffu /* no message is larger */
+#define ENGINE_TRACKED_MAX  16384u      /* unsettled deliveries a sender keeps; then it has no room */
+#define ENGINE_LOOKUP_LINKS 16u         /* up to here names are found by looking at each link */
 #define ENGINE_OUTPUT_SLACK (256u * 1024u)
 
 /* ---- tables (engine_index.c) -------------------------------------------------------------------------------- */
@@ -58,9 +59,9 @@ void engine_index_deinit(engine_index *index);
 /** An unsettled delivery. */
 typedef struct engine_entry {
     uint32_t id;
-    uint32_t size : 31; /* received: bytes */
     uint32_t settled : 1;
-    uint64_t cookie; /* sent: the owner's */
+    uint32_t size : 31; /* received: bytes */
+    uint64_t cookie;    /* sent: the owner's */
 } engine_entry;
 
 /** In the order of their ids, which grow. Settled ones in the middle go when they are at the front, or all together

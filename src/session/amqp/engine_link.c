@@ -481,6 +481,9 @@ void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept)
     }
     link->rcv_settle_mode = accept->rcv_first ? 0 : link->rcv_settle_mode;
     l->max_message = accept->max_message_size > 0 ? accept->max_message_size : ENGINE_MAX_MESSAGE;
+    if (l->max_message > ENGINE_MESSAGE_MASK) {
+        l->max_message = ENGINE_MESSAGE_MASK;
+    }
     uint8_t tracking[128];
     nv_amqp_performative p = attach_of(l);
     p.attach.source = link->attach->source;

@@ -122,7 +122,7 @@ static bool hand_over(engine_link *l, const nv_amqp_delivery *delivery)
     nv_amqp_conn_private *p = conn->_p;
     const nv_amqp_link_ops *ops = l->pub.ops;
     if (!delivery->settled) {
-        engine_entry entry = {.id = delivery->id, .size = (uint32_t)delivery->bytes.len & INT32_MAX};
+        engine_entry entry = {.id = delivery->id, .size = (uint32_t)delivery->bytes.len & ENGINE_MESSAGE_MASK};
         if (!engine_ring_push(&l->ring, &entry)) {
             engine_fail(conn, NV_AMQP_ERR_INTERNAL_ERROR, "out of memory");
             return true;
@@ -135,7 +135,7 @@ static bool hand_over(engine_link *l, const nv_amqp_delivery *delivery)
         return true;
     }
     if (l->state == ENGINE_LINK_ATTACHED && engine_is_open(conn)) {
-        engine_entry entry = {.size = (uint32_t)delivery->bytes.len & INT32_MAX};
+        engine_entry entry = {.size = (uint32_t)delivery->bytes.len & ENGINE_MESSAGE_MASK};
         if (!delivery->settled && engine_ring_unpush(&l->ring, delivery->id)) {
             engine_release(conn, &entry);
         }
@@ -205,7 +205,7 @@ static bool complete(engine_link *l, size_t last_len)
     p->partial_bytes -= delivery.bytes.len;
     if (!hand_over(l, &delivery)) {
         l->partial = partial;
-        partial->bytes.end -= last_len; /* the frame comes again */
+        nv_buf_truncate(&partial->bytes, nv_buf_len(&partial->bytes) - last_len); /* the frame comes again */
         p->partial_bytes += nv_buf_len(&partial->bytes);
         return false;
     }
