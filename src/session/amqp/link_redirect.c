@@ -1,0 +1,70 @@
+/*
+ * Event readers that dial the hub are sent on to its Event Hubs-compatible endpoint (amqp.md section 5.1), which is the
+ * same listener under the same name: what the client dialled is what it can reach.
+ */
+#include "session/amqp/server_internal.h"
+
+#include "core/event_hub.h"
+
+#include <stdio.h>
+
+#define PORT        5671
+#define ADDRESS_MAX 1024u
+#define HOST_MAX    256u
+
+/* The name that the client dialled, if it is the hub's, as it stands in an address: without port, IPv6 in brackets. */
+static size_t name_host(const amqp_server *s, char out[HOST_MAX])
+{
+    const nv_hub *hub = amqp_hub(s);
+    nv_span host = nv_span_str(s->host);
+    if (host.len == 0 || !nv_hub_is_alias(hub, host)) {
+        host = hub->host_names[0];
+    }
+    if (host.ptr[0] == '[') {
+        size_t bracket = nv_span_find(host, ']');
+        host = nv_span_first(nv_span_skip(host, 1), bracket > 0 ? bracket - 1 : 0);
+    }
+    size_t colon = nv_span_find(host, ':');
+    bool ipv6 = colon < host.len && nv_span_find(nv_span_skip(host, colon + 1), ':') < host.len - colon - 1;
+    host = ipv6 ? host : nv_span_first(host, colon);
+    int len = snprintf(out, HOST_MAX, ipv6 ? "[%.*s]" : "%.*s", NV_SPAN_ARG(host));
+    return len > 0 && (size_t)len < HOST_MAX ? (size_t)len : 0;
+}
+
+static nv_span put_info(nv_writer *w, nv_span host, nv_span address)
+{
+    size_t mark = nv_amqp_begin_map(w);
+    nv_amqp_put_symbol_of(w, "hostname");
+    nv_amqp_put_string(w, host);
+    nv_amqp_put_symbol_of(w, "network-host");
+    nv_amqp_put_string(w, host);
+    nv_amqp_put_symbol_of(w, "port");
+    nv_amqp_put_int(w, PORT);
+    nv_amqp_put_symbol_of(w, "address");
+    nv_amqp_put_string(w, address);
+    nv_amqp_end_map(w, mark, 8);
+    return w->err == NV_OK ? nv_writer_span(w) : NV_SPAN_EMPTY;
+}
+
+void amqp_open_redirect(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address)
+{
+    (void)device;
+    char host[HOST_MAX];
+    char target[ADDRESS_MAX];
+    uint8_t memory[ADDRESS_MAX + 3 * HOST_MAX];
+    size_t host_len = name_host(s, host);
+    nv_span entity = nv_event_hub_entity(amqp_hub(s));
+    int len = snprintf(target, sizeof(target), "amqps://%.*s:%d/%.*s%.*s", (int)host_len, host, PORT,
+                       NV_SPAN_ARG(entity), NV_SPAN_ARG(address->rest));
+    nv_writer w = nv_writer_of(memory, sizeof(memory));
+    nv_span info = NV_SPAN_EMPTY;
+    if (host_len > 0 && len > 0 && (size_t)len < sizeof(target)) {
+        info = put_info(&w, nv_span_of(host, host_len), nv_span_of(target, (size_t)len));
+    }
+    if (info.len == 0) {
+        amqp_refuse(s, link, NV_AMQP_ERR_NOT_FOUND, "there is nothing at this address");
+        return;
+    }
+    nv_amqp_link_refuse(link, NV_AMQP_ERR_LINK_REDIRECT,
+                        "events are read from the Event Hubs-compatible endpoint: see the address in info", info);
+}
