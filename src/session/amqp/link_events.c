@@ -404,7 +404,7 @@ static void check_position(asking *a, nv_hub *hub)
     if (nv_log_get_partition(hub->log, a->partition, &info) != NV_OK) {
         return;
     }
-    if (a->position.kind == AMQP_FROM_SEQUENCE && a->position.first > info.next_sequence) {
+    if (a->position.kind == AMQP_FROM_SEQUENCE && a->position.first > (info.next_sequence ? info.next_sequence : 1)) {
         a->condition = NV_AMQP_ERR_ARGUMENT_ERROR;
         (void)snprintf(a->why, sizeof(a->why),
                        "The supplied sequence number '%" PRIu64
@@ -412,7 +412,7 @@ static void check_position(asking *a, nv_hub *hub)
                        "'%" PRId64 "'",
                        a->position.first - 1, amqp_last_sequence(&info));
     }
-    uint64_t end = info.next_sequence > 0 ? info.last_offset + 1 : 0;
+    uint64_t end = info.next_sequence > 0 ? info.last_offset + 1 : 1; /* "> 0" is written for "all there is" */
     if (a->position.kind == AMQP_FROM_OFFSET && a->position.first > end) {
         a->condition = NV_AMQP_ERR_ARGUMENT_ERROR;
         (void)amqp_last_offset(&info, last);

@@ -92,7 +92,7 @@ static void fail(reading *r, nv_amqp_condition condition, nv_hub_error error, co
 
 static void fail_argument(reading *r, const char *wrong)
 {
-    fail_argument(r, NV_HUB_ERROR_ArgumentInvalid, wrong);
+    fail(r, NV_AMQP_ERR_ARGUMENT_ERROR, NV_HUB_ERROR_ArgumentInvalid, wrong);
 }
 
 static void fail_size(reading *r, const char *wrong)
