@@ -114,9 +114,15 @@ static bool read_body_section(nv_reader *r, nv_amqp_code section, const uint8_t 
 /** An identifier or address of the properties: any one value, but nothing that has others inside. */
 static bool is_scalar(nv_span any)
 {
+    if (!any.ptr || *any.ptr == CODE_UUID) {
+        return true;
+    }
+    if (*any.ptr == CODE_STRING_8) {
+        return nv_amqp_utf8_valid(nv_span_skip(any, 2));
+    }
     nv_reader at = nv_reader_of(any);
     nv_amqp_value value;
-    return !any.ptr || (nv_amqp_read(&at, &value) && value.type < NV_AMQP_LIST);
+    return nv_amqp_read(&at, &value) && value.type < NV_AMQP_LIST;
 }
 
 static bool read_properties(nv_reader *r, nv_amqp_message *out)
@@ -150,7 +156,9 @@ static bool read_content(nv_reader *r, nv_amqp_code section, nv_amqp_message *ou
 nv_err nv_amqp_message_read(nv_span bytes, nv_amqp_message *out)
 {
     nv_reader r = nv_reader_of(bytes);
-    *out = (nv_amqp_message){.has_header = false};
+    size_t size = sizeof(*out);
+    __asm__("" : "+r"(size)); /* memset() of the library: of a size that it knows, gcc makes a slow "rep stos" */
+    memset(out, 0, size);
     unsigned rank = 0;
     const uint8_t *body = NULL; /* start and end of its sections */
     const uint8_t *body_end = NULL;

@@ -72,99 +72,74 @@ const char *nv_amqp_name(uint64_t code)
 
 /* ---- reading ------------------------------------------------------------------------------------------------ */
 
+/* A field is @p len bytes at @p at, its code among them: the extent of a value of that code, so that each reads what
+ * its code promises. */
+
 /** Bytes of a variable type whose short form is @p code. */
-static bool read_variable(nv_reader *r, uint8_t code, nv_span *out)
+static inline bool read_variable(const uint8_t *at, size_t len, uint8_t code, nv_span *out)
 {
-    uint8_t found = nv_read_u8(r);
-    if ((found | CODE_WIDE) != (code | CODE_WIDE)) {
+    if ((*at | CODE_WIDE) != (code | CODE_WIDE)) {
         return false;
     }
-    size_t len = found == code ? nv_read_u8(r) : nv_read_u32_be(r);
-    *out = nv_read_span(r, len);
-    return r->err == NV_OK;
+    size_t head = *at == code ? 2 : 5;
+    *out = nv_span_of(at + head, len - head);
+    return true;
 }
 
-static bool read_uint(nv_reader *r, uint32_t *out)
+static inline bool read_uint(const uint8_t *at, uint32_t *out)
 {
-    switch (nv_read_u8(r)) {
-    case CODE_UINT_0:
-        *out = 0;
-        return true;
-    case CODE_UINT_8:
-        *out = nv_read_u8(r);
-        return r->err == NV_OK;
-    case CODE_UINT:
-        *out = nv_read_u32_be(r);
-        return r->err == NV_OK;
-    default:
-        return false;
-    }
+    *out = *at == CODE_UINT_8 ? at[1] : *at == CODE_UINT ? nv_load32(at + 1) : 0;
+    return *at == CODE_UINT_8 || *at == CODE_UINT || *at == CODE_UINT_0;
 }
 
-static bool read_ulong(nv_reader *r, uint64_t *out)
+static inline bool read_ulong(const uint8_t *at, uint64_t *out)
 {
-    switch (nv_read_u8(r)) {
-    case CODE_ULONG_0:
-        *out = 0;
-        return true;
-    case CODE_ULONG_8:
-        *out = nv_read_u8(r);
-        return r->err == NV_OK;
-    case CODE_ULONG:
-        *out = nv_read_u64_be(r);
-        return r->err == NV_OK;
-    default:
-        return false;
-    }
+    *out = *at == CODE_ULONG_8 ? at[1] : *at == CODE_ULONG ? nv_load64(at + 1) : 0;
+    return *at == CODE_ULONG_8 || *at == CODE_ULONG || *at == CODE_ULONG_0;
 }
 
-static bool read_boolean(nv_reader *r, bool *out)
+static inline bool read_boolean(const uint8_t *at, bool *out)
 {
-    uint8_t code = nv_read_u8(r);
-    uint8_t value = code == CODE_BOOLEAN ? nv_read_u8(r) : code == CODE_TRUE;
-    *out = value == 1;
-    return (code == CODE_BOOLEAN && value <= 1 && r->err == NV_OK) || code == CODE_TRUE || code == CODE_FALSE;
+    *out = *at == CODE_TRUE || (*at == CODE_BOOLEAN && at[1] == 1);
+    return *at == CODE_TRUE || *at == CODE_FALSE || (*at == CODE_BOOLEAN && at[1] <= 1);
 }
 
-/** A field that is not null. */
-static inline bool read_field(nv_reader *r, uint8_t kind, void *member)
+static inline bool read_field(uint8_t kind, const uint8_t *at, size_t len, void *member)
 {
     switch ((field_kind)kind) {
     case UINT:
-        return read_uint(r, member);
+        return read_uint(at, member);
     case BOOLEAN:
-        return read_boolean(r, member);
+        return read_boolean(at, member);
     case ANY:
-        *(nv_span *)member = nv_amqp_read_raw(r);
-        return r->err == NV_OK;
+        *(nv_span *)member = nv_span_of(at, len);
+        return true;
     case BINARY:
-        return read_variable(r, CODE_BINARY_8, member);
+        return read_variable(at, len, CODE_BINARY_8, member);
     case STRING:
-        return read_variable(r, CODE_STRING_8, member) && nv_amqp_utf8_valid(*(nv_span *)member);
+        return read_variable(at, len, CODE_STRING_8, member) && nv_amqp_utf8_valid(*(nv_span *)member);
     case SYMBOL:
-        return read_variable(r, CODE_SYMBOL_8, member) && nv_ascii_valid(*(nv_span *)member);
+        return read_variable(at, len, CODE_SYMBOL_8, member) && nv_ascii_valid(*(nv_span *)member);
     case UBYTE:
-        if (nv_read_u8(r) != CODE_UBYTE) {
-            return false;
-        }
-        *(uint8_t *)member = nv_read_u8(r);
-        return r->err == NV_OK;
+        *(uint8_t *)member = at[len - 1];
+        return *at == CODE_UBYTE;
     case USHORT:
-        if (nv_read_u8(r) != CODE_USHORT) {
-            return false;
-        }
-        *(uint16_t *)member = nv_read_u16_be(r);
-        return r->err == NV_OK;
+        *(uint16_t *)member = *at == CODE_USHORT ? nv_load16(at + 1) : 0;
+        return *at == CODE_USHORT;
     case ULONG:
-        return read_ulong(r, member);
+        return read_ulong(at, member);
     case TIMESTAMP:
-        if (nv_read_u8(r) != CODE_TIMESTAMP) {
-            return false;
-        }
-        *(int64_t *)member = (int64_t)nv_read_u64_be(r);
-        return r->err == NV_OK;
+        *(int64_t *)member = *at == CODE_TIMESTAMP ? (int64_t)nv_load64(at + 1) : 0;
+        return *at == CODE_TIMESTAMP;
     }
     return false;
+}
+
+/** Length of any value. 0: it is none, or longer than @p left */
+static size_t described_extent(const uint8_t *at, size_t left)
+{
+    nv_reader r = nv_reader_of(nv_span_of(at, left));
+    return nv_amqp_read_raw(&r).len;
 }
 
 /** The constructor of a list, its size and its count. @p fields: what the size spans behind the count */
@@ -193,26 +168,32 @@ static bool read_fields(nv_reader *r, const table_row *row, void *out)
         return false;
     }
     uint32_t present = 0;
+    const uint8_t *at = fields.at;
     for (uint32_t i = 0; i < count; i++) {
-        if (nv_reader_left(&fields) == 0) {
+        size_t left = (size_t)(fields.end - at);
+        if (left == 0) {
             return false;
         }
-        if (*fields.at == CODE_NULL) {
-            fields.at++;
+        if (*at == CODE_NULL) {
+            at++;
             continue;
         }
-        if (!read_field(&fields, row->fields[i].kind, (uint8_t *)out + row->fields[i].offset)) {
+        const field *f = &row->fields[i];
+        size_t len = NV_LIKELY(*at != CODE_DESCRIBED) ? nv_amqp_extent(at, left)
+                     : f->kind == ANY                 ? described_extent(at, left)
+                                                      : 0;
+        if (len == 0 || !read_field(f->kind, at, len, (uint8_t *)out + f->offset)) {
             return false;
         }
+        at += len;
         present |= UINT32_C(1) << i;
     }
     memcpy(out, &present, sizeof(present)); /* the first member of each of the structs */
-    return (present & row->required) == row->required && nv_reader_left(&fields) == 0;
+    return (present & row->required) == row->required && at == fields.end;
 }
 
 static nv_err read_row(nv_reader *r, const table_row *row, void *out)
 {
-    memset(out, 0, row->size);
     if (!read_fields(r, row, out)) {
         r->err = NV_E_SYNTAX;
     }
@@ -260,6 +241,7 @@ nv_err nv_amqp_decode(nv_reader *r, nv_amqp_performative *out)
     }
     if (row) {
         out->code = (nv_amqp_code)row->code;
+        memset(&out->open, 0, row->size);
         return read_row(r, row, &out->open);
     }
     r->at = start;
@@ -291,7 +273,7 @@ static void put_span(nv_writer *w, nv_span bytes, void (*put)(nv_writer *, nv_sp
     if (bytes.ptr) {
         put(w, bytes);
     } else {
-        nv_amqp_put_null(w);
+        nv_write_u8(w, CODE_NULL);
     }
 }
 
@@ -299,7 +281,7 @@ static inline void put_field(nv_writer *w, uint8_t kind, const void *member, boo
 {
     field_kind type = (field_kind)kind;
     if (!present && type != STRING && type != SYMBOL && type != BINARY && type != ANY) {
-        nv_amqp_put_null(w);
+        nv_write_u8(w, CODE_NULL);
         return;
     }
     switch (type) {

@@ -16,54 +16,67 @@
 /** Such elements are walked over bytes that are lent, one each, so that the walk of an array always ends. */
 static const uint8_t lent[MAX_EMPTY_ELEMENTS];
 
+/* T(format code, type, shape) */
+#define CODES(T)                                                                                                       \
+    T(CODE_NULL, NULL, 1)                                                                                              \
+    T(CODE_TRUE, BOOLEAN, 1)                                                                                           \
+    T(CODE_FALSE, BOOLEAN, 1)                                                                                          \
+    T(CODE_BOOLEAN, BOOLEAN, 2)                                                                                        \
+    T(CODE_UBYTE, UBYTE, 2)                                                                                            \
+    T(CODE_USHORT, USHORT, 3)                                                                                          \
+    T(CODE_UINT_0, UINT, 1)                                                                                            \
+    T(CODE_UINT_8, UINT, 2)                                                                                            \
+    T(CODE_UINT, UINT, 5)                                                                                              \
+    T(CODE_ULONG_0, ULONG, 1)                                                                                          \
+    T(CODE_ULONG_8, ULONG, 2)                                                                                          \
+    T(CODE_ULONG, ULONG, 9)                                                                                            \
+    T(CODE_BYTE, BYTE, 2)                                                                                              \
+    T(CODE_SHORT, SHORT, 3)                                                                                            \
+    T(CODE_INT_8, INT, 2)                                                                                              \
+    T(CODE_INT, INT, 5)                                                                                                \
+    T(CODE_LONG_8, LONG, 2)                                                                                            \
+    T(CODE_LONG, LONG, 9)                                                                                              \
+    T(CODE_FLOAT, FLOAT, 5)                                                                                            \
+    T(CODE_DOUBLE, DOUBLE, 9)                                                                                          \
+    T(CODE_DECIMAL32, DECIMAL32, 5)                                                                                    \
+    T(CODE_DECIMAL64, DECIMAL64, 9)                                                                                    \
+    T(CODE_DECIMAL128, DECIMAL128, 17)                                                                                 \
+    T(CODE_CHAR, CHAR, 5)                                                                                              \
+    T(CODE_TIMESTAMP, TIMESTAMP, 9)                                                                                    \
+    T(CODE_UUID, UUID, 17)                                                                                             \
+    T(CODE_BINARY_8, BINARY, SHAPE_SIZED + 1)                                                                          \
+    T(CODE_BINARY_32, BINARY, SHAPE_SIZED + 4)                                                                         \
+    T(CODE_STRING_8, STRING, SHAPE_SIZED + 1)                                                                          \
+    T(CODE_STRING_32, STRING, SHAPE_SIZED + 4)                                                                         \
+    T(CODE_SYMBOL_8, SYMBOL, SHAPE_SIZED + 1)                                                                          \
+    T(CODE_SYMBOL_32, SYMBOL, SHAPE_SIZED + 4)                                                                         \
+    T(CODE_LIST_0, LIST, 1)                                                                                            \
+    T(CODE_LIST_8, LIST, SHAPE_SIZED + 1)                                                                              \
+    T(CODE_LIST_32, LIST, SHAPE_SIZED + 4)                                                                             \
+    T(CODE_MAP_8, MAP, SHAPE_SIZED + 1)                                                                                \
+    T(CODE_MAP_32, MAP, SHAPE_SIZED + 4)                                                                               \
+    T(CODE_ARRAY_8, ARRAY, SHAPE_SIZED + 1)                                                                            \
+    T(CODE_ARRAY_32, ARRAY, SHAPE_SIZED + 4)
+
 /** Type by format code, plus one; 0: no such code. */
 static const uint8_t type_of[256] = {
-#define T(code, type) [code] = NV_AMQP_##type + 1
-    T(CODE_NULL, NULL),
-    T(CODE_TRUE, BOOLEAN),
-    T(CODE_FALSE, BOOLEAN),
-    T(CODE_BOOLEAN, BOOLEAN),
-    T(CODE_UBYTE, UBYTE),
-    T(CODE_USHORT, USHORT),
-    T(CODE_UINT_0, UINT),
-    T(CODE_UINT_8, UINT),
-    T(CODE_UINT, UINT),
-    T(CODE_ULONG_0, ULONG),
-    T(CODE_ULONG_8, ULONG),
-    T(CODE_ULONG, ULONG),
-    T(CODE_BYTE, BYTE),
-    T(CODE_SHORT, SHORT),
-    T(CODE_INT_8, INT),
-    T(CODE_INT, INT),
-    T(CODE_LONG_8, LONG),
-    T(CODE_LONG, LONG),
-    T(CODE_FLOAT, FLOAT),
-    T(CODE_DOUBLE, DOUBLE),
-    T(CODE_DECIMAL32, DECIMAL32),
-    T(CODE_DECIMAL64, DECIMAL64),
-    T(CODE_DECIMAL128, DECIMAL128),
-    T(CODE_CHAR, CHAR),
-    T(CODE_TIMESTAMP, TIMESTAMP),
-    T(CODE_UUID, UUID),
-    T(CODE_BINARY_8, BINARY),
-    T(CODE_BINARY_32, BINARY),
-    T(CODE_STRING_8, STRING),
-    T(CODE_STRING_32, STRING),
-    T(CODE_SYMBOL_8, SYMBOL),
-    T(CODE_SYMBOL_32, SYMBOL),
-    T(CODE_LIST_0, LIST),
-    T(CODE_LIST_8, LIST),
-    T(CODE_LIST_32, LIST),
-    T(CODE_MAP_8, MAP),
-    T(CODE_MAP_32, MAP),
-    T(CODE_ARRAY_8, ARRAY),
-    T(CODE_ARRAY_32, ARRAY),
+#define T(code, type, shape) [code] = NV_AMQP_##type + 1,
+    CODES(T)
 #undef T
 };
 
-/** By the high half of the code: bytes of a fixed type, bytes of the size of any other. */
-static const uint8_t width_of[16] = {
-    [4] = 0, [5] = 1, [6] = 2, [7] = 4, [8] = 8, [9] = 16, [10] = 1, [11] = 4, [12] = 1, [13] = 4, [14] = 1, [15] = 4};
+const uint8_t nv_amqp_shape_of[256] = {
+#define T(code, type, shape) [code] = (shape),
+    CODES(T)
+#undef T
+};
+
+/** Of a fixed type its bytes, of any other those of its size. */
+static size_t width_of(uint8_t code)
+{
+    uint8_t shape = nv_amqp_shape_of[code];
+    return shape >= SHAPE_SIZED ? shape & 7u : shape - 1u;
+}
 
 static bool is_fixed(uint8_t code)
 {
@@ -82,25 +95,6 @@ static uint32_t load_size(const uint8_t *at, size_t width)
     return width == 1 ? *at : nv_load32(at);
 }
 
-static bool skip_body(nv_reader *r, uint8_t code)
-{
-    if (!type_of[code]) {
-        return nv_amqp_fail(r, NV_E_SYNTAX);
-    }
-    size_t len = width_of[code >> 4];
-    if (!nv_reader_has(r, len)) {
-        return false;
-    }
-    if (!is_fixed(code)) {
-        len += load_size(r->at, len);
-        if (!nv_reader_has(r, len)) {
-            return false;
-        }
-    }
-    r->at += len;
-    return true;
-}
-
 bool nv_amqp_skip(nv_reader *r)
 {
     /* A described value is three things: the code 0, a descriptor that is a value, and a value. */
@@ -109,14 +103,16 @@ bool nv_amqp_skip(nv_reader *r)
         if (!nv_reader_has(r, 1)) {
             return false;
         }
-        uint8_t code = *r->at++;
-        if (code != CODE_DESCRIBED) {
-            if (!skip_body(r, code)) {
-                return false;
+        if (*r->at != CODE_DESCRIBED) {
+            size_t len = nv_amqp_extent(r->at, nv_reader_left(r));
+            if (len == 0) {
+                return nv_amqp_fail(r, NV_E_SYNTAX);
             }
+            r->at += len;
             left--;
             continue;
         }
+        r->at++;
         if (++descriptors > MAX_DESCRIPTORS) {
             return nv_amqp_fail(r, NV_E_LIMIT);
         }
@@ -184,7 +180,7 @@ static bool read_fixed(uint8_t code, const uint8_t *at, nv_amqp_value *out)
     case CODE_DECIMAL64:
     case CODE_DECIMAL128:
     case CODE_UUID:
-        out->bytes = nv_span_of(at, width_of[code >> 4]);
+        out->bytes = nv_span_of(at, width_of(code));
         return true;
     default: /* null, false, 0: all zero already */
         return true;
@@ -209,8 +205,8 @@ static bool read_array(nv_span body, nv_amqp_value *out)
     if (!type_of[code]) {
         return false;
     }
-    uint64_t least = (uint64_t)out->count * width_of[code >> 4];
-    if (width_of[code >> 4] == 0) {
+    uint64_t least = (uint64_t)out->count * width_of(code);
+    if (width_of(code) == 0) {
         bool fits = out->bytes.len == 0 && out->count <= MAX_EMPTY_ELEMENTS;
         out->bytes = nv_span_of(lent, fits ? out->count : 0);
         return fits;
@@ -221,7 +217,7 @@ static bool read_array(nv_span body, nv_amqp_value *out)
 /** A list, map or array of @p size bytes at @p at, its count first. */
 static bool read_compound(uint8_t code, const uint8_t *at, size_t size, nv_amqp_value *out)
 {
-    size_t width = width_of[code >> 4];
+    size_t width = width_of(code);
     if (size < width) {
         return false;
     }
@@ -236,7 +232,7 @@ static bool read_compound(uint8_t code, const uint8_t *at, size_t size, nv_amqp_
 
 static bool read_sized(nv_reader *r, uint8_t code, nv_amqp_value *out)
 {
-    size_t width = width_of[code >> 4];
+    size_t width = width_of(code);
     if (!nv_reader_has(r, width)) {
         return false;
     }
@@ -267,7 +263,7 @@ bool nv_amqp_read_body(nv_reader *r, uint8_t code, nv_amqp_value *out)
     if (!is_fixed(code)) {
         return read_sized(r, code, out);
     }
-    size_t width = width_of[code >> 4];
+    size_t width = width_of(code);
     if (!nv_reader_has(r, width)) {
         return false;
     }
@@ -327,7 +323,7 @@ bool nv_amqp_array_next(const nv_amqp_value *array, nv_reader *at, nv_amqp_value
     if (array->element == CODE_DESCRIBED) {
         return nv_amqp_fail(at, NV_E_UNSUPPORTED);
     }
-    if (type_of[array->element] && width_of[array->element >> 4] == 0) {
+    if (type_of[array->element] && width_of(array->element) == 0) {
         at->at++;
         nv_reader none = nv_reader_of(nv_span_of(at->at, 0));
         return nv_amqp_read_body(&none, array->element, out);
@@ -581,7 +577,7 @@ static void put_compound_head(nv_writer *w, uint8_t code, size_t len, uint32_t c
 
 static void put_array(nv_writer *w, const nv_amqp_value *array)
 {
-    bool empty = array->element != CODE_DESCRIBED && width_of[array->element >> 4] == 0;
+    bool empty = array->element != CODE_DESCRIBED && width_of(array->element) == 0;
     nv_span bytes = empty ? NV_SPAN_EMPTY : array->bytes;
     put_compound_head(w, CODE_ARRAY_8, bytes.len + 1, array->count);
     nv_write_u8(w, array->element);

@@ -84,6 +84,26 @@ static inline void nv_store64(uint8_t *p, uint64_t value)
 }
 _Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the stores swap");
 
+/** By format code, nv_amqp_extent()'s table. Fixed types: their bytes behind the code, plus one. Any other: the bytes
+ * of their size, plus SHAPE_SIZED. 0: no such code. */
+extern const uint8_t nv_amqp_shape_of[256];
+#define SHAPE_SIZED 0x80u
+
+/** Length of the value at @p at, which is not described, of @p left > 0 bytes. 0: an unknown code, or it is longer. */
+static inline size_t nv_amqp_extent(const uint8_t *at, size_t left)
+{
+    uint8_t shape = nv_amqp_shape_of[*at];
+    if (shape < SHAPE_SIZED) {
+        return shape <= left ? shape : 0;
+    }
+    size_t head = 1 + (shape & 7u);
+    if (head > left) {
+        return 0;
+    }
+    size_t len = head + (head == 2 ? at[1] : nv_load32(at + 1));
+    return len <= left ? len : 0;
+}
+
 /** No byte above 0x7f. */
 static inline bool nv_ascii_valid(nv_span text)
 {
@@ -107,7 +127,8 @@ bool nv_amqp_utf8_valid(nv_span text);
 /** The rest of a value whose constructor was read, or an element of an array of this constructor (not 0x00). */
 bool nv_amqp_read_body(nv_reader *r, uint8_t code, nv_amqp_value *out);
 
-/** The list behind the descriptor of a table row, into the row's struct. @return NV_E_SYNTAX as nv_amqp_decode() */
+/** The list behind the descriptor of a table row, into the row's struct, which must be all zero.
+ * @return NV_E_SYNTAX as nv_amqp_decode() */
 nv_err nv_amqp_read_header_list(nv_reader *r, nv_amqp_header *out);
 nv_err nv_amqp_read_properties_list(nv_reader *r, nv_amqp_properties *out);
 
