@@ -36,6 +36,7 @@ typedef struct events_link {
     bool has_record;
     bool asked;   /* the reader owes a chunk */
     bool posted;  /* turn is on its way */
+    bool opening; /* the receiver's answer is awaited */
     bool closed;  /* the receiver is */
     bool metrics; /* the peer wants them */
     bool started; /* next_sequence is known */
@@ -58,16 +59,26 @@ static void release(events_link *self)
     }
 }
 
+static void answered(events_link *self)
+{
+    if (self->opening) {
+        self->opening = false;
+        amqp_operation_end(self->server);
+    }
+}
+
 static void receiver_closed(nv_receiver *receiver)
 {
     events_link *self = nv_container_of(receiver, events_link, receiver);
     self->closed = true;
+    answered(self);
     release(self);
 }
 
-/** The link is over: nothing of it is used any more. */
+/** The link is over: nothing of it is used any more. The connection lives until its receiver is closed. */
 static void end(events_link *self)
 {
+    amqp_operation_begin(self->server);
     self->link = NULL;
     nv_log_reader_close(self->reader);
     self->reader = NULL;
@@ -302,9 +313,8 @@ static void refuse(events_link *self, nv_amqp_condition condition, const char *t
     amqp_refuse(self->server, link, condition, text);
 }
 
-static void opened(nv_receiver *receiver, nv_receiver_verdict verdict)
+static void begin(events_link *self, nv_receiver_verdict verdict)
 {
-    events_link *self = nv_container_of(receiver, events_link, receiver);
     switch (verdict) {
     case NV_RECEIVER_OK:
         break;
@@ -326,6 +336,13 @@ static void opened(nv_receiver *receiver, nv_receiver_verdict verdict)
         return;
     }
     nv_amqp_link_accept(self->link, &(nv_amqp_accept){.ops = &ops, .owner = self});
+}
+
+static void opened(nv_receiver *receiver, nv_receiver_verdict verdict)
+{
+    events_link *self = nv_container_of(receiver, events_link, receiver);
+    begin(self, verdict);
+    answered(self); /* a refusal is still being closed */
 }
 
 static void evicted(nv_receiver *receiver, nv_receiver_verdict why)
@@ -475,6 +492,7 @@ void amqp_open_events(amqp_server *s, amqp_device *device, nv_amqp_link *link, c
                                    .evicted = evicted};
     link->ops = &ops;
     link->owner = self;
+    self->opening = true;
     amqp_operation_begin(s);
     nv_receiver_open(amqp_loop(s), &self->receiver);
 }

@@ -22,7 +22,7 @@ typedef struct feedback_link {
     bool cancelled;
     nv_list batches; /* handed out, not settled */
     nv_timer retry;
-    uint32_t operations;
+    uint32_t settling; /* batches */
 } feedback_link;
 
 /** A batch that the peer has. */
@@ -39,20 +39,14 @@ typedef struct batch {
 
 static void take_next(feedback_link *self);
 
-static void operation_begin(feedback_link *self)
+/** The link is gone: the connection lives until nothing of it is under way. */
+static void release(feedback_link *self)
 {
-    self->operations++;
-    amqp_operation_begin(self->server);
-}
-
-static void operation_end(feedback_link *self)
-{
-    amqp_server *s = self->server;
-    self->operations--;
-    if (!self->link && self->operations == 0) {
+    if (!self->link && !self->taking && self->settling == 0) {
+        amqp_server *s = self->server;
         free(self);
+        amqp_operation_end(s);
     }
-    amqp_operation_end(s);
 }
 
 /* ---- settling ----------------------------------------------------------------------------------------------- */
@@ -64,8 +58,11 @@ static void settled(nv_feedback_settle *settle)
     if (self->link && b->answer) { /* also when the lock was lost: the batch is somebody else's, the delivery is over */
         nv_amqp_link_settle(self->link, b->id, &(nv_amqp_outcome){.kind = b->outcome, .settled = true});
     }
+    amqp_server *s = self->server;
     free(b);
-    operation_end(self);
+    self->settling--;
+    release(self);
+    amqp_operation_end(s); /* a hub that stops may close the connection here, and end the link */
 }
 
 static void settle(batch *b, bool complete)
@@ -73,7 +70,8 @@ static void settle(batch *b, bool complete)
     nv_list_remove(&b->node);
     b->settling = true;
     b->settle = (nv_feedback_settle){.lock_token = nv_span_str(b->lock_token), .complete = complete, .done = settled};
-    operation_begin(b->from);
+    b->from->settling++;
+    amqp_operation_begin(b->from->server);
     nv_feedback_settle_do(amqp_loop(b->from->server), &b->settle);
 }
 
@@ -135,7 +133,7 @@ static nv_err send_batch(feedback_link *self, batch *b)
 /** Nothing of the link is used any more: what it had goes back. */
 static void end(feedback_link *self)
 {
-    operation_begin(self);
+    amqp_operation_begin(self->server);
     self->link = NULL;
     nv_timers_clear(&amqp_loop(self->server)->timers, &self->retry);
     while (!nv_list_empty(&self->batches)) {
@@ -145,7 +143,6 @@ static void end(feedback_link *self)
         self->cancelled = true;
         nv_feedback_take_cancel(&self->take);
     }
-    operation_end(self);
 }
 
 static void hand_over(feedback_link *self)
@@ -192,7 +189,7 @@ static void taken(nv_feedback_take *take)
     } else {
         take_next(self);
     }
-    operation_end(self);
+    release(self);
 }
 
 static void take_next(feedback_link *self)
@@ -203,7 +200,6 @@ static void take_next(feedback_link *self)
     nv_timers_clear(&amqp_loop(self->server)->timers, &self->retry);
     self->take = (nv_feedback_take){.wait = !self->link->drain, .done = taken};
     self->taking = true;
-    operation_begin(self);
     nv_feedback_take_do(amqp_loop(self->server), &self->take);
 }
 
@@ -220,7 +216,9 @@ static void on_room(nv_amqp_link *link)
 static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     (void)problem;
-    end(link->owner);
+    feedback_link *self = link->owner;
+    end(self);
+    release(self);
 }
 
 static const nv_amqp_link_ops ops = {.room = on_room, .outcome = on_outcome, .detached = on_detached};
