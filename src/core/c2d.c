@@ -348,6 +348,10 @@ void nv_c2d_attach(nv_hub_loop *loop, nv_c2d_receiver *receiver)
     receiver->_detached = false;
     receiver->_window = receiver->credit;
     receiver->_locked = 0;
+    if (receiver->pulls) {
+        nv_c2d_puller *puller = (nv_c2d_puller *)(void *)receiver;
+        puller->_handed = puller->_limit = 0;
+    }
     receiver->_queue = NULL;
     nv_list_init(&receiver->_link);
     attach_op *self = nv_calloc(1, sizeof(*self));
@@ -380,6 +384,30 @@ void nv_c2d_credit(nv_c2d_receiver *receiver, uint32_t more)
     self->more = more;
     receiver->credit += more;
     post_to_shard(receiver->_loop, receiver->identity->device_id, &self->task, credit_on_shard);
+}
+
+typedef struct pull_op {
+    nv_task task;
+    nv_c2d_puller *puller;
+    uint32_t limit;
+} pull_op;
+
+static void pull_on_shard(nv_task *task)
+{
+    pull_op *self = nv_container_of(task, pull_op, task);
+    nv_c2d_queue *queue = self->puller->receiver._queue;
+    self->puller->_limit = self->limit;
+    free(self);
+    if (queue) {
+        nv_c2d_queue_settle(queue);
+    }
+}
+
+void nv_c2d_pull(nv_c2d_puller *puller, uint32_t limit)
+{
+    pull_op *self = nv_calloc(1, sizeof(*self));
+    *self = (pull_op){.puller = puller, .limit = limit};
+    post_to_shard(puller->receiver._loop, puller->receiver.identity->device_id, &self->task, pull_on_shard);
 }
 
 typedef struct detach_op {

@@ -87,6 +87,7 @@ typedef struct nv_c2d_receiver {
     /* private: the session's loop */
     bool _detached;
     /* in */
+    bool pulls; /* it is the first member of a nv_c2d_puller */
     /** A message, locked for 60 s. The session keeps a reference if it needs it longer than the call. */
     void (*message)(struct nv_c2d_receiver *receiver, nv_c2d_message *message);
     /* private: the session's loop */
@@ -95,6 +96,13 @@ typedef struct nv_c2d_receiver {
     nv_list _link;
     void *_queue; /* nv_c2d_queue; NULL: the queue is at rest, or the device is gone */
 } nv_c2d_receiver;
+/** A receiver that gets no more than it asks for, beside its credit: AMQP. */
+typedef struct nv_c2d_puller {
+    nv_c2d_receiver receiver; /* first member */
+    /* private: the shard's loop */
+    uint32_t _handed; /* since it was attached; wraps */
+    uint32_t _limit;
+} nv_c2d_puller;
 void nv_c2d_attach(nv_hub_loop *loop, nv_c2d_receiver *receiver);
 /**
  * Room for @p more messages at the same time. A place becomes free by itself when a message is settled and when its
@@ -102,6 +110,11 @@ void nv_c2d_attach(nv_hub_loop *loop, nv_c2d_receiver *receiver);
  * settles, or when the same message (the same sequence) is handed to it again with a new token.
  */
 void nv_c2d_credit(nv_c2d_receiver *receiver, uint32_t more);
+/**
+ * It may have been handed up to @p limit messages since it was attached, modulo 2^32 and less than 2^31 more than it
+ * was; at first 0. The limit may go down: what is on its way arrives still.
+ */
+void nv_c2d_pull(nv_c2d_puller *puller, uint32_t limit);
 /**
  * End it. What it had and did not settle returns to the queue, in its place. @p done on the session's loop; only then
  * may the memory go; message() is not called after this returns.

@@ -553,16 +553,25 @@ static void hand_to_receiver(nv_c2d_entry *entry, nv_c2d_receiver *receiver)
     nv_c2d_queue *queue = entry->queue;
     delivery *d = nv_malloc(sizeof(*d));
     receiver->_locked++;
+    if (receiver->pulls) {
+        ((nv_c2d_puller *)(void *)receiver)->_handed++;
+    }
     *d = (delivery){.task = {.run = deliver_on_loop}, .receiver = receiver};
     d->message = lock_entry(entry, receiver, hub_of(queue)->limits.c2d_lock_s * NV_US_PER_S);
     nv_post(receiver->_loop->exec, &d->task);
+}
+
+static bool pulls_more(nv_c2d_receiver *receiver)
+{
+    const nv_c2d_puller *puller = (const nv_c2d_puller *)(void *)receiver;
+    return !receiver->pulls || (int32_t)(puller->_limit - puller->_handed) > 0;
 }
 
 static nv_c2d_receiver *receiver_with_room(nv_c2d_queue *queue)
 {
     for (nv_list *link = queue->receivers.next; link != &queue->receivers; link = link->next) {
         nv_c2d_receiver *receiver = nv_container_of(link, nv_c2d_receiver, _link);
-        if (receiver->_locked < receiver->_window) {
+        if (receiver->_locked < receiver->_window && pulls_more(receiver)) {
             return receiver;
         }
     }

@@ -22,6 +22,11 @@ const char *nv_fault_name(nv_fault_kind kind)
     return names[kind];
 }
 
+bool nv_fault_is_amqp(nv_fault_kind kind)
+{
+    return kind >= NV_FAULT_SHUT_DOWN_AMQP && kind <= NV_FAULT_AMQP_METHOD_RESPONSE;
+}
+
 /* ---- what a message asks for ----------------------------------------------------------------------------------- */
 
 static nv_fault_kind kind_of(nv_span name)
@@ -65,19 +70,23 @@ bool nv_fault_read(nv_span properties, nv_fault_order *out)
     nv_property p;
     *out = (nv_fault_order){.kind = NV_FAULT_NONE};
     while (nv_property_next(&r, &p)) {
-        bool text = p.value.type == NV_VALUE_STRING && p.value.bytes.len > 0;
-        if (p.id != NV_PROP_APPLICATION || !text || !nv_span_starts_with(p.name, nv_span_str(prefix))) {
+        if (p.id != NV_PROP_APPLICATION || !nv_span_starts_with(p.name, nv_span_str(prefix))) {
+            continue;
+        }
+        char scratch[NV_VALUE_TEXT_SIZE];
+        nv_span text = nv_value_text(&p.value, scratch);
+        if (text.len == 0) {
             continue;
         }
         nv_span what = nv_span_skip(p.name, sizeof(prefix) - 1);
         if (nv_span_eq_str(what, "Type")) {
-            out->kind = kind_of(p.value.bytes);
+            out->kind = kind_of(text);
         } else if (nv_span_eq_str(what, "CloseReason")) {
-            keep_reason(out, p.value.bytes);
+            keep_reason(out, text);
         } else if (nv_span_eq_str(what, "DelayInSecs")) {
-            out->delay_us = seconds_of(p.value.bytes);
+            out->delay_us = seconds_of(text);
         } else if (nv_span_eq_str(what, "DurationInSecs")) {
-            out->duration_us = seconds_of(p.value.bytes);
+            out->duration_us = seconds_of(text);
         }
     }
     return out->kind != NV_FAULT_NONE;

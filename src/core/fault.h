@@ -15,9 +15,19 @@
     X(NONE, "", "")                                                                                                    \
     X(KILL_TCP, "KillTcp", "the connection is cut; it cannot connect for the duration")                                \
     X(SHUT_DOWN_MQTT, "ShutDownMqtt", "the connection ends in order; it cannot connect for the duration")              \
-    X(SHUT_DOWN_AMQP, "ShutDownAmqp", "the same over AMQP")                                                            \
-    X(THROTTLE, "InvokeThrottling", "messages are not acknowledged for the duration; requests get 429")                \
+    X(THROTTLE, "InvokeThrottling", "MQTT messages wait for the duration; others are refused as with 429")                \
     X(QUOTA, "InvokeMaxMessageQuota", "messages are refused for the duration: MQTT closes, others answer 403")         \
+    X(SHUT_DOWN_AMQP, "ShutDownAmqp", "the AMQP connection is closed in order; no links for the duration")              \
+    X(AMQP_CONNECTION, "KillAmqpConnection", "the AMQP connection is closed with an error")                            \
+    X(AMQP_SESSION, "KillAmqpSession", "the session of the device's links is ended with an error")                     \
+    X(AMQP_CBS_REQUEST, "KillAmqpCBSLinkReq", "the link for tokens is detached")                                       \
+    X(AMQP_CBS_RESPONSE, "KillAmqpCBSLinkResp", "the link for answers to tokens is detached")                          \
+    X(AMQP_D2C, "KillAmqpD2CLink", "the telemetry link is detached")                                                   \
+    X(AMQP_C2D, "KillAmqpC2DLink", "the link for messages to the device is detached")                                  \
+    X(AMQP_TWIN_REQUEST, "KillAmqpTwinLinkReq", "the link for twin requests is detached")                              \
+    X(AMQP_TWIN_RESPONSE, "KillAmqpTwinLinkResp", "the link for twin answers is detached")                             \
+    X(AMQP_METHOD_REQUEST, "KillAmqpMethodReqLink", "the link for method calls is detached")                           \
+    X(AMQP_METHOD_RESPONSE, "KillAmqpMethodRespLink", "the link for answers to method calls is detached")              \
     X(AUTH, "InvokeAuthError", "the connection ends, and CONNECT is unauthorized for the duration")
 
 typedef enum nv_fault_kind {
@@ -28,6 +38,8 @@ typedef enum nv_fault_kind {
 
 /** The name on the wire. Static storage. */
 const char *nv_fault_name(nv_fault_kind kind);
+/** One that only AMQP connections have. */
+bool nv_fault_is_amqp(nv_fault_kind kind);
 
 typedef struct nv_fault_order {
     nv_fault_kind kind;
@@ -37,8 +49,9 @@ typedef struct nv_fault_order {
 } nv_fault_order;
 
 /**
- * What the properties of a message (encoded section, store/record.h) ask for. A delay or duration that is absent or no
- * number is 0; at most an hour. Pure. @return false: nothing, or a kind that is not known
+ * What the properties of a message (encoded section, store/record.h) ask for. A delay or duration is a number or its
+ * text (AMQP senders have both); one that is absent or no number is 0; at most an hour. Pure. @return false: nothing,
+ * or a kind that is not known
  */
 bool nv_fault_read(nv_span properties, nv_fault_order *out);
 

@@ -13,6 +13,7 @@
     X(message_bytes, "bytes", 262144, 262144, "telemetry message: the connection is closed, HTTP 413")                 \
     X(inflight_messages, "messages", 1024, 16, "unacknowledged inbound MQTT messages: the hub stops reading")          \
     X(inflight_bytes, "bytes", 1048576, 4194304, "unacknowledged inbound MQTT bytes: the hub stops reading")           \
+    X(amqp_credit, "messages", 1000, 1000, "on their way or unsettled on an AMQP link: the peer waits for credit")     \
     X(subscriptions, "filters", 64, 50, "subscriptions of a session: SUBACK 0x80")                                     \
     X(keep_alive_cap_s, "seconds", 1767, 1767, "silence allowed at most, whatever the client asked for")               \
     X(connect_deadline_s, "seconds", 30, 60, "from accept to CONNECT: the connection is closed")                       \

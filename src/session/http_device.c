@@ -43,6 +43,16 @@ bool nv_http_device_faulty(nv_http_exchange *x)
     case NV_FAULT_NONE:
     case NV_FAULT_SHUT_DOWN_MQTT:
     case NV_FAULT_SHUT_DOWN_AMQP:
+    case NV_FAULT_AMQP_CONNECTION:
+    case NV_FAULT_AMQP_SESSION:
+    case NV_FAULT_AMQP_CBS_REQUEST:
+    case NV_FAULT_AMQP_CBS_RESPONSE:
+    case NV_FAULT_AMQP_D2C:
+    case NV_FAULT_AMQP_C2D:
+    case NV_FAULT_AMQP_TWIN_REQUEST:
+    case NV_FAULT_AMQP_TWIN_RESPONSE:
+    case NV_FAULT_AMQP_METHOD_REQUEST:
+    case NV_FAULT_AMQP_METHOD_RESPONSE:
         break;
     }
     return false;

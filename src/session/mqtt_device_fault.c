@@ -10,7 +10,7 @@
 void mqtt_fault_order(mqtt_device *m, nv_span properties)
 {
     nv_fault_order order;
-    if (!nv_fault_read(properties, &order) || order.kind == NV_FAULT_SHUT_DOWN_AMQP) {
+    if (!nv_fault_read(properties, &order) || nv_fault_is_amqp(order.kind)) {
         return;
     }
     if (!m->fault) {

@@ -5,9 +5,9 @@
 #include "session/mqtt_device_internal.h"
 
 #include "base/alloc.h"
-#include "base/guid.h"
 #include "codec/json.h"
 #include "core/twin.h"
+#include "session/twin_answer.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -36,27 +36,6 @@ bool mqtt_twins_full(const mqtt_device *m)
 
 /* ---- answering ------------------------------------------------------------------------------------------------- */
 
-/* The body that Node needs to see that something failed (section 8.3). */
-static void write_error(mqtt_device *m, nv_json_writer *w, nv_hub_error error, const char *detail)
-{
-    const nv_hub_error_info *info = nv_hub_error_info_of(error);
-    nv_hub *hub = mqtt_hub(m);
-    char now[NV_TIME_TEXT_SIZE];
-    char id[NV_GUID_TEXT_SIZE];
-    nv_time_format(nv_wall_us(hub->clock), now);
-    nv_guid_make(hub->rng, id);
-    nv_json_begin_object(w);
-    nv_json_key(w, "errorCode");
-    nv_json_uint(w, info->number);
-    nv_json_key(w, "message");
-    nv_json_str(w, *detail ? detail : info->text);
-    nv_json_key(w, "trackingId");
-    nv_json_str(w, id);
-    nv_json_key(w, "timestampUtc");
-    nv_json_str(w, now);
-    nv_json_end_object(w);
-}
-
 /* $rid is the first key and comes back byte for byte, $version the second (section 8.2). */
 static void send_response(mqtt_device *m, unsigned status, nv_span rid, const uint64_t *version, nv_span body)
 {
@@ -76,7 +55,7 @@ static void send_error(mqtt_device *m, nv_span rid, nv_hub_error error, const ch
     nv_buf body;
     nv_buf_init(&body, ERROR_MAX);
     nv_json_writer w = nv_json_writer_of(&body);
-    write_error(m, &w, error, detail);
+    nv_twin_answer_error(mqtt_hub(m), &w, error, detail);
     send_response(m, nv_hub_error_info_of(error)->http_status, rid, NULL, nv_buf_span(&body));
     nv_buf_deinit(&body);
 }
@@ -118,12 +97,6 @@ static void done(nv_twin_request *request)
 
 /* ---- asking ---------------------------------------------------------------------------------------------------- */
 
-/* A body beyond this cannot become a section within its limit however it is written: it is not even copied. */
-static size_t longest_patch(const mqtt_device *m)
-{
-    return 8 * (size_t)mqtt_hub(m)->limits.twin_reported_bytes;
-}
-
 static void ask(mqtt_device *m, const nv_topic *topic, nv_twin_verb verb, nv_span body)
 {
     mqtt_twin_request *r = nv_calloc(1, sizeof(*r) + topic->rid.len + body.len);
@@ -158,7 +131,7 @@ static void on_twin_request(mqtt_device *m, const nv_topic *topic, nv_span paylo
         mqtt_end_for(m, NV_REFUSAL_TOPIC, "$rid is longer than 1,024 bytes");
     } else if (m->fault && m->fault->active && m->fault->order.kind == NV_FAULT_THROTTLE) {
         send_error(m, topic->rid, NV_HUB_ERROR_ThrottlingException, "");
-    } else if (patch && payload.len > longest_patch(m)) {
+    } else if (patch && payload.len > nv_twin_answer_longest_patch(mqtt_hub(m))) {
         char detail[120];
         (void)snprintf(detail, sizeof(detail), "The patch has %zu bytes; reported properties are limited to %" PRId64,
                        payload.len, mqtt_hub(m)->limits.twin_reported_bytes);
@@ -194,17 +167,16 @@ void mqtt_on_request(mqtt_device *m, const nv_topic *topic, nv_span payload)
 static void send_desired(mqtt_device *m, const nv_delivery *delivery)
 {
     char topic[96];
-    char version[48];
+    char version[NV_TWIN_VERSION_SIZE];
     nv_span body = delivery->body;
     if (mqtt_subscription_qos(m, NV_FILTER_DESIRED) < 0 || body.len < 2) {
         return;
     }
     int topic_len =
         snprintf(topic, sizeof(topic), "$iothub/twin/PATCH/properties/desired/?$version=%" PRIu64, delivery->version);
-    int version_len =
-        snprintf(version, sizeof(version), "%s\"$version\":%" PRIu64 "}", body.len > 2 ? "," : "", delivery->version);
-    nv_span head = nv_span_first(body, body.len - 1); /* without its last brace */
-    size_t payload_len = head.len + (size_t)version_len;
+    nv_span head = NV_SPAN_EMPTY;
+    nv_span tail = nv_twin_answer_desired(delivery, &head, version);
+    size_t payload_len = head.len + tail.len;
     size_t size = nv_mqtt_publish_size((size_t)topic_len, payload_len, 0);
     uint8_t *room = mqtt_reserve(m, size);
     if (room) {
@@ -213,7 +185,7 @@ static void send_desired(mqtt_device *m, const nv_delivery *delivery)
         nv_writer w = nv_writer_of(room, size);
         nv_mqtt_write_publish_header(&w, &publish);
         nv_write_span(&w, head);
-        nv_write_span(&w, nv_span_of(version, (size_t)version_len));
+        nv_write_span(&w, tail);
         nv_buf_commit(m->session.out, w.err == NV_OK ? nv_writer_len(&w) : 0);
     }
 }
