@@ -492,6 +492,8 @@ void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept)
     if (!send_attach(l, &p) && !conn->_p->overflow) {
         nv_amqp_link_refuse(link, NV_AMQP_ERR_FRAME_SIZE_TOO_SMALL, "the answer does not fit the peer's max-frame-size",
                             NV_SPAN_EMPTY);
+        link->ops = accept->ops; /* the owner, who thinks it has a link, is told with the answer to our DETACH */
+        link->owner = accept->owner;
         engine_leave(conn);
         return;
     }

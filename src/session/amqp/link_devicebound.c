@@ -21,7 +21,7 @@
 
 /* One message that was handed out and is not settled. */
 typedef struct bound_entry {
-    nv_c2d_settle settle; /* in use once it is in no list */
+    nv_c2d_settle settle; /* in use while it is in `settling` */
     struct amqp_devicebound *owner;
     nv_list link;
     nv_c2d_message *message; /* a reference while it is held, else NULL */
@@ -35,10 +35,10 @@ struct amqp_devicebound {
     amqp_device_link base; /* base.link NULL: the link is gone */
     nv_c2d_puller puller;
     amqp_device *device;
-    nv_list held;      /* oldest first */
-    nv_list sent;      /* oldest first */
-    uint32_t count;    /* in both */
-    uint32_t settling; /* entries that the core has */
+    nv_list held;     /* oldest first */
+    nv_list sent;     /* oldest first */
+    nv_list settling; /* those that the core has */
+    uint32_t count;   /* in both */
     uint64_t cookies;
     uint32_t sent_ever; /* wraps */
     uint32_t limit;     /* what the queue was told: as many may be handed out in all */
@@ -60,7 +60,7 @@ static void entry_free(bound_entry *entry)
 
 static void free_if_over(struct amqp_devicebound *b)
 {
-    if (!b->base.link && !b->attached && b->settling == 0) {
+    if (!b->base.link && !b->attached && nv_list_empty(&b->settling)) {
         free(b);
     }
 }
@@ -110,7 +110,6 @@ static void settled(nv_c2d_settle *settle)
     }
     answer_device(entry, settle->error);
     entry_free(entry);
-    b->settling--;
     free_if_over(b);
     amqp_device_operation_end(device); /* the device may be gone */
 }
@@ -119,8 +118,8 @@ static void settled(nv_c2d_settle *settle)
 static void settle(struct amqp_devicebound *b, bound_entry *entry, nv_c2d_outcome outcome)
 {
     nv_list_remove(&entry->link);
+    nv_list_push_back(&b->settling, &entry->link);
     b->count--;
-    b->settling++;
     amqp_device_operation_begin(b->device);
     entry->settle = (nv_c2d_settle){.device_id = b->device->identity->device_id,
                                     .lock_token = nv_span_str(entry->lock_token),
@@ -130,9 +129,9 @@ static void settle(struct amqp_devicebound *b, bound_entry *entry, nv_c2d_outcom
     nv_c2d_settle_do(amqp_loop(b->device->server), &entry->settle);
 }
 
-static bound_entry *find_sent(struct amqp_devicebound *b, uint64_t cookie)
+static bound_entry *find_in(nv_list *list, uint64_t cookie)
 {
-    for (nv_list *link = b->sent.next; link != &b->sent; link = link->next) {
+    for (nv_list *link = list->next; link != list; link = link->next) {
         if (entry_of(link)->cookie == cookie) {
             return entry_of(link);
         }
@@ -160,14 +159,14 @@ static nv_c2d_outcome c2d_outcome(nv_amqp_outcome_kind kind)
 static void on_outcome(nv_amqp_link *link, uint32_t id, uint64_t cookie, const nv_amqp_outcome *outcome)
 {
     struct amqp_devicebound *b = link->owner;
-    bound_entry *entry = find_sent(b, cookie);
+    bound_entry *entry = find_in(&b->sent, cookie);
     bool ends = outcome->settled || (outcome->kind != NV_AMQP_OUT_OTHER && outcome->kind != NV_AMQP_OUT_NONE);
     amqp_device_active(b->device);
     if (!ends) {
         return; /* `received` and its like say nothing final */
     }
-    if (!entry) { /* said twice: Node does */
-        if (!outcome->settled) {
+    if (!entry) { /* said twice, or of a lock that is lost and forgotten */
+        if (!outcome->settled && !find_in(&b->settling, cookie)) {
             nv_amqp_link_accept_delivery(link, id);
         }
         return;
@@ -457,8 +456,8 @@ void amqp_open_devicebound(amqp_server *s, amqp_device *device, nv_amqp_link *li
     b->base.end = end_link;
     nv_list_init(&b->held);
     nv_list_init(&b->sent);
+    nv_list_init(&b->settling);
     amqp_device_link_add(device, &b->base, link); /* an older one is ended here */
-    b->base.link = link;
     device->devicebound = b;
     nv_amqp_accept accept = {.ops = &ops, .owner = b};
     nv_amqp_link_accept(link, &accept);

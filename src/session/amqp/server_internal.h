@@ -179,9 +179,6 @@ nv_amqp_condition amqp_condition_of(nv_hub_error error);
 /** "ErrorCode:DeviceNotFound;..." into @p out. */
 void amqp_describe(nv_hub_error error, const char *detail, char out[256]);
 
-/** Detach the $cbs links of one role, as a fault wants it; link_cbs.c. */
-void amqp_cbs_detach(amqp_server *s, bool peer_sends, nv_amqp_condition condition, const char *description);
-
 /* ---- devices (device.c) -------------------------------------------------------------------------------------------
  */
 
