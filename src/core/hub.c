@@ -11,6 +11,7 @@
 #include "core/identity.h"
 #include "core/method.h"
 #include "core/policies.h"
+#include "core/query_kept.h"
 #include "core/registry.h"
 #include "core/telemetry.h"
 
@@ -39,6 +40,7 @@ static void make_loops(nv_hub *hub, const nv_hub_config *config)
         loop->devices = nv_device_table_new(loop);
         loop->methods = nv_methods_new(loop);
         loop->c2d = nv_c2d_new(loop);
+        loop->queries = nv_query_kept_new(loop);
     }
     for (size_t shard = 0; shard < NV_SHARDS; shard++) {
         hub->shard_to_loop[shard] = (uint16_t)(shard % config->loop_count);
@@ -94,6 +96,7 @@ void nv_hub_free(nv_hub *hub)
     for (size_t i = 0; i < hub->loop_count; i++) {
         nv_methods_free(hub->loops[i].methods);
         nv_c2d_free(hub->loops[i].c2d);
+        nv_query_kept_free(hub->loops[i].queries);
         nv_device_table_free(hub->loops[i].devices);
         nv_telemetry_free(hub->loops[i].telemetry);
         nv_timers_deinit(&hub->loops[i].timers);

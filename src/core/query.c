@@ -13,7 +13,7 @@
 #include "base/hash.h"
 #include "base/metrics.h"
 #include "codec/json.h"
-#include "core/query_groups.h"
+#include "core/query_kept.h"
 #include "core/query_plan.h"
 #include "core/query_row.h"
 #include "core/query_token.h"
@@ -35,11 +35,9 @@ typedef struct work {
     nv_state_op op;
     nv_query_request *request;
     nv_hub *hub;
-    nv_arena arena;   /* tree and plan */
-    nv_arena scratch; /* of the row at hand */
-    nv_query_tree tree;
+    nv_query_result result; /* the arena: tree and plan */
+    nv_arena scratch;       /* of the row at hand */
     nv_query_plan plan;
-    nv_query_groups groups;
     nv_query_row row;
     nv_expr_env env;
     nv_json_writer writer;
@@ -92,10 +90,10 @@ static nv_err write_twin(work *self, const nv_identity_row *identity, const nv_t
 static nv_err write_row(work *self, const nv_identity_row *identity, const nv_twin_row *twin)
 {
     nv_err err = NV_OK;
-    if (self->tree.all) {
+    if (self->result.tree.all) {
         err = write_twin(self, identity, twin);
     } else {
-        nv_query_columns_write(&self->tree, &self->env, &self->writer);
+        nv_query_columns_write(&self->result.tree, &self->env, &self->writer);
         err = self->writer.err;
     }
     self->page_left--;
@@ -108,10 +106,10 @@ static nv_err write_row(work *self, const nv_identity_row *identity, const nv_tw
 /* @return NV_E_MORE: the row is for the next page */
 static nv_err take_row(work *self, const nv_identity_row *identity, const nv_twin_row *twin)
 {
-    if (!self->tree.grouped) {
+    if (!self->result.tree.grouped) {
         return self->full ? NV_E_MORE : write_row(self, identity, twin);
     }
-    nv_err err = nv_query_groups_add(&self->groups, &self->env);
+    nv_err err = nv_query_groups_add(&self->result.groups, &self->env);
     self->refusal = err == NV_E_LIMIT ? NV_HUB_ERROR_ArgumentInvalid : NV_HUB_ERROR_NONE;
     return err;
 }
@@ -148,7 +146,7 @@ static nv_err visit(void *arg, const nv_identity_row *identity, const nv_twin_ro
     self->row.twin = twin;
     self->row._row++;
     nv_arena_reset(&self->scratch);
-    if (!self->tree.where || nv_expr_selects(self->tree.where, &self->env)) {
+    if (!self->result.tree.where || nv_expr_selects(self->result.tree.where, &self->env)) {
         nv_err err = take_row(self, identity, twin);
         if (err != NV_OK) {
             return err;
@@ -286,11 +284,10 @@ static nv_err run_slice(nv_state_op *op, nv_txn *txn)
 
 static void work_free(work *self)
 {
-    nv_query_groups_deinit(&self->groups);
+    nv_query_result_deinit(&self->result);
     free(self->row._slots);
     free(self->row._filled);
     nv_arena_deinit(&self->scratch);
-    nv_arena_deinit(&self->arena);
     free(self);
 }
 
@@ -314,13 +311,13 @@ static void finish_task(nv_task *task)
     finish(nv_container_of(task, nv_query_request, _task));
 }
 
-static void write_groups(work *self)
+static void write_groups(work *self, nv_query_groups *groups)
 {
     uint32_t limit = self->page_left < self->at.top_left ? self->page_left : self->at.top_left;
     bool more = false;
     uint64_t last = 0;
-    uint32_t written = nv_query_groups_write(&self->groups, self->at.in_groups ? &self->at.group : NULL, limit,
-                                             &self->writer, &last, &more);
+    uint32_t written =
+        nv_query_groups_write(groups, self->at.in_groups ? &self->at.group : NULL, limit, &self->writer, &last, &more);
     self->at.top_left -= written < self->at.top_left ? written : self->at.top_left;
     self->at.device_len = 0;
     self->at.module_len = 0;
@@ -329,12 +326,10 @@ static void write_groups(work *self)
     self->finished = !more || self->at.top_left == 0;
 }
 
-static void answer(work *self)
+/* The rows are there: end them, and say where the next page begins. */
+static void end_page(work *self)
 {
     nv_query_request *request = self->request;
-    if (self->tree.grouped) {
-        write_groups(self);
-    }
     nv_json_end_array(&self->writer);
     nv_err err = self->writer.err;
     if (err == NV_OK && !self->finished) {
@@ -342,6 +337,18 @@ static void answer(work *self)
     }
     if (err != NV_OK) {
         refuse(request, NV_HUB_ERROR_ServerError, "");
+    }
+}
+
+static void answer(work *self)
+{
+    nv_query_request *request = self->request;
+    if (self->result.tree.grouped) {
+        write_groups(self, &self->result.groups);
+    }
+    end_page(self);
+    if (self->result.tree.grouped && !self->finished) {
+        nv_query_kept_put(request->_loop->queries, request->text, &self->result);
     }
     finish(request);
 }
@@ -391,12 +398,12 @@ static bool begin_page(work *self)
     uint32_t page = request->page ? request->page : NV_QUERY_PAGE_DEFAULT;
     self->page_left = page < NV_QUERY_PAGE_MAX ? page : NV_QUERY_PAGE_MAX;
     self->query = nv_hash_stable(request->text) ^ nv_hash_stable(nv_state_id(self->hub->state));
-    self->at.top_left = self->tree.has_top ? self->tree.top : UINT32_MAX;
+    self->at.top_left = self->result.tree.has_top ? self->result.tree.top : UINT32_MAX;
     if (request->continuation.len == 0) {
         return true;
     }
     if (!nv_query_token_read(request->continuation, self->query, &self->at) ||
-        self->at.in_groups != self->tree.grouped) {
+        self->at.in_groups != self->result.tree.grouped) {
         refuse(request, NV_HUB_ERROR_ArgumentInvalid, "The continuation token is not one of this query");
         return false;
     }
@@ -406,15 +413,27 @@ static bool begin_page(work *self)
 /* What a row remembers of itself while it is looked at. */
 static void begin_rows(work *self)
 {
-    size_t paths = self->tree.path_count ? self->tree.path_count : 1;
+    size_t paths = self->result.tree.path_count ? self->result.tree.path_count : 1;
     self->row = (nv_query_row){.hub = self->hub,
                                .scratch = &self->scratch,
                                ._slots = nv_calloc(paths, sizeof(nv_datum)),
                                ._filled = nv_calloc(paths, sizeof(uint64_t))};
     self->env = (nv_expr_env){.resolve = nv_query_row_value, .arg = &self->row, .scratch = &self->scratch};
-    nv_query_groups_init(&self->groups, &self->tree);
+    nv_query_groups_init(&self->result.groups, &self->result.tree);
     self->writer = nv_json_writer_of(&self->request->rows);
     nv_json_begin_array(&self->writer);
+}
+
+/* @return false: the groups of the page before are not there any more */
+static bool continue_groups(work *self)
+{
+    nv_query_request *request = self->request;
+    nv_query_groups *groups = nv_query_kept_get(request->_loop->queries, request->text);
+    if (groups) {
+        write_groups(self, groups);
+        end_page(self);
+    }
+    return groups != NULL;
 }
 
 /* @return false: refused, or the answer is there already */
@@ -424,25 +443,28 @@ static bool prepare(work *self)
     if (!text_fits(request)) {
         return false;
     }
-    if (!nv_query_parse(request->text, &self->arena, &self->tree, request->detail)) {
+    if (!nv_query_parse(request->text, &self->result.arena, &self->result.tree, request->detail)) {
         request->error = NV_HUB_ERROR_ArgumentInvalid;
         return false;
     }
-    request->item = self->tree.from == NV_FROM_JOBS ? NV_QUERY_DEVICE_JOB
-                    : self->tree.all                ? NV_QUERY_TWIN
-                                                    : NV_QUERY_RAW;
+    request->item = self->result.tree.from == NV_FROM_JOBS ? NV_QUERY_DEVICE_JOB
+                    : self->result.tree.all                ? NV_QUERY_TWIN
+                                                           : NV_QUERY_RAW;
     begin_rows(self);
     if (!begin_page(self)) {
         return false;
     }
-    if (self->tree.from == NV_FROM_JOBS || self->at.top_left == 0) { /* there are no jobs yet */
+    if (self->result.tree.from == NV_FROM_JOBS || self->at.top_left == 0) { /* there are no jobs yet */
         nv_json_end_array(&self->writer);
         return false;
     }
-    nv_query_plan_make(&self->plan, &self->tree, &self->arena);
-    if (!self->tree.grouped && request->continuation.len) {
+    if (self->result.tree.grouped && request->continuation.len && continue_groups(self)) {
+        return false;
+    }
+    nv_query_plan_make(&self->plan, &self->result.tree, &self->result.arena);
+    if (!self->result.tree.grouped && request->continuation.len) {
         skip_ids(self);
-    } else if (self->tree.grouped) {
+    } else if (self->result.tree.grouped) {
         self->at.device_len = 0; /* groups need all rows for each page */
         self->at.module_len = 0;
     }

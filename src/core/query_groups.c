@@ -32,6 +32,13 @@ void nv_query_groups_deinit(nv_query_groups *groups)
     nv_map_deinit(&groups->map);
     nv_arena_deinit(&groups->arena);
     nv_buf_deinit(&groups->key);
+    free(groups->sorted);
+    groups->sorted = NULL;
+}
+
+size_t nv_query_groups_bytes(const nv_query_groups *groups)
+{
+    return groups->bytes + groups->map.capacity * sizeof(nv_map_slot) + groups->map.count * sizeof(nv_query_group *);
 }
 
 /*
@@ -203,18 +210,39 @@ static int by_key(const void *a, const void *b)
     return nv_span_cmp(x->key, y->key);
 }
 
-static size_t collect(const nv_query_groups *groups, const uint64_t *after, nv_query_group **out)
+static bool sort(nv_query_groups *groups)
 {
+    if (groups->sorted) {
+        return true;
+    }
     size_t count = 0;
     size_t pos = 0;
-    nv_query_group *group;
-    while ((group = nv_map_next(&groups->map, &pos))) {
-        if (!after || group->number > *after) {
-            out[count++] = group;
-        }
+    nv_query_group **out = calloc(groups->map.count + 1, sizeof(nv_query_group *));
+    if (!out) {
+        return false;
+    }
+    for (nv_query_group *g = nv_map_next(&groups->map, &pos); g; g = nv_map_next(&groups->map, &pos)) {
+        out[count++] = g;
     }
     qsort(out, count, sizeof(nv_query_group *), by_number); /* NOLINT(bugprone-sizeof-expression): of a pointer */
-    return count;
+    groups->sorted = out;
+    return true;
+}
+
+/* The place of the first group behind @p number. */
+static size_t place_behind(const nv_query_groups *groups, uint64_t number)
+{
+    size_t low = 0;
+    size_t high = groups->map.count;
+    while (low < high) {
+        size_t middle = low + (high - low) / 2;
+        if (groups->sorted[middle]->number > number) {
+            high = middle;
+        } else {
+            low = middle + 1;
+        }
+    }
+    return low;
 }
 
 /* Without GROUP BY there is one group, also of no rows at all: COUNT is 0 then. */
@@ -227,6 +255,22 @@ static bool write_empty(nv_query_groups *groups, const uint64_t *after, uint32_t
     return empty;
 }
 
+/* Within a page in the order of their keys. */
+static void write_page(const nv_query_tree *tree, nv_query_group *const *groups, size_t count, nv_json_writer *w)
+{
+    nv_query_group **sorted = calloc(count + 1, sizeof(nv_query_group *));
+    if (!sorted) {
+        w->err = NV_E_NO_MEMORY;
+        return;
+    }
+    memcpy(sorted, groups, count * sizeof(nv_query_group *)); /* NOLINT(bugprone-sizeof-expression): of a pointer */
+    qsort(sorted, count, sizeof(nv_query_group *), by_key);   /* NOLINT(bugprone-sizeof-expression): of a pointer */
+    for (size_t i = 0; i < count; i++) {
+        write_group(tree, sorted[i], w);
+    }
+    free(sorted);
+}
+
 uint32_t nv_query_groups_write(nv_query_groups *groups, const uint64_t *after, uint32_t limit, nv_json_writer *w,
                                uint64_t *last, bool *more)
 {
@@ -235,23 +279,20 @@ uint32_t nv_query_groups_write(nv_query_groups *groups, const uint64_t *after, u
         *last = 0;
         return 1;
     }
-    nv_query_group **sorted = calloc(groups->map.count + 1, sizeof(nv_query_group *));
-    if (!sorted) {
+    if (!sort(groups)) {
         w->err = NV_E_NO_MEMORY;
         return 0;
     }
-    size_t count = collect(groups, after, sorted);
+    size_t first = after ? place_behind(groups, *after) : 0;
+    nv_query_group **from = groups->sorted + first;
+    size_t count = groups->map.count - first;
     size_t page = count < limit ? count : limit;
-    while (page > 0 && page < count && sorted[page]->number == sorted[page - 1]->number) {
+    while (page > 0 && page < count && from[page]->number == from[page - 1]->number) {
         page++; /* two keys with one number stay together */
     }
     *more = page < count;
-    *last = page > 0 ? sorted[page - 1]->number : 0;
-    qsort(sorted, page, sizeof(nv_query_group *), by_key); /* NOLINT(bugprone-sizeof-expression): of a pointer */
-    for (size_t i = 0; i < page; i++) {
-        write_group(groups->tree, sorted[i], w);
-    }
-    free(sorted);
+    *last = page > 0 ? from[page - 1]->number : 0;
+    write_page(groups->tree, from, page, w);
     return (uint32_t)page;
 }
 

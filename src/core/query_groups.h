@@ -16,7 +16,8 @@ typedef struct nv_query_groups {
     nv_map map;                /* by key */
     nv_arena arena;            /* groups and what they point at */
     size_t bytes;
-    nv_buf key; /* of the row at hand */
+    nv_buf key;              /* of the row at hand */
+    nv_query_group **sorted; /* by number, once the first page was written: nothing is added from then on */
 } nv_query_groups;
 
 void nv_query_groups_init(nv_query_groups *groups, const nv_query_tree *tree);
@@ -27,6 +28,9 @@ void nv_query_groups_deinit(nv_query_groups *groups);
  * @return NV_E_LIMIT more groups than the bounds allow; NV_E_NO_MEMORY
  */
 NV_NODISCARD nv_err nv_query_groups_add(nv_query_groups *groups, const nv_expr_env *env);
+
+/** What they hold in memory, about. */
+size_t nv_query_groups_bytes(const nv_query_groups *groups);
 
 /**
  * Write at most @p limit groups as elements of an array, in an order that does not depend on what other groups there

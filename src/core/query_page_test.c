@@ -2,7 +2,7 @@
 #include "base/attrs.h"
 #include "base/metrics.h"
 #include "codec/json.h"
-#include "core/query_groups.h"
+#include "core/query_kept.h"
 #include "support/query_rig.h"
 
 #include <json-c/json.h>
@@ -323,6 +323,145 @@ static void groups_are_bounded_and_paged(void **state)
     nv_arena_deinit(&arena);
 }
 
+#define BY_ID "SELECT deviceId, COUNT() AS n FROM devices GROUP BY deviceId"
+
+/* The fleet is looked at once for all pages, which are of that moment; each page can be had again. */
+static void pages_of_groups_cost_one_scan(void **state)
+{
+    real_core *core = *state;
+    add_numbered(core, 0, 40, 1);
+    char *continuation = nv_span_dup(NV_SPAN_EMPTY);
+    int64_t before = nv_metric_get(NV_M_QUERY_ROWS);
+    size_t rows = 0;
+    size_t pages = 0;
+    do {
+        rig_page page = rig_query_page(core, BY_ID, 3, continuation);
+        rig_page again = rig_query_page(core, BY_ID, 3, continuation);
+        assert_int_equal(page.error, NV_HUB_ERROR_NONE);
+        if (pages > 0) {
+            assert_string_equal(page.rows, again.rows);
+            assert_string_equal(page.next, again.next);
+        }
+        assert_null(strstr(page.rows, "d999"));
+        struct json_object *tree = json_tokener_parse(page.rows);
+        rows += json_object_array_length(tree);
+        json_object_put(tree);
+        free(continuation);
+        continuation = nv_span_dup(nv_span_str(page.next));
+        rig_page_free(&page);
+        rig_page_free(&again);
+        if (pages++ == 0) {
+            assert_int_equal(nv_metric_get(NV_M_QUERY_ROWS) - before, 80); /* the first page was asked for twice */
+            rig_device(core, "d999", "");
+        }
+    } while (continuation[0]);
+    free(continuation);
+    assert_int_equal(rows, 40);
+    assert_int_equal(pages, 14);
+    assert_int_equal(nv_metric_get(NV_M_QUERY_ROWS) - before, 80);
+    char *now = rig_query(core, BY_ID, 1000); /* what begins now sees what is there now */
+    assert_non_null(strstr(now, "d999"));
+    free(now);
+}
+
+/* Without what was kept (a restart) the next page continues all the same. */
+static void pages_of_groups_survive_a_restart(void **state)
+{
+    real_core *core = *state;
+    add_numbered(core, 0, 10, 1);
+    rig_page first = rig_query_page(core, BY_ID, 4, "");
+    real_core_restart(core, NV_DURABILITY_OS);
+    int64_t before = nv_metric_get(NV_M_QUERY_ROWS);
+    rig_page second = rig_query_page(core, BY_ID, 4, first.next);
+    rig_page third = rig_query_page(core, BY_ID, 4, second.next);
+    assert_int_equal(nv_metric_get(NV_M_QUERY_ROWS) - before, 10); /* anew, and kept again */
+    char ids[3][64];
+    rig_ids(first.rows, ids[0], sizeof(ids[0]));
+    rig_ids(second.rows, ids[1], sizeof(ids[1]));
+    rig_ids(third.rows, ids[2], sizeof(ids[2]));
+    for (int i = 0; i < 10; i++) {
+        char id[16];
+        (void)snprintf(id, sizeof(id), "d%03d", i);
+        int found = 0;
+        for (size_t k = 0; k < NV_COUNT_OF(ids); k++) {
+            found += strstr(ids[k], id) != NULL ? 1 : 0;
+        }
+        assert_int_equal(found, 1);
+    }
+    assert_string_equal(third.next, "");
+    rig_page_free(&first);
+    rig_page_free(&second);
+    rig_page_free(&third);
+}
+
+static nv_datum resolve_text(void *arg, const nv_expr_path *path)
+{
+    (void)path;
+    return (nv_datum){.kind = NV_DATUM_STRING, .text = *(nv_span *)arg};
+}
+
+/* The groups of an answer with one value of @p bytes. */
+static nv_query_result result_of_size(size_t bytes)
+{
+    nv_query_result result = {0};
+    char detail[NV_QUERY_DETAIL_SIZE];
+    assert_true(nv_query_parse(nv_span_str("SELECT version FROM devices GROUP BY version"), &result.arena, &result.tree,
+                               detail));
+    nv_query_groups_init(&result.groups, &result.tree);
+    uint8_t *value = calloc(1, bytes);
+    nv_span text = nv_span_of(value, bytes);
+    nv_expr_env env = {.resolve = resolve_text, .arg = &text};
+    assert_int_equal(nv_query_groups_add(&result.groups, &env), NV_OK);
+    free(value);
+    return result;
+}
+
+static nv_span numbered(char text[16], size_t number)
+{
+    (void)snprintf(text, 16, "query %zu", number);
+    return nv_span_str(text);
+}
+
+static void what_is_kept_is_bounded(void **state)
+{
+    (void)state;
+    nv_manual_clock clock;
+    nv_manual_clock_init(&clock, 0);
+    nv_hub hub = {.clock = &clock.clock};
+    nv_hub_loop loop = {.hub = &hub};
+    nv_query_kept *kept = nv_query_kept_new(&loop);
+    char text[16];
+    for (size_t i = 0; i <= NV_QUERY_KEPT_COUNT; i++) { /* so many answers, the newest */
+        nv_query_result result = result_of_size(10);
+        nv_query_kept_put(kept, numbered(text, i), &result);
+        nv_manual_clock_advance(&clock, 1);
+    }
+    assert_null(nv_query_kept_get(kept, numbered(text, 0)));
+    assert_non_null(nv_query_kept_get(kept, numbered(text, 1)));
+    for (size_t i = 20; i < 24; i++) { /* so many bytes: a value stands twice, as key and as column */
+        nv_query_result result = result_of_size(NV_QUERY_KEPT_BYTES / 7);
+        nv_query_kept_put(kept, numbered(text, i), &result);
+    }
+    assert_null(nv_query_kept_get(kept, numbered(text, NV_QUERY_KEPT_COUNT)));
+    assert_null(nv_query_kept_get(kept, numbered(text, 20)));
+    assert_non_null(nv_query_kept_get(kept, numbered(text, 21)));
+    nv_query_result large = result_of_size(NV_QUERY_KEPT_BYTES / 2 - 100); /* never, and what there was is old now */
+    nv_query_kept_put(kept, numbered(text, 23), &large);
+    assert_null(nv_query_kept_get(kept, numbered(text, 23)));
+    assert_non_null(nv_query_kept_get(kept, numbered(text, 22)));
+    nv_manual_clock_advance(&clock, NV_QUERY_KEPT_US - 1); /* so long */
+    nv_timers_run(&loop.timers, nv_mono_us(&clock.clock));
+    assert_non_null(nv_query_kept_get(kept, numbered(text, 22)));
+    nv_manual_clock_advance(&clock, 1);
+    assert_null(nv_query_kept_get(kept, numbered(text, 22)));
+    nv_timers_run(&loop.timers, nv_mono_us(&clock.clock));
+    assert_true(nv_timers_due(&loop.timers) == INT64_MAX); /* nothing is left to be freed */
+    nv_query_result last = result_of_size(10);
+    nv_query_kept_put(kept, numbered(text, 22), &last);
+    nv_query_kept_free(kept);
+    nv_timers_deinit(&loop.timers);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -332,7 +471,10 @@ int main(void)
         cmocka_unit_test_setup_teardown(pages_are_bounded_in_bytes, setup, teardown),
         cmocka_unit_test_setup_teardown(equality_uses_an_index, setup, teardown),
         cmocka_unit_test_setup_teardown(the_index_finds_what_a_scan_finds, setup, teardown),
+        cmocka_unit_test_setup_teardown(pages_of_groups_cost_one_scan, setup, teardown),
+        cmocka_unit_test_setup_teardown(pages_of_groups_survive_a_restart, setup, teardown),
         cmocka_unit_test(groups_are_bounded_and_paged),
+        cmocka_unit_test(what_is_kept_is_bounded),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
