@@ -295,7 +295,7 @@ static void a_cloud_to_device_message_of_uamqp(void **state)
     release(bytes);
 }
 
-/** Written by us; python3-qpid-proton reads the same bytes as the message that is meant (tests/clients). */
+/** Section by section, in the order of the standard. */
 static void a_message_is_written(void **state)
 {
     (void)state;

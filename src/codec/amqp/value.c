@@ -150,7 +150,7 @@ static bool read_fixed(uint8_t code, const uint8_t *at, nv_amqp_value *out)
     case CODE_BYTE:
     case CODE_INT_8:
     case CODE_LONG_8:
-        out->i = (int8_t)at[0];
+        out->i = (int64_t)(at[0] ^ 0x80u) - 0x80; /* the sign extended */
         return true;
     case CODE_USHORT:
         out->u = nv_load16(at);
