@@ -29,6 +29,9 @@
       "MQTT connections closed because the peer broke a rule")                                                         \
     X(MQTT_TAKEOVERS, counter, "nave_mqtt_takeovers_total",                                                            \
       "connections replaced by a newer one of the same identity")                                                      \
+    X(AMQP_CONNECTIONS, gauge, "nave_amqp_connections_open", "open AMQP connections that are authenticated")           \
+    X(AMQP_DEVICES, gauge, "nave_amqp_devices_open", "devices and modules that are connected over AMQP")               \
+    X(AMQP_REFUSED, counter, "nave_amqp_links_refused_total", "refused AMQP links")                                    \
     X(TELEMETRY_MESSAGES, counter, "nave_telemetry_messages_total", "telemetry messages stored")                       \
     X(TELEMETRY_BYTES, counter, "nave_telemetry_received_bytes", "telemetry body bytes stored")                        \
     X(TELEMETRY_FAILED, counter, "nave_telemetry_failed_total",                                                        \

@@ -1,6 +1,7 @@
 #include "core/auth.h"
 
 #include "base/diag.h"
+#include "codec/base64.h"
 #include "codec/hex.h"
 #include "codec/ids.h"
 #include "codec/sas.h"
@@ -51,6 +52,13 @@ static nv_err refuse(verdict *v, nv_refusal refusal, const char *fmt, ...)
 static nv_sas_hosts hosts_of(const nv_hub *hub)
 {
     return (nv_sas_hosts){hub->host_names, hub->host_name_count};
+}
+
+static int64_t expires_wall_us(const nv_hub *hub, const nv_sas *sas)
+{
+    int64_t last_s = INT64_MAX / NV_US_PER_S - hub->limits.sas_clock_skew_s;
+    return sas->expires_unix_s >= last_s ? INT64_MAX
+                                         : (sas->expires_unix_s + hub->limits.sas_clock_skew_s) * NV_US_PER_S;
 }
 
 static int64_t now_s(const nv_hub *hub)
@@ -111,6 +119,29 @@ static bool signed_by(const nv_sas *sas, const nv_key *key)
     return key->len > 0 && nv_sas_verify(sas, nv_span_of(key->bytes, key->len)) == NV_SAS_NONE;
 }
 
+/* Base64 of a key as `nave hub show` prints it: what clients that do not decode it sign with. */
+static bool signed_by_text(const nv_sas *sas, const nv_key *key)
+{
+    char memory[NV_BASE64_LEN(NV_KEY_MAX)];
+    nv_writer text = nv_writer_of(memory, sizeof(memory));
+    nv_base64_encode(nv_span_of(key->bytes, key->len), &text);
+    bool fits = key->len > 0 && nv_sas_verify(sas, nv_writer_span(&text)) == NV_SAS_NONE;
+    nv_wipe(memory, sizeof(memory));
+    return fits;
+}
+
+/* Everything is tried whatever fits, so that the time it takes tells nothing. */
+static bool signed_by_policy(const nv_sas *sas, const nv_policy *policy, bool text_keys)
+{
+    bool fits = signed_by(sas, &policy->primary_key);
+    fits |= signed_by(sas, &policy->secondary_key);
+    if (text_keys) {
+        fits |= signed_by_text(sas, &policy->primary_key);
+        fits |= signed_by_text(sas, &policy->secondary_key);
+    }
+    return fits;
+}
+
 static const nv_policy *policy_of(verdict *v, const nv_hub *hub, const nv_sas *sas)
 {
     const nv_policy *policy = nv_policies_find(hub->policies, sas->policy);
@@ -132,7 +163,7 @@ static nv_err check_policy_signature(verdict *v, nv_auth_request *request, const
     if (!(policy->rights & NV_RIGHT_DEVICE_CONNECT)) {
         return refuse(v, NV_REFUSAL_POLICY_RIGHT, "policy \"%s\" has no DeviceConnect", policy->name);
     }
-    if (!signed_by(sas, &policy->primary_key) && !signed_by(sas, &policy->secondary_key)) {
+    if (!signed_by_policy(sas, policy, request->text_keys)) {
         return refuse(v, NV_REFUSAL_TOKEN_SIGNATURE, "the token names policy \"%s\"", policy->name);
     }
     request->credential = NV_CREDENTIAL_POLICY;
@@ -166,9 +197,7 @@ static nv_err check_token(verdict *v, nv_auth_request *request, const nv_identit
     if (fault != NV_SAS_NONE) {
         return refuse_token(v, hub, sas, fault);
     }
-    int64_t last_s = INT64_MAX / NV_US_PER_S - hub->limits.sas_clock_skew_s;
-    request->expires_wall_us =
-        sas->expires_unix_s >= last_s ? INT64_MAX : (sas->expires_unix_s + hub->limits.sas_clock_skew_s) * NV_US_PER_S;
+    request->expires_wall_us = expires_wall_us(hub, sas);
     request->type = NV_AUTH_TYPE_SAS;
     return sas->policy.len > 0 ? check_policy_signature(v, request, sas)
                                : check_own_signature(v, request, identity, sas);
@@ -340,9 +369,9 @@ static uint32_t rights_of(const nv_policy *policy)
     return policy->rights | (writes ? (uint32_t)NV_RIGHT_REGISTRY_READ : 0);
 }
 
-static nv_err check_service(verdict *v, nv_hub *hub, nv_sas *sas, nv_span token, nv_span resource, uint32_t rights)
+static nv_err check_service(verdict *v, nv_hub *hub, nv_sas *sas, nv_auth_policy *check)
 {
-    nv_sas_fault fault = nv_sas_parse(token, sas);
+    nv_sas_fault fault = nv_sas_parse(check->token, sas);
     if (fault == NV_SAS_NONE) {
         fault = nv_sas_check_expiry(sas, now_s(hub), hub->limits.sas_clock_skew_s);
     }
@@ -350,7 +379,7 @@ static nv_err check_service(verdict *v, nv_hub *hub, nv_sas *sas, nv_span token,
         return refuse(v, NV_REFUSAL_POLICY_RIGHT, "the token is a device's: it names no policy (skn)");
     }
     if (fault == NV_SAS_NONE) {
-        fault = nv_sas_check_path(sas, hosts_of(hub), resource);
+        fault = nv_sas_check_path(sas, hosts_of(hub), check->resource);
     }
     if (fault != NV_SAS_NONE) {
         return refuse_token(v, hub, sas, fault);
@@ -359,40 +388,50 @@ static nv_err check_service(verdict *v, nv_hub *hub, nv_sas *sas, nv_span token,
     if (!policy) {
         return NV_E_UNAUTHORIZED;
     }
-    if (!signed_by(sas, &policy->primary_key) && !signed_by(sas, &policy->secondary_key)) {
+    if (!signed_by_policy(sas, policy, check->text_keys)) {
         return refuse(v, NV_REFUSAL_TOKEN_SIGNATURE, "the token names policy \"%s\"", policy->name);
     }
-    if ((rights_of(policy) & rights) != rights) {
+    if ((rights_of(policy) & check->rights) != check->rights) {
         return refuse(v, NV_REFUSAL_POLICY_RIGHT, "policy \"%s\"", policy->name);
     }
+    check->granted = rights_of(policy);
+    check->expires_wall_us = expires_wall_us(hub, sas);
     return NV_OK;
+}
+
+nv_err nv_auth_check_policy(nv_hub *hub, nv_auth_policy *check)
+{
+    verdict v = {NV_REFUSAL_NONE, check->detail};
+    check->detail[0] = '\0';
+    check->granted = 0;
+    nv_sas sas;
+    nv_err err = check_service(&v, hub, &sas, check);
+    nv_wipe(&sas, sizeof(sas));
+    check->refusal = v.refusal;
+    return err;
 }
 
 nv_err nv_auth_service(nv_hub *hub, nv_span token, nv_span resource, uint32_t rights, nv_refusal *refusal,
                        char detail[NV_REFUSAL_DETAIL])
 {
-    verdict v = {NV_REFUSAL_NONE, detail};
-    detail[0] = '\0';
-    nv_err err = NV_OK;
+    nv_auth_policy check = {.token = token, .resource = resource, .rights = rights};
+    nv_err err = NV_E_UNAUTHORIZED;
     if (token.len == 0) {
+        verdict v = {NV_REFUSAL_NONE, check.detail};
         err = refuse(&v, NV_REFUSAL_NO_CREDENTIAL, "there is no Authorization header");
+        check.refusal = v.refusal;
     } else {
-        nv_sas sas;
-        err = check_service(&v, hub, &sas, token, resource, rights);
-        nv_wipe(&sas, sizeof(sas));
+        err = nv_auth_check_policy(hub, &check);
     }
-    *refusal = v.refusal;
+    *refusal = check.refusal;
+    memcpy(detail, check.detail, sizeof(check.detail));
     return err;
 }
 
 int64_t nv_auth_token_expires_us(const nv_hub *hub, nv_span token)
 {
     nv_sas sas;
-    int64_t expires_us = INT64_MAX;
-    int64_t skew_s = hub->limits.sas_clock_skew_s;
-    if (nv_sas_parse(token, &sas) == NV_SAS_NONE && sas.expires_unix_s < INT64_MAX / NV_US_PER_S - skew_s) {
-        expires_us = (sas.expires_unix_s + skew_s) * NV_US_PER_S;
-    }
+    int64_t expires_us = nv_sas_parse(token, &sas) == NV_SAS_NONE ? expires_wall_us(hub, &sas) : INT64_MAX;
     nv_wipe(&sas, sizeof(sas));
     return expires_us;
 }

@@ -24,7 +24,8 @@ typedef struct nv_auth_request {
     const char *protocol; /* "mqtt", "http", ...: for the log and the doctor; static */
     nv_span device_id;
     nv_span module_id;
-    nv_span token; /* "SharedAccessSignature ..."; empty = none presented */
+    nv_span token;  /* "SharedAccessSignature ..."; empty = none presented */
+    bool text_keys; /* as in nv_auth_policy */
     const nv_peer *peer;
     void (*done)(struct nv_auth_request *request); /* on the loop that asked, never from within the call */
     /* out */
@@ -49,8 +50,26 @@ typedef struct nv_auth_request {
  */
 void nv_auth_device(nv_hub_loop *loop, nv_auth_request *request);
 
+/** A policy token to check. */
+typedef struct nv_auth_policy {
+    /* in */
+    nv_span token;
+    nv_span resource; /* "/devices/d1/..." path the token must cover, or empty for the whole hub */
+    uint32_t rights;  /* that the policy must have */
+    bool text_keys;   /* the UTF-8 bytes of a key's base64 text sign, too: so do clients of Event Hubs (amqp.md 2.3) */
+    /* out */
+    uint32_t granted;        /* on NV_OK: all rights of the policy */
+    int64_t expires_wall_us; /* on NV_OK: as nv_auth_token_expires_us() */
+    nv_refusal refusal;
+    char detail[NV_REFUSAL_DETAIL];
+} nv_auth_policy;
+
+/** Synchronous: policies are in memory. Nothing is noted or logged. @return NV_OK, or NV_E_UNAUTHORIZED with refusal
+ * and detail set */
+NV_NODISCARD nv_err nv_auth_check_policy(nv_hub *hub, nv_auth_policy *check);
+
 /**
- * Check a policy token for a service operation. Synchronous: policies are in memory.
+ * The same for a service operation over HTTP.
  * @param resource  "/devices/d1/..." path the token must cover, or empty for the whole hub
  * @return NV_OK, or NV_E_UNAUTHORIZED with *refusal and detail set
  */

@@ -55,8 +55,8 @@ typedef struct nv_claim {
      * moment of sending. Valid during the call. NULL: the session wants nothing.
      */
     void (*deliver)(struct nv_claim *claim, const nv_delivery *delivery);
-    nv_credential credential;
-    bool clean; /* forget the stored session (CleanSession=1) */
+    _Atomic nv_credential credential; /* the session may set it again when what proved it changes (a renewed token) */
+    bool clean;                       /* forget the stored session (CleanSession=1) */
     /* out, valid in granted(); the session's own from then on. In an order that leaves no holes: each connected device
      * has a claim */
     bool session_present;

@@ -50,6 +50,14 @@
     X(sas_clock_skew_s, "seconds", 0, 0, "token that expired longer ago: refused")                                     \
     X(readers, "readers", 256, 256, "further readers of events: 429")                                                  \
     X(reader_queue_bytes, "bytes", 1048576, 1048576, "output a reader does not read: the hub waits for it")            \
+    X(amqp_links, "links", 16384, 16384, "of one AMQP connection: further ones are refused")                           \
+    X(amqp_sessions, "sessions", 8192, 8192, "of one AMQP connection: the connection is closed")                       \
+    X(amqp_devices, "devices", 4096, 1000, "devices and modules of one AMQP connection: further links are refused")    \
+    X(amqp_tokens, "tokens", 4096, 1000, "tokens put on one AMQP connection: 403")                                     \
+    X(amqp_unsettled_bytes, "bytes", 4194304, 4194304, "received over AMQP and not settled: the hub stops reading")    \
+    X(amqp_idle_s, "seconds", 240, 240, "a silent AMQP connection is closed")                                          \
+    X(amqp_open_s, "seconds", 60, 60, "from accept to OPEN: the connection is closed")                                 \
+    X(amqp_authorize_s, "seconds", 120, 120, "from OPEN until a credential opens something: the connection is closed") \
     X(refusals_identities, "identities", 1024, 1024, "identities whose last refusals are kept: the oldest is dropped") \
     X(refusals_per_identity, "refusals", 8, 8, "refusals kept per identity: the oldest is dropped")
 

@@ -60,7 +60,13 @@
     X(DEADLINE, "deadline", "no complete CONNECT arrived in time", "connect, then send CONNECT at once")               \
     X(FAULT, "fault-injected", "a message of the device asked for this fault (AzIoTHub_FaultOperationType)",           \
       "wait until its duration is over, or turn testing.fault_injection off")                                          \
-    X(SLOW_READER, "slow-reader", "the peer does not read what it asked for", "read faster, or ask for less")
+    X(SLOW_READER, "slow-reader", "the peer does not read what it asked for", "read faster, or ask for less")          \
+    X(SASL, "sasl-user-malformed",                                                                                     \
+      "the SASL user name is none of {device}@sas.{hub}, {device}/modules/{module}@sas.{hub}, "                        \
+      "{policy}@sas.root.{hub}",                                                                                       \
+      "send that user name, its ids percent-encoded, and a SAS token as password")                                     \
+    X(NOT_COVERED, "not-covered", "no token or certificate of the connection opens this",                              \
+      "put a token for it on $cbs first, or log in as who it belongs to")
 
 typedef enum nv_refusal {
 #define X(id, name, cause, cure) NV_REFUSAL_##id,

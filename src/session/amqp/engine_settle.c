@@ -2,7 +2,7 @@
 
 /* ---- our DISPOSITION ---------------------------------------------------------------------------------------- */
 
-#define RANGE_AT        16u /* of `first` in the frame of a plain one; `last` is 5 bytes behind it */
+#define RANGE_AT 16u /* of `first` in the frame of a plain one; `last` is 5 bytes behind it */
 
 /* What can share a DISPOSITION has the same code. 0: nothing else can */
 static uint8_t share_code(const nv_amqp_outcome *outcome)

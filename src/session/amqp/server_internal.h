@@ -19,6 +19,7 @@
 
 #include "base/diag.h"
 #include "base/list.h"
+#include "base/map.h"
 #include "core/auth.h"
 #include "core/devices.h"
 #include "core/fault.h"
@@ -88,13 +89,21 @@ size_t amqp_audience(nv_span text, char out[1024]);
 /* ---- principals (server_auth.c) ------------------------------------------------------------------------------------
  */
 
-/** What a token, a PLAIN login or a certificate lets the connection do. */
+/**
+ * What a token (put on $cbs, or as the password of PLAIN) lets the connection do. It was verified when it was kept. A
+ * client certificate is no principal of its own: whether it opens a device is seen at the device (amqp_server
+ * .certificate).
+ */
 typedef struct amqp_principal {
-    nv_list link;    /* amqp_server.principals */
-    char *audience;  /* normalised, what it covers: a prefix by segments; "" for PLAIN and certificates */
-    uint32_t rights; /* of a policy, NV_RIGHT_*; 0: a device's own token */
-    nv_span token;   /* owned, wiped: devices are checked with it when they first attach; empty: a certificate */
+    nv_list link;                /* amqp_server.principals */
+    struct amqp_principal *next; /* of another policy, with the same path */
+    nv_span path;    /* what it covers, by whole segments and without host: "" all, "devices/d", "hub/$management"; in
+                        lower case but for ids */
+    nv_span policy;  /* empty: a device's or module's own, for exactly that */
+    nv_span token;   /* devices are checked with it when they first attach; wiped */
+    uint32_t rights; /* of the policy, NV_RIGHT_* */
     int64_t expires_wall_us; /* INT64_MAX: does not */
+    uint8_t _bytes[];
 } amqp_principal;
 
 typedef struct amqp_server amqp_server;
@@ -104,19 +113,24 @@ typedef struct amqp_device amqp_device;
 void amqp_auth_sasl(amqp_server *s, nv_span mechanism, nv_span initial_response);
 /**
  * put-token (amqp.md section 2): verify and keep, or replace what has the same audience. @p done is called later, or at
- * once, with 200, 400, 401, 404, 500 or 503 and a sentence; not after @p owner was forgotten (amqp_auth_forget).
+ * once, with 200, 400, 401, 403 or 503 and a sentence; not after @p owner was forgotten (amqp_auth_forget).
  */
 typedef void (*amqp_put_token_done)(void *owner, uint64_t cookie, int status, const char *description);
-void amqp_auth_put_token(amqp_server *s, nv_span name, nv_span type, nv_span token, amqp_put_token_done done,
-                         void *owner, uint64_t cookie);
+void amqp_auth_put_token(amqp_server *s, nv_span name, nv_span token, amqp_put_token_done done, void *owner,
+                         uint64_t cookie);
 /** A $cbs link went: its answers are not wanted any more. */
 void amqp_auth_forget(amqp_server *s, const void *owner);
-/** The principal that covers a service node now, with ServiceConnect. NULL: *why says why not. */
-amqp_principal *amqp_auth_service(amqp_server *s, const amqp_address *address, const char **why);
-/** The token (or certificate: empty token) that a device would be checked with. @return false: none covers it */
+/** What a credential must cover so that a link of this node, no single device's, may be there. @return its length */
+size_t amqp_auth_path(const amqp_address *address, char out[1024]);
+/** Does a credential with the right cover that path now? @return false: *why says why not */
+bool amqp_auth_covers(amqp_server *s, nv_span path, const char **why);
+/** The token (or certificate: empty token) that a device would be checked with; it did not expire. @return false: none
+ * covers it */
 bool amqp_auth_device(amqp_server *s, nv_span device_id, nv_span module_id, nv_span *token);
-/** What has expired detaches its links within the second (amqp.md section 2.4). @return when to look next, wall */
-int64_t amqp_auth_expire(amqp_server *s, int64_t wall_us);
+/** The device's own token is worth nothing any more (disabled, deleted, other keys): forget it. */
+void amqp_auth_revoke(amqp_server *s, nv_span device_id, nv_span module_id);
+/** Forget what has expired. @return true: something had; *next_us is when to look again, wall, or INT64_MAX */
+bool amqp_auth_expire(amqp_server *s, int64_t wall_us, int64_t *next_us);
 void amqp_auth_deinit(amqp_server *s);
 
 /* ---- the connection (server.c) --------------------------------------------------------------------------------------
@@ -125,14 +139,25 @@ void amqp_auth_deinit(amqp_server *s);
 struct amqp_server {
     nv_amqp_conn conn; /* first member */
     nv_list principals;
-    nv_list devices;       /* amqp_device.link */
-    struct nv_map *by_key; /* "device/module" to amqp_device, once there are several; server.c */
-    char *container_id;
-    char *host;          /* OPEN.hostname, or the hub's own: what redirects name; owned */
-    char product[160];   /* of OPEN.properties, for the log */
-    void *auth;          /* private to server_auth.c */
-    uint32_t operations; /* asked of the core and not come back: the memory lives until they have */
-    bool draining;       /* the hub stops: take no more messages (delivery() says false) */
+    nv_map by_path;   /* of them */
+    nv_list checks;   /* tokens that are being looked at; server_auth.c */
+    nv_list devices;  /* amqp_device.link */
+    nv_map by_key;    /* live ones by "device" or "device/module" */
+    nv_list services; /* links of service nodes; server.c */
+    nv_map by_link;   /* of them */
+    nv_list cbs;      /* links of $cbs; link_cbs.c */
+    char *host;       /* OPEN.hostname, or the hub's own: what redirects name; owned */
+    char container_id[64];
+    char product[64]; /* of OPEN.properties, for the log */
+    uint32_t principal_count;
+    uint32_t device_count;   /* live ones */
+    uint32_t operations;     /* asked of the core and not come back: the memory lives until they have */
+    uint32_t put_failures;   /* of a stranger */
+    int64_t expires_wall_us; /* when to look what has expired; never later than it is due */
+    int64_t authorize_by_us; /* monotonic: a stranger is closed then */
+    int64_t drain_by_us;
+    bool certificate; /* EXTERNAL or no SASL: the client certificate opens devices */
+    bool draining;    /* the hub stops: take no more messages (delivery() says false) */
     bool ended;
 };
 
@@ -155,6 +180,16 @@ static inline amqp_server *amqp_server_of(const nv_amqp_link *link)
 void amqp_operation_begin(amqp_server *s);
 void amqp_operation_end(amqp_server *s);
 
+/** The connection knows who the peer is: a token or certificate opened something. */
+void amqp_server_known(amqp_server *s);
+/** A principal came, whose life may have been the shorter: when to look again may have changed. */
+void amqp_server_update_deadline(amqp_server *s);
+/** Go on with an end, or a drain, that waits. Harmless otherwise. */
+void amqp_server_settle(amqp_server *s);
+/** Nobody is left on the connection: CLOSE with why the last one went. */
+void amqp_server_close_if_empty(amqp_server *s, nv_amqp_condition condition, const char *description);
+nv_subject amqp_subject(const amqp_server *s, nv_span device_id, nv_span module_id);
+
 /** Every link of a service node is registered here, so that it ends when its principal does: called by server.c before
  * open(). The link kinds keep their own object in link->owner and free it in detached(): server.c calls that too (if
  * link->ops is set) before it detaches a link whose principal is no more. */
@@ -172,6 +207,8 @@ AMQP_NODE_TABLE(X)
  */
 void amqp_server_fault(amqp_server *s, nv_fault_kind kind, const char *reason);
 
+/** Open a link that may be there; @p device is NULL for nodes that are no single device's. */
+void amqp_server_open(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address);
 /** Refuse a link and log it (device or address, condition, sentence). */
 void amqp_refuse(amqp_server *s, nv_amqp_link *link, nv_amqp_condition condition, const char *description);
 /** An error of the hub as the condition and text of amqp.md sections 3.10 and 4.1. */
@@ -193,16 +230,21 @@ struct amqp_device {
     struct amqp_twin *twin;
     struct amqp_methods *methods;
     struct amqp_devicebound *devicebound;
-    nv_list links;   /* amqp_device_link.node: all of them, for eviction */
-    nv_list waiting; /* ATTACHes until the claim is held */
-    uint8_t *stamp;
+    nv_list links;       /* amqp_device_link.node: all of them, for eviction */
+    nv_list waiting;     /* ATTACHes until the claim is held */
+    uint8_t *stamp;      /* of client; device.c frees it */
     uint32_t operations; /* of this device asked of the core and not come back */
     uint32_t wants;      /* NV_WANTS_*, kept by amqp_device_want */
-    int64_t expires_wall_us;
     nv_auth_scope scope;
     nv_auth_type type;
-    uint8_t state; /* private to device.c */
-    nv_auth_request *_auth;
+    /* private to device.c */
+    uint8_t _state;
+    bool _claimed;
+    struct amqp_device_check *_check;
+    nv_span _device_id; /* into _key; identity is there only after authentication */
+    nv_span _module_id;
+    size_t _key_len;
+    char _key[];
 };
 
 /**
@@ -220,6 +262,16 @@ typedef struct amqp_device_link {
      */
     void (*end)(struct amqp_device_link *self);
 } amqp_device_link;
+
+/** An ATTACH of a node whose WHO is DEVICE: authenticated, claimed, then opened; or refused. */
+void amqp_device_attach(amqp_server *s, nv_amqp_link *link, const amqp_address *address);
+/** A token for it was verified anew: with what it was signed may have changed. NULL: there is none such. */
+amqp_device *amqp_device_find(const amqp_server *s, nv_span device_id, nv_span module_id);
+void amqp_device_renewed(amqp_device *device, const nv_identity *identity, nv_credential credential);
+/** Those that no principal covers any more go. */
+void amqp_devices_expire(amqp_server *s);
+/** The connection is over, its links were told. */
+void amqp_devices_end(amqp_server *s);
 
 /** Register a link (set ->end before) and forget it (in detached(); the last one lets the device go). A second one of
  * the same kind and role ends the older (amqp.md section 3.2). */
