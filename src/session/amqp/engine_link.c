@@ -176,9 +176,12 @@ void engine_link_kill(engine_link *l, const nv_amqp_problem *problem)
     if (l->held) {
         l->pub.conn->_p->unanswered--;
         engine_go(l->pub.conn, ENGINE_STOP_ATTACH);
-        s->owed++;
-        nv_list_push_back(&l->pub.conn->_p->owed, &l->pub._node);
-        return;
+        if (!ops) { /* nobody can be told: it stays until it is answered */
+            s->owed++;
+            nv_list_push_back(&l->pub.conn->_p->owed, &l->pub._node);
+            return;
+        }
+        forget_attach(l);
     }
     nv_list_push_back(&l->pub.conn->_p->dead_links, &l->pub._node);
     tell(l, ops, problem);
@@ -519,6 +522,7 @@ void nv_amqp_link_refuse(nv_amqp_link *link, nv_amqp_condition condition, const 
     if (!l->held) {
         return;
     }
+    link->ops = NULL; /* the owner knows */
     engine_enter(conn);
     if (l->state == ENGINE_LINK_DEAD) {
         answered_late(l, NULL);
