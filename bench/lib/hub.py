@@ -17,6 +17,8 @@ CONFIG = """net:
 mqtt:
   plain_port: {plain}
   port: {tls}
+amqp:
+  port: {amqp}
 https:
   port: {https}
 admin:
@@ -37,12 +39,12 @@ class Hub:
     def __init__(self, program, folder, certs, durability):
         self.program, self.folder, self.certs, self.durability = program, folder, certs, durability
         self.data, self.config = os.path.join(folder, "data"), os.path.join(folder, "nave.yaml")
-        self.https, self.admin = free_port(), free_port()
+        self.https, self.amqp, self.admin = free_port(), free_port(), free_port()
         self.host_name, self.device_key, self.owner_key = "localhost", None, None
 
     def write_config(self, plain, tls):
         with open(self.config, "w", encoding="ascii") as file:
-            file.write(CONFIG.format(plain=plain, tls=tls, https=self.https, admin=self.admin,
+            file.write(CONFIG.format(plain=plain, tls=tls, amqp=self.amqp, https=self.https, admin=self.admin,
                                      durability=self.durability, **self.certs))
 
     def argv(self):

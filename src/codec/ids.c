@@ -35,3 +35,9 @@ bool nv_policy_name_valid(nv_span name)
 {
     return made_of(name, NV_POLICY_NAME_MAX_BYTES, "!._-");
 }
+
+bool nv_event_name_valid(nv_span name, size_t max)
+{
+    return made_of(name, max, "-_.") && made_of(nv_span_first(name, 1), 1, "") &&
+           made_of(nv_span_skip(name, name.len - 1), 1, "");
+}

@@ -19,4 +19,10 @@ bool nv_module_id_is_system(nv_span id);
 /** 1 to 64 of `A-Za-z0-9` and `!._-` (http-hub.md 2.2). */
 bool nv_policy_name_valid(nv_span name);
 
+/** The name of an event hub or consumer group: 1 to @p max letters, digits, '-', '_' and '.', the first and the last a
+ * letter or digit. */
+bool nv_event_name_valid(nv_span name, size_t max);
+
+#define NV_EVENT_HUB_NAME_MAX 256u
+
 #endif

@@ -18,6 +18,7 @@
 
 #include "base/alloc.h"
 #include "base/attrs.h"
+#include "codec/ids.h"
 #include "core/hub.h"
 #include "store/state.h"
 #include "store/state_groups.h"
@@ -29,7 +30,6 @@
 
 static_assert(NV_GROUP_NAME_MAX <= NV_STATE_GROUP_NAME_MAX, "the store keeps every name");
 
-#define ENTITY_MAX 256u
 /* Where the hub's name gives none. */
 #define ENTITY_FALLBACK "events"
 /* What a damaged store may hold at most. */
@@ -75,29 +75,9 @@ static nv_span name_of(const group *g)
 
 /* ---- names ---------------------------------------------------------------------------------------------------- */
 
-static bool is_letter_or_digit(uint8_t c)
-{
-    return (c >= '0' && c <= '9') || (c >= 'A' && c <= 'Z') || (c >= 'a' && c <= 'z');
-}
-
-static bool is_name(nv_span name, size_t max)
-{
-    if (name.len == 0 || name.len > max || !is_letter_or_digit(name.ptr[0]) ||
-        !is_letter_or_digit(name.ptr[name.len - 1])) {
-        return false;
-    }
-    for (size_t i = 0; i < name.len; i++) {
-        uint8_t c = name.ptr[i];
-        if (!is_letter_or_digit(c) && c != '-' && c != '_' && c != '.') {
-            return false;
-        }
-    }
-    return true;
-}
-
 bool nv_group_name_is_valid(nv_span name)
 {
-    return is_name(name, NV_GROUP_NAME_MAX);
+    return nv_event_name_valid(name, NV_GROUP_NAME_MAX);
 }
 
 static bool is_default(nv_span name)
@@ -495,12 +475,13 @@ static nv_err load(nv_event_hub *eh)
 static char *entity_name(const nv_hub *hub, const char *entity)
 {
     if (entity && entity[0]) {
-        return is_name(nv_span_str(entity), ENTITY_MAX) ? nv_strdup(entity) : NULL;
+        return nv_event_name_valid(nv_span_str(entity), NV_EVENT_HUB_NAME_MAX) ? nv_strdup(entity) : NULL;
     }
     nv_span host = hub->host_names[0];
     nv_span label = nv_span_first(host, nv_span_find(host, '.'));
     uint64_t number = 0;
-    bool usable = is_name(label, ENTITY_MAX) && !nv_span_to_u64(label, &number); /* of an address: a number */
+    bool usable = nv_event_name_valid(label, NV_EVENT_HUB_NAME_MAX) &&
+                  !nv_span_to_u64(label, &number); /* of an address: a number */
     return usable ? nv_span_dup(label) : nv_strdup(ENTITY_FALLBACK);
 }
 

@@ -54,12 +54,22 @@ static const char *dotted_name(struct json_object *names)
     return address;
 }
 
+static void print_if(struct json_object *hub, const char *label, const char *member, const char *more)
+{
+    const char *text = nv_json_text(hub, member);
+    if (text[0]) {
+        printf("%-15s %s%s\n", label, text, more);
+    }
+}
+
 static void print_hub(struct json_object *hub)
 {
     printf("host name       %s\n", nv_json_text(hub, "hostName"));
     printf("with a dot      %s\n", nv_json_text(hub, "dottedHostName"));
     printf("trusted root    %s\n", nv_json_text(hub, "caFile"));
     printf("service string  %s\n", nv_json_text(hub, "serviceConnectionString"));
+    print_if(hub, "events string", "eventHubConnectionString", "");
+    print_if(hub, "without TLS", "eventHubEmulatorString", " (Event Hubs clients on this machine)");
     struct json_object *endpoints = nv_json_member(hub, "endpoints");
     if (endpoints) {
         json_object_object_foreach(endpoints, name, url)
@@ -76,6 +86,23 @@ static void print_hub(struct json_object *hub)
     }
 }
 
+/* "Endpoint=sb://...;EntityPath=..." by the policy of the service string, where the hub says that it speaks AMQP. */
+static void add_event_string(const nv_client *client, struct json_object *hub)
+{
+    const char *entity = nv_json_text(hub, "eventHub");
+    const char *url = nv_json_text(nv_json_member(hub, "endpoints"), "amqps");
+    const char *port = strrchr(url, ':');
+    const char *key = strstr(client->service_string, "SharedAccessKey=");
+    if (!entity[0] || !port || !key) {
+        return;
+    }
+    char text[2048];
+    (void)snprintf(text, sizeof(text), "Endpoint=sb://%s%s/;SharedAccessKeyName=%s;%.*s;EntityPath=%s", client->host,
+                   strcmp(port, ":5671") == 0 ? "" : port, client->policy, (int)strcspn(key, ";"), key, entity);
+    set_text(hub, "eventHubConnectionString", text);
+    nv_wipe(text, sizeof(text));
+}
+
 /* Of a hub elsewhere we know what the string says and what the hub tells. */
 static int remote_hub(nv_client *client, struct json_object **out)
 {
@@ -87,6 +114,7 @@ static int remote_hub(nv_client *client, struct json_object **out)
         set_text(hub, "hostName", client->host);
         set_text(hub, "serviceConnectionString", client->service_string);
         set_text(hub, "caFile", client->ca_file);
+        add_event_string(client, hub);
         *out = hub;
     }
     nv_answer_deinit(&answer);
@@ -95,11 +123,20 @@ static int remote_hub(nv_client *client, struct json_object **out)
 
 static struct json_object *local_hub(const nv_client *client)
 {
-    static const char *const shown[] = {"hostName", "hostNames", "serviceConnectionString",
-                                        "caFile",   "endpoints", "policies"};
+    static const char *const shown[] = {"hostName",
+                                        "hostNames",
+                                        "serviceConnectionString",
+                                        "eventHubConnectionString",
+                                        "eventHubEmulatorString",
+                                        "caFile",
+                                        "endpoints",
+                                        "policies"};
     struct json_object *hub = json_object_new_object();
     for (size_t i = 0; i < NV_COUNT_OF(shown); i++) {
-        json_object_object_add(hub, shown[i], json_object_get(nv_json_member(client->local, shown[i])));
+        struct json_object *value = nv_json_member(client->local, shown[i]);
+        if (value) {
+            json_object_object_add(hub, shown[i], json_object_get(value));
+        }
     }
     set_text(hub, "dataFolder", client->data_dir);
     return hub;

@@ -1,6 +1,7 @@
 #include "nave/config.h"
 
 #include "base/alloc.h"
+#include "codec/ids.h"
 #include "store/log.h"
 
 #include <ctype.h>
@@ -414,6 +415,14 @@ static nv_err check_together(const nv_config *config, nv_buf *why)
             "log.retention_bytes (%" PRId64 ") holds less than two files of log.segment_bytes (%" PRId64
             "): raise it, or make the files smaller",
             config->log_retention_bytes, config->log_segment_bytes);
+        return NV_E_INVALID;
+    }
+    if (config->events_entity[0] && !nv_event_name_valid(nv_span_str(config->events_entity), NV_EVENT_HUB_NAME_MAX)) {
+        say(why,
+            "events.entity cannot be \"%.80s\"; give letters, digits, '-', '_' and '.', the first and the last a "
+            "letter "
+            "or digit",
+            config->events_entity);
         return NV_E_INVALID;
     }
     return NV_OK;

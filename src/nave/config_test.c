@@ -55,6 +55,10 @@ static void test_defaults(void **state)
     assert_int_equal(config->mqtt_port, 8883);
     assert_int_equal(config->mqtt_plain_port, 0);
     assert_int_equal(config->https_port, 443);
+    assert_int_equal(config->amqp_port, 5671);
+    assert_int_equal(config->amqp_plain_port, 0);
+    assert_string_equal(config->amqp_plain_bind.items[0], "localhost");
+    assert_string_equal(config->events_entity, "");
     assert_int_equal(config->admin_port, 9600);
     assert_int_equal(config->log_durability, 0);
     assert_int_equal(config->log_partitions, 4);
@@ -143,6 +147,7 @@ static void test_refused(void **state)
         {"limits:\n  message_bytes: 0\n", "limits.message_bytes"},
         {"limits:\n  message_bytes: 1048577\n", "limits.message_bytes|1048577|1048576"},
         {"tls:\n  key_file: k\n", "tls.certificate_file"},
+        {"events:\n  entity: a/b\n", "events.entity|\"a/b\"|letters"},
         {"a: &x [1]\nb: *x\n", ": "},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {

@@ -12,6 +12,7 @@
 #define NV_SECTION_TABLE(X)                                                                                            \
     X(net, "Addresses and loops, for all protocols")                                                                   \
     X(mqtt, "MQTT listeners")                                                                                          \
+    X(amqp, "AMQP listeners: devices, services, and whoever reads events as from Event Hubs")                          \
     X(https, "HTTPS listener: identities, telemetry by HTTP, reading events")                                          \
     X(admin, "Health and metrics, without authentication: keep it on loopback")                                        \
     X(tls, "The server's certificate")                                                                                 \
@@ -41,6 +42,12 @@
       "MQTT without TLS, for bridges on the same machine; usually 1883. 0: off; -1: any free port")                    \
     X(mqtt, plain_bind, LIST, 1, 16, "localhost", "addresses", false, "",                                              \
       "Addresses for MQTT without TLS. What it carries can be read on the way: leave loopback only on a trusted line") \
+    X(amqp, port, INT, -1, 65535, "5671", "port", false, "", "AMQP over TLS. 0: off; -1: any free port")               \
+    X(amqp, plain_port, INT, -1, 65535, "0", "port", false, "",                                                        \
+      "AMQP without TLS, for Event Hubs clients with UseDevelopmentEmulator=true; usually 5672. 0: off; -1: any "      \
+      "free port")                                                                                                     \
+    X(amqp, plain_bind, LIST, 1, 16, "localhost", "addresses", false, "",                                              \
+      "Addresses for AMQP without TLS. What it carries can be read on the way: leave loopback only on a trusted line") \
     X(https, port, INT, -1, 65535, "443", "port", false, "",                                                           \
       "HTTPS. 0: off; -1: any free port. Some clients (Node's azure-iothub, every WebSocket client) know only 443")    \
     X(https, fallback_port, INT, 0, 65535, "8443", "port", false, "",                                                  \
@@ -64,6 +71,9 @@
       "Size of one file of the log, a multiple of 1 MiB")                                                              \
     X(limits, profile, CHOICE, 0, 0, "open", "", false, "open|azure",                                                  \
       "`open`: generous; `azure`: the service's own numbers, for tests that must fail as in the cloud")                \
+    X(events, entity, TEXT, 0, 256, "", "name", false, "",                                                             \
+      "Name of the built-in event hub: EntityPath in the connection strings of its readers. Empty: the first label "   \
+      "of the hub's own name")                                                                                         \
     X(events, connection_state, BOOL, 0, 0, "false", "", false, "",                                                    \
       "Devices that connect and disconnect, from the first operation of a connection on "                              \
       "(deviceConnectionStateEvents)")                                                                                 \

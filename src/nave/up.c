@@ -327,6 +327,7 @@ static int make_hub(nv_up *up)
         .known_keys = nv_args_has(up->args, "dev-known-keys"),
         .fault_injection = up->config->testing_fault_injection,
         .events = &events,
+        .entity = up->config->events_entity,
         .azure = up->config->limits_profile == 1,
     };
     nv_err err = nv_hub_new(&up->hub, &config, &up->why);

@@ -12,7 +12,15 @@
 #include "store/state.h"
 
 /** What is listened on. */
-typedef enum nv_port { NV_PORT_MQTTS, NV_PORT_HTTPS, NV_PORT_MQTT, NV_PORT_ADMIN, NV_PORT_COUNT } nv_port;
+typedef enum nv_port {
+    NV_PORT_MQTTS,
+    NV_PORT_AMQPS,
+    NV_PORT_HTTPS,
+    NV_PORT_MQTT,
+    NV_PORT_AMQP,
+    NV_PORT_ADMIN,
+    NV_PORT_COUNT
+} nv_port;
 
 typedef struct nv_up_hook {
     nv_turn_hook hook; /* first member */

@@ -3,10 +3,12 @@
 #include "base/diag.h"
 #include "codec/base64.h"
 #include "core/auth.h"
+#include "core/event_hub.h"
 #include "core/policies.h"
 #include "nave/client.h"
 #include "nave/data_dir.h"
 #include "nave/up.h"
+#include "session/amqp/server.h"
 #include "session/http.h"
 #include "session/mqtt_device.h"
 
@@ -25,6 +27,12 @@ static nv_session *accept_mqtt(void *arg, nv_carrier *carrier)
     return nv_mqtt_device_new(carrier);
 }
 
+static nv_session *accept_amqp(void *arg, nv_carrier *carrier)
+{
+    (void)arg;
+    return nv_amqp_server_new(carrier);
+}
+
 static nv_session *accept_service(void *arg, nv_carrier *carrier)
 {
     (void)arg;
@@ -40,6 +48,8 @@ static nv_session *accept_admin(void *arg, nv_carrier *carrier)
 static const nv_acceptor mqtt_acceptors[] = {{"mqtt", accept_mqtt, NULL}, {NULL, accept_mqtt, NULL}};
 static const nv_acceptor https_acceptors[] = {
     {"http/1.1", accept_service, NULL}, {"mqtt", accept_mqtt, NULL}, {NULL, accept_service, NULL}};
+/* AMQP clients ask for nothing by ALPN, and the first bytes decide the rest. */
+static const nv_acceptor amqp_acceptors[] = {{NULL, accept_amqp, NULL}};
 static const nv_acceptor plain_acceptors[] = {{NULL, accept_mqtt, NULL}};
 static const nv_acceptor admin_acceptors[] = {{NULL, accept_admin, NULL}};
 
@@ -51,8 +61,10 @@ static const struct {
     size_t acceptor_count;
 } kinds[NV_PORT_COUNT] = {
     [NV_PORT_MQTTS] = {"mqtts", "mqtt.port", true, mqtt_acceptors, NV_COUNT_OF(mqtt_acceptors)},
+    [NV_PORT_AMQPS] = {"amqps", "amqp.port", true, amqp_acceptors, NV_COUNT_OF(amqp_acceptors)},
     [NV_PORT_HTTPS] = {"https", "https.port", true, https_acceptors, NV_COUNT_OF(https_acceptors)},
     [NV_PORT_MQTT] = {"mqtt", "mqtt.plain_port", false, plain_acceptors, NV_COUNT_OF(plain_acceptors)},
+    [NV_PORT_AMQP] = {"amqp", "amqp.plain_port", false, amqp_acceptors, NV_COUNT_OF(amqp_acceptors)},
     [NV_PORT_ADMIN] = {"admin", "admin.port", false, admin_acceptors, NV_COUNT_OF(admin_acceptors)},
 };
 
@@ -152,10 +164,16 @@ int nv_up_listen(nv_up *up)
     const nv_config *config = up->config;
     int code = listen_or_say(up, NV_PORT_MQTTS, &config->net_bind, config->mqtt_port);
     if (code == NV_EXIT_OK) {
+        code = listen_or_say(up, NV_PORT_AMQPS, &config->net_bind, config->amqp_port);
+    }
+    if (code == NV_EXIT_OK) {
         code = listen_https(up);
     }
     if (code == NV_EXIT_OK) {
         code = listen_or_say(up, NV_PORT_MQTT, &config->mqtt_plain_bind, config->mqtt_plain_port);
+    }
+    if (code == NV_EXIT_OK) {
+        code = listen_or_say(up, NV_PORT_AMQP, &config->amqp_plain_bind, config->amqp_plain_port);
     }
     if (code == NV_EXIT_OK) {
         code = listen_or_say(up, NV_PORT_ADMIN, &config->admin_bind, config->admin_port);
@@ -246,6 +264,41 @@ static void add_service_string(const nv_up *up, struct json_object *hub)
     nv_wipe(text, sizeof(text));
 }
 
+/* Clients take UseDevelopmentEmulator for loopback names only. */
+static const char *plain_amqp_host(const nv_up *up)
+{
+    const char *bind = up->config->amqp_plain_bind.items[0];
+    bool loopback = strcmp(bind, "localhost") == 0 || strcmp(bind, "loopback") == 0 || strncmp(bind, "127.", 4) == 0 ||
+                    strcmp(bind, "::1") == 0;
+    return loopback ? "localhost" : up->names[0];
+}
+
+/* "Endpoint=sb://..." for readers of the built-in event hub (amqp.md section 5.2), by the policy that may no more than
+ * serve. The port belongs into it when it is not the one that clients take by themselves. */
+static void add_event_string(const nv_up *up, struct json_object *hub, nv_port kind)
+{
+    const nv_policy *policy = nv_policies_find(up->hub->policies, nv_span_str("service"));
+    bool plain = kind == NV_PORT_AMQP;
+    uint16_t number = up->ports[kind];
+    if (!policy || number == 0) {
+        return;
+    }
+    char key[NV_BASE64_LEN(NV_KEY_MAX) + 1];
+    char port[8] = "";
+    char text[1400];
+    if (number != (plain ? 5672 : 5671)) {
+        (void)snprintf(port, sizeof(port), ":%u", number);
+    }
+    key_text(&policy->primary_key, key);
+    (void)snprintf(text, sizeof(text),
+                   "Endpoint=sb://%s%s/;SharedAccessKeyName=%s;SharedAccessKey=%s;EntityPath=%.*s%s",
+                   plain ? plain_amqp_host(up) : up->names[0], port, policy->name, key,
+                   NV_SPAN_ARG(nv_event_hub_entity(up->hub)), plain ? ";UseDevelopmentEmulator=true" : "");
+    set_text(hub, plain ? "eventHubEmulatorString" : "eventHubConnectionString", text);
+    nv_wipe(key, sizeof(key));
+    nv_wipe(text, sizeof(text));
+}
+
 static struct json_object *hub_json(const nv_up *up)
 {
     struct json_object *hub = json_object_new_object();
@@ -273,6 +326,8 @@ static struct json_object *hub_json(const nv_up *up)
         json_object_object_add(hub, "simulatedTime", json_object_new_boolean(true));
     }
     add_service_string(up, hub);
+    add_event_string(up, hub, NV_PORT_AMQPS);
+    add_event_string(up, hub, NV_PORT_AMQP);
     json_object_object_add(hub, "policies", policies_json(up));
     return hub;
 }
@@ -288,7 +343,7 @@ static void welcome(const nv_up *up)
            "  trusted root (CA file)  %s\n"
            "  service string          nave hub show%s%s\n"
            "  a first device          nave device add mydevice%s%s\n"
-           "  its messages            nave monitor%s%s\n\n",
+           "  its messages            nave monitor%s%s, or any Event Hubs client with the string of hub show\n\n",
            up->names[0], up->pki.ca_file ? up->pki.ca_file : up->pki.cert_file, flag, data, flag, data, flag, data);
 }
 

@@ -4,6 +4,7 @@
 #include "base/diag.h"
 #include "base/metrics.h"
 #include "codec/websocket.h"
+#include "session/amqp/server.h"
 #include "session/mqtt_device.h"
 
 #include <stdio.h>
@@ -16,13 +17,21 @@ static nv_session *make_mqtt(void *arg, nv_carrier *carrier)
     return nv_mqtt_device_new(carrier);
 }
 
-/* Matched in any case, since the C SDK writes MQTT, and echoed as offered (mqtt.md section 1). */
+static nv_session *make_amqp(void *arg, nv_carrier *carrier)
+{
+    (void)arg;
+    return nv_amqp_server_new(carrier);
+}
+
+/* Matched in any case, since the C SDK writes MQTT, and echoed as offered (mqtt.md section 1, amqp.md section 1.1). */
 static const struct {
     const char *path; /* that of the route */
     const char *protocol;
     session_maker make;
 } speakers[] = {
     {"/$iothub/websocket", "mqtt", make_mqtt},
+    {"/$iothub/websocket", "AMQPWSB10", make_amqp},
+    {"/$servicebus/websocket", "AMQPWSB10", make_amqp},
 };
 
 /* For the first of the offered sub-protocols that is spoken at this path. NULL: none is */
@@ -80,8 +89,11 @@ void nv_http_websocket(nv_http_exchange *x)
     nv_upgrade to = {.make = find_speaker(x, &protocol),
                      .max_message_bytes = (size_t)x->hub->limits.websocket_frame_bytes};
     if (!to.make) {
-        refuse(x, NV_HUB_ERROR_ArgumentInvalid,
-               "No WebSocket sub-protocol that is spoken here was offered: send Sec-WebSocket-Protocol: mqtt");
+        char detail[160];
+        (void)snprintf(detail, sizeof(detail),
+                       "No WebSocket sub-protocol that is spoken here was offered: send Sec-WebSocket-Protocol: %s",
+                       strcmp(x->route->path, "/$servicebus/websocket") == 0 ? "AMQPWSB10" : "mqtt or AMQPWSB10");
+        refuse(x, NV_HUB_ERROR_ArgumentInvalid, detail);
         return;
     }
     char lines[200];

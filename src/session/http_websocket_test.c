@@ -45,7 +45,7 @@ static nv_upgrade ask(const char *target, const char *headers, size_t step)
     return upgrade;
 }
 
-/* conformance: mqtt.md 10 */
+/* conformance: mqtt.md 10, amqp.md 1, amqp.md 2 */
 static void upgrades(void **state)
 {
     (void)state;
@@ -70,6 +70,17 @@ static void upgrades(void **state)
          "mqtt"},
         {"/$iothub/websocket",
          "Upgrade: h2c, websocket\r\nConnection: upgrade\r\n" V13 KEY "Sec-WebSocket-Protocol: mqtt\r\n", "mqtt"},
+        /* AMQP, as the clients of devices and of Event Hubs write it */
+        {"/$iothub/websocket", UP V13 KEY "Sec-WebSocket-Protocol: AMQPWSB10\r\n", "AMQPWSB10"},
+        {"/$iothub/websocket?iothub-no-client-cert=true", UP V13 KEY "Sec-WebSocket-Protocol: AMQPWSB10\r\n",
+         "AMQPWSB10"},
+        {"/$iothub/websocket/", UP V13 KEY "Sec-WebSocket-Protocol: amqpwsb10\r\n", "amqpwsb10"},
+        {"/$servicebus/websocket", UP V13 KEY "Sec-WebSocket-Protocol: AMQPWSB10\r\n", "AMQPWSB10"},
+        {"/$servicebus/websocket/", UP V13 KEY "Sec-WebSocket-Protocol: AMQPWSB10\r\n", "AMQPWSB10"},
+        {"/$servicebus/websocket/?x=1", UP V13 KEY "Sec-WebSocket-Protocol: AmqpWsb10\r\n", "AmqpWsb10"},
+        {"/%24servicebus/websocket", UP V13 KEY "Sec-WebSocket-Protocol: AMQPWSB10\r\n", "AMQPWSB10"},
+        {"/$iothub/websocket", UP V13 KEY "Sec-WebSocket-Protocol: AMQPWSB10, mqtt\r\n", "AMQPWSB10"},
+        {"/$servicebus/websocket", UP V13 KEY "Sec-WebSocket-Protocol: mqtt, AMQPWSB10\r\n", "AMQPWSB10"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         for (size_t step = 0; step < 5; step++) {
@@ -111,8 +122,11 @@ static void refusals(void **state)
         {"/$iothub/websocket", UP V13 "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZSE=\r\nSec-WebSocket-Protocol: mqtt\r\n",
          400, "Sec-WebSocket-Key"},
         {"/$iothub/websocket", UP V13 KEY, 400, "Sec-WebSocket-Protocol: mqtt"},
-        {"/$iothub/websocket", UP V13 KEY "Sec-WebSocket-Protocol: AMQPWSB10, mqttv3.1\r\n", 400,
+        {"/$iothub/websocket", UP V13 KEY "Sec-WebSocket-Protocol: amqp, mqttv3.1\r\n", 400,
          "Sec-WebSocket-Protocol: mqtt"},
+        {"/$servicebus/websocket", UP V13 KEY "Sec-WebSocket-Protocol: mqtt\r\n", 400,
+         "Sec-WebSocket-Protocol: AMQPWSB10"},
+        {"/$servicebus/websocket", "", 426, "Upgrade: websocket"},
         {"/$iothub/websocket", UP V13 KEY "Sec-WebSocket-Protocol: , ,\r\n", 400, "Sec-WebSocket-Protocol: mqtt"},
         {"/websocket", UP V13 KEY "Sec-WebSocket-Protocol: mqtt\r\n", 404, "nothing at this path"},
     };

@@ -19,7 +19,7 @@ import urllib.request
 
 NAVE = os.environ["NAVE"]
 ROOT = os.path.join(os.path.dirname(os.path.abspath(__file__)), "..", "..")
-FREE = ["--set", "mqtt.port=-1", "--set", "https.port=-1", "--set", "admin.port=-1", "--bind", "localhost"]
+FREE = ["--set", "mqtt.port=-1", "--set", "amqp.port=-1", "--set", "https.port=-1", "--set", "admin.port=-1", "--bind", "localhost"]
 CASES = {}
 
 
@@ -209,7 +209,7 @@ def used_port():
         taken.bind(("127.0.0.1", 0))
         taken.listen()
         port = str(taken.getsockname()[1])
-        for option in ("mqtt.port", "https.port", "admin.port"):
+        for option in ("mqtt.port", "amqp.port", "amqp.plain_port", "https.port", "admin.port"):
             err = nave("up", "--data", folder, *FREE, "--set", option + "=" + port, code=1)[1]
             one_sentence(err, port, "127.0.0.1", option)
 
@@ -437,13 +437,24 @@ def hub_show_and_sas():
         assert shown["policies"]["service"]["rights"] == "ServiceConnect"
         assert shown["serviceConnectionString"].endswith(shown["policies"]["iothubowner"]["primaryKey"])
         assert shown["endpoints"]["mqtts"].startswith("mqtts://hub.example:")
+        amqps = shown["endpoints"]["amqps"]
+        assert amqps.startswith("amqps://hub.example:")
+        assert shown["eventHubConnectionString"] == (
+            "Endpoint=sb://%s/;SharedAccessKeyName=service;SharedAccessKey=%s;EntityPath=hub" % (
+                amqps[8:], shown["policies"]["service"]["primaryKey"])), shown
+        assert "eventHubEmulatorString" not in shown and "amqp" not in shown["endpoints"]
+        assert "events string   Endpoint=sb://" in hub.cli("hub", "show")[0]
         hub.cli("device", "add", "d1")
         token = hub.cli("sas", "--device", "d1", "--ttl", "60")[0].strip()
         assert token.startswith("SharedAccessSignature sr=hub.example%2Fdevices%2Fd1&sig=") and "skn" not in token
         # the same string over the network, as from another machine
         remote = ["--hub", shown["serviceConnectionString"].replace("hub.example", "localhost"), "--ca", shown["caFile"]]
         assert json.loads(nave("device", "show", "d1", "-o", "json", *remote)[0])["deviceId"] == "d1"
-        assert json.loads(nave("hub", "show", "-o", "json", *remote)[0])["hostName"] == "localhost"
+        there = json.loads(nave("hub", "show", "-o", "json", *remote)[0])
+        assert there["hostName"] == "localhost"
+        assert there["eventHubConnectionString"] == (
+            "Endpoint=sb://localhost:%d/;SharedAccessKeyName=iothubowner;SharedAccessKey=%s;EntityPath=hub" % (
+                port_of(hub, "amqps"), shown["policies"]["iothubowner"]["primaryKey"])), there
         nave("device", "list", env={"NAVE_CONNECTION_STRING": remote[1]}, code=1)  # its root is not trusted here
         wrong = re.sub("SharedAccessKey=.*", "SharedAccessKey=" + base64.b64encode(b"x" * 32).decode(), remote[1])
         one_sentence(nave("device", "list", "--hub", wrong, "--ca", shown["caFile"], code=1)[1], "Unauthorized")
@@ -455,6 +466,25 @@ def hub_show_and_sas():
         one_sentence(hub.cli("device", "list", code=1)[1], "cannot be reached", "nave up")
         key = base64.b64encode(b"k" * 32).decode()
         assert nave("sas", "--device", "d", "--key", key, "--host", "h")[0].startswith("SharedAccessSignature sr=h%2F")
+
+
+@case
+def event_hub():
+    with Hub("--set", "amqp.plain_port=-1", "--set", "events.entity=my-events") as hub:
+        shown = hub.json("hub", "show")
+        assert re.fullmatch(r"Endpoint=sb://localhost:\d+/;SharedAccessKeyName=service;SharedAccessKey=[^;]+;"
+                            r"EntityPath=my-events;UseDevelopmentEmulator=true", shown["eventHubEmulatorString"]), shown
+        assert shown["eventHubConnectionString"].endswith(";EntityPath=my-events")
+        assert " amqps://localhost:" in hub.ready and " amqp://localhost:" in hub.ready, hub.ready
+        assert "without TLS     Endpoint=sb://" in hub.cli("hub", "show")[0]
+        # plain AMQP is there on loopback, and answers what begins with AMQP's header with its own
+        with socket.create_connection(("127.0.0.1", port_of(hub, "amqp")), 10) as sock:
+            sock.sendall(b"AMQP\x00\x01\x00\x00")
+            assert sock.recv(8) == b"AMQP\x00\x01\x00\x00"
+        one_sentence(nave("up", "--check", "--set", "events.entity=a/b", code=2)[1], "events.entity", "a/b")
+    with Hub("--set", "amqp.port=0") as hub:
+        shown = hub.json("hub", "show")
+        assert "amqps" not in shown["endpoints"] and "eventHubConnectionString" not in shown
 
 
 @case
