@@ -156,13 +156,10 @@ char *nv_make_token(const char *resource, const char *policy, nv_span key, int64
     return token;
 }
 
-/* A hub with simulated time on this machine may be days ahead of ours. */
-#define AHEAD_S (INT64_C(50) * 365 * 86400)
-
 char *nv_client_token(const nv_client *client, const char *resource, int64_t ttl_s)
 {
     struct json_object *simulated = client->local ? nv_json_member(client->local, "simulatedTime") : NULL;
-    ttl_s += simulated && json_object_get_boolean(simulated) ? AHEAD_S : 0;
+    ttl_s += simulated && json_object_get_boolean(simulated) ? NV_CLIENT_AHEAD_S : 0;
     return nv_make_token(resource, client->policy, nv_span_of(client->key, client->key_len), ttl_s);
 }
 

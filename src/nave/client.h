@@ -74,6 +74,9 @@ typedef enum nv_stream_end {
 /** GET lines until the end. @p line returns false to stop. It gets lines without their newline. */
 nv_stream_end nv_client_stream(nv_client *client, const char *path, bool (*line)(void *arg, nv_span line), void *arg);
 
+/** A hub with simulated time on this machine may be days ahead of ours: its tokens are so much longer. */
+#define NV_CLIENT_AHEAD_S (INT64_C(50) * 365 * 86400)
+
 /** A service token for @p resource, valid for @p ttl_s; appended NUL-terminated text the caller frees. */
 char *nv_client_token(const nv_client *client, const char *resource, int64_t ttl_s);
 /** Any token. @p policy may be NULL. The caller frees. NULL: the key is not one. */

@@ -1,14 +1,18 @@
 /**
- * `nave monitor`: follows GET /nave/v1/events. When the connection ends it comes back and goes on behind the last
- * sequence seen of each partition. The stream is in commit order, so what was not seen was committed after the last
- * line; asking again from a little before that line's time and skipping known sequences misses and repeats nothing,
- * unless the hub's clock was set back by more than REPLAY_S meanwhile.
+ * `nave monitor` over HTTP: follows GET /nave/v1/events. When the connection ends it comes back and goes on behind the
+ * last sequence seen of each partition. The stream is in commit order, so what was not seen was committed after the
+ * last line; asking again from a little before that line's time and skipping known sequences misses and repeats
+ * nothing, unless the hub's clock was set back by more than REPLAY_S meanwhile.
+ *
+ * A hub of ours is read this way unless a consumer group is wanted: one stream in commit order, of which the hub leaves
+ * out other devices, and nobody's reader of a group is in its way. Any other hub is read by AMQP (monitor_amqp.c).
  */
 #include "base/alloc.h"
 #include "base/clock.h"
 #include "codec/json.h"
-#include "nave/client.h"
+#include "nave/amqp_client.h"
 #include "nave/commands.h"
+#include "nave/monitor.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -18,21 +22,9 @@
 #include <time.h>
 
 #define PATH_MAX_BYTES (4u << 20) /* more than the words of one command line, encoded */
-#define PARTITIONS     32
 #define REPLAY_S       10
 
-typedef struct monitor {
-    const nv_args *args;
-    bool json;
-    const char *from;
-    uint64_t left; /* messages to show, UINT64_MAX = no end */
-    /* where we are */
-    bool seen[PARTITIONS];
-    uint64_t sequence[PARTITIONS];
-    char last_time[40]; /* of the last line, or "" */
-    char start[40];     /* never ask for what is older: "" = no bound */
-    bool resumed;
-} monitor;
+typedef nv_monitor monitor;
 
 static int usage(const char *text)
 {
@@ -115,7 +107,7 @@ static bool is_known(monitor *m, struct json_object *event)
     uint64_t partition = json_object_get_uint64(nv_json_member(event, "partition"));
     uint64_t sequence = json_object_get_uint64(nv_json_member(event, "sequence"));
     const char *time = nv_json_text(event, "enqueuedTime");
-    if (partition >= PARTITIONS) {
+    if (partition >= NV_MONITOR_PARTITIONS) {
         return false;
     }
     if (m->seen[partition] && sequence <= m->sequence[partition]) {
@@ -127,9 +119,8 @@ static bool is_known(monitor *m, struct json_object *event)
     return false;
 }
 
-static bool take_line(void *arg, nv_span line)
+bool nv_monitor_line(monitor *m, nv_span line)
 {
-    monitor *m = arg;
     struct json_object *event = NULL;
     if (nv_json_parse(line, NV_JSON_MAX_DEPTH, UINT32_MAX, &event) != NV_OK ||
         !json_object_is_type(event, json_type_object)) {
@@ -151,6 +142,11 @@ static bool take_line(void *arg, nv_span line)
         m->left--;
     }
     return fflush(stdout) == 0 && m->left > 0;
+}
+
+static bool take_line(void *arg, nv_span line)
+{
+    return nv_monitor_line(arg, line);
 }
 
 /* ---- connections --------------------------------------------------------------------------------------------- */
@@ -204,7 +200,7 @@ static void remember_now(monitor *m, const nv_answer *answer)
 {
     struct json_object *partitions = nv_json_member(answer->body, "partitions");
     size_t count = json_object_is_type(partitions, json_type_array) ? json_object_array_length(partitions) : 0;
-    for (size_t i = 0; i < count && i < PARTITIONS; i++) {
+    for (size_t i = 0; i < count && i < NV_MONITOR_PARTITIONS; i++) {
         uint64_t next =
             json_object_get_uint64(nv_json_member(json_object_array_get_idx(partitions, i), "nextSequence"));
         m->seen[i] = next > 0;
@@ -262,6 +258,16 @@ static int run(monitor *m, nv_client *client)
     return code;
 }
 
+static int choose(monitor *m, nv_client *client, const char *over)
+{
+    bool http = over && strcmp(over, "http") == 0;
+    int code = NV_EXIT_OK;
+    if (!over && !nv_args_has(m->args, "consumer-group")) {
+        code = nv_amqp_is_nave(client, &http);
+    }
+    return code != NV_EXIT_OK ? code : http ? run(m, client) : nv_monitor_amqp(m, client);
+}
+
 int nv_cmd_monitor(const nv_args *args)
 {
     monitor m = {.args = args, .from = nv_args_get(args, "from"), .left = UINT64_MAX};
@@ -269,8 +275,8 @@ int nv_cmd_monitor(const nv_args *args)
     const char *count = nv_args_get(args, "count");
     uint64_t number = 0;
     m.from = m.from ? m.from : "now";
-    if (partition && (!nv_span_to_u64(nv_span_str(partition), &number) || number >= PARTITIONS)) {
-        return usage("--partition is a number from 0 to 31");
+    if (partition && (!nv_span_to_u64(nv_span_str(partition), &number) || number >= NV_MONITOR_PARTITIONS)) {
+        return usage("--partition is a number from 0 to 127");
     }
     if (count && (!nv_span_to_u64(nv_span_str(count), &m.left) || m.left == 0 || m.left == UINT64_MAX)) {
         return usage("--count is a number of messages, at least 1");
@@ -278,11 +284,18 @@ int nv_cmd_monitor(const nv_args *args)
     if (nv_span_to_u64(nv_span_str(m.from), &number) && !partition) {
         return usage("--from SEQUENCE needs --partition: sequences count per partition");
     }
+    const char *over = nv_args_get(args, "over");
+    if (over && strcmp(over, "http") != 0 && strcmp(over, "amqp") != 0) {
+        return usage("--over is http or amqp");
+    }
+    if (over && strcmp(over, "http") == 0 && nv_args_has(args, "consumer-group")) {
+        return usage("--consumer-group is for --over amqp: over HTTP there are none");
+    }
     nv_client client = {0};
     int code = nv_client_open(&client, args);
     m.json = client.json;
     if (code == NV_EXIT_OK) {
-        code = run(&m, &client);
+        code = choose(&m, &client, over);
     }
     nv_client_close(&client);
     return code;

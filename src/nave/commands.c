@@ -79,6 +79,9 @@ static const nv_flag monitor_flags[] = {
     {"partition", 0, "N", "only this partition"},
     {"from", 0, "START", "beginning, now (default), a time such as 2024-05-01T10:00:00Z, or a sequence number"},
     {"count", 0, "N", "end after N messages"},
+    {"consumer-group", 0, "NAME", "read in this consumer group (by AMQP; default there: $Default)"},
+    {"over", 0, "http|amqp",
+     "how to read (default: http from a Nave, unless in a consumer group; amqp from any other)"},
     {NULL, 0, NULL, NULL},
 };
 static const nv_flag sas_flags[] = {
@@ -146,7 +149,9 @@ const nv_command nv_commands[] = {
      query_flags, true, false, nv_cmd_query},
     {"monitor", NULL, "", 0, 0, "Follow telemetry as it arrives",
      "Connects again when the hub restarts, and goes on behind the last message it showed.",
-     "  nave monitor\n  nave monitor --device pump1 --from beginning\n  nave monitor --count 10 -o json\n",
+     "  nave monitor\n  nave monitor --device pump1 --from beginning\n  nave monitor --count 10 -o json\n"
+     "  nave monitor --consumer-group archive --from 2024-05-01T10:00:00Z\n"
+     "  nave monitor --hub \"HostName=myhub.azure-devices.net;SharedAccessKeyName=service;SharedAccessKey=...\"\n",
      monitor_flags, true, false, nv_cmd_monitor},
     {"consumer-group", "add", "NAME", 1, 1, "Make a consumer group of the built-in endpoint",
      "Whoever reads in a group of its own reads everything, and disturbs nobody; a group holds no messages and costs\n"

@@ -70,7 +70,7 @@ static void write_timestamp(nv_json_writer *w, int64_t unix_ms)
     nv_json_str(w, text);
 }
 
-static void write_value(nv_json_writer *w, const nv_value *value)
+void nv_event_write_value(nv_json_writer *w, const nv_value *value)
 {
     switch (value->type) {
     case NV_VALUE_NULL:
@@ -127,7 +127,7 @@ static void write_properties(nv_json_writer *w, const nv_record *record, bool sy
         const char *name = property.id == NV_PROP_APPLICATION ? NULL : nv_system_property_name(property.id);
         if (system ? name != NULL : property.id == NV_PROP_APPLICATION) {
             nv_json_name(w, system ? nv_span_str(name) : property.name);
-            write_value(w, &property.value);
+            nv_event_write_value(w, &property.value);
         }
     }
 }
@@ -161,14 +161,18 @@ static void write_stamp(nv_json_writer *w, const nv_record *record, const nv_sta
 
 /* ---- body --------------------------------------------------------------------------------------------------- */
 
-static bool property_is(const nv_record *record, nv_system_property id, const char *want)
+static nv_span text_of(const nv_record *record, nv_system_property id)
 {
     nv_value value;
-    if (!nv_property_find(record->properties, id, &value) ||
-        (value.type != NV_VALUE_STRING && value.type != NV_VALUE_SYMBOL)) {
-        return false;
-    }
-    nv_span text = nv_span_first(value.bytes, nv_span_find(value.bytes, ';'));
+    bool text = nv_property_find(record->properties, id, &value) &&
+                (value.type == NV_VALUE_STRING || value.type == NV_VALUE_SYMBOL);
+    return text ? value.bytes : NV_SPAN_EMPTY;
+}
+
+/* Parameters behind a ';' aside. */
+static bool names(nv_span text, const char *want)
+{
+    text = nv_span_first(text, nv_span_find(text, ';'));
     while (text.len > 0 && text.ptr[text.len - 1] == ' ') {
         text.len--;
     }
@@ -203,24 +207,22 @@ static bool write_json_body(nv_json_writer *w, nv_span body)
     return err == NV_OK;
 }
 
-static void write_body(nv_json_writer *w, const nv_record *record)
+void nv_event_write_body(nv_json_writer *w, nv_span body, bool plain, nv_span type, nv_span encoding)
 {
-    bool plain = record->body_kind == NV_BODY_DATA;
-    bool json = plain && property_is(record, NV_PROP_CONTENT_TYPE, "application/json") &&
-                property_is(record, NV_PROP_CONTENT_ENCODING, "utf-8");
-    if (json && write_json_body(w, record->body)) {
+    bool json = plain && names(type, "application/json") && names(encoding, "utf-8");
+    if (json && write_json_body(w, body)) {
         return;
     }
     if (!json) {
         nv_json_key(w, "body");
     }
-    if (plain && is_text(record->body)) {
-        nv_json_string(w, record->body);
+    if (plain && is_text(body)) {
+        nv_json_string(w, body);
         return;
     }
     nv_json_null(w);
     nv_json_key(w, "bodyBase64");
-    nv_json_base64(w, record->body);
+    nv_json_base64(w, body);
 }
 
 void nv_event_write_json(nv_json_writer *w, const nv_record *record)
@@ -252,6 +254,7 @@ void nv_event_write_json(nv_json_writer *w, const nv_record *record)
     nv_json_begin_object(w);
     write_properties(w, record, false);
     nv_json_end_object(w);
-    write_body(w, record);
+    nv_event_write_body(w, record->body, record->body_kind == NV_BODY_DATA, text_of(record, NV_PROP_CONTENT_TYPE),
+                        text_of(record, NV_PROP_CONTENT_ENCODING));
     nv_json_end_object(w);
 }

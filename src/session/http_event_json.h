@@ -8,4 +8,15 @@
 /** Write @p record as one JSON object without line breaks. A stamp that cannot be decoded leaves its members out. */
 void nv_event_write_json(nv_json_writer *w, const nv_record *record);
 
+/* ---- parts, for events that come from elsewhere ---- */
+
+/** The value of a property. */
+void nv_event_write_value(nv_json_writer *w, const nv_value *value);
+/**
+ * "body", and "bodyBase64" for what is no text.
+ * @param plain  bytes as the device sent them; false: an encoded value, never text
+ * @param type, encoding  content-type and content-encoding: whether the body is JSON
+ */
+void nv_event_write_body(nv_json_writer *w, nv_span body, bool plain, nv_span type, nv_span encoding);
+
 #endif

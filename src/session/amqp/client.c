@@ -421,6 +421,11 @@ static void ended(nv_amqp_conn *conn, const nv_amqp_problem *problem)
     nv_amqp_conn_done(conn);
 }
 
+static void drain(nv_amqp_conn *conn)
+{
+    nv_amqp_client_close(client_of(conn));
+}
+
 static void free_client(nv_amqp_conn *conn)
 {
     nv_amqp_client *client = client_of(conn);
@@ -435,7 +440,8 @@ static void free_client(nv_amqp_conn *conn)
     free(client);
 }
 
-static const nv_amqp_conn_ops client_ops = {.opened = opened, .ended = ended, .tick = tick, .free = free_client};
+static const nv_amqp_conn_ops client_ops = {
+    .opened = opened, .ended = ended, .tick = tick, .drain = drain, .free = free_client};
 
 /* NUL user NUL password (RFC 4616). */
 static nv_span plain_response(const nv_amqp_client_config *config, char **memory)

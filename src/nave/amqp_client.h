@@ -1,0 +1,61 @@
+/**
+ * AMQP for the commands, which block: a loop on a thread of its own while a command works, and connections from it to
+ * the hub of an nv_client. What a command does on the loop it does in callbacks; nv_amqp_run_end() ends it.
+ */
+#ifndef NV_NAVE_AMQP_CLIENT_H
+#define NV_NAVE_AMQP_CLIENT_H
+
+#include "nave/client.h"
+#include "net/loop.h"
+#include "session/amqp/client.h"
+
+struct nv_net;
+struct nv_tls_client;
+
+typedef struct nv_amqp_run {
+    /* in */
+    nv_client *client;
+    void (*start)(struct nv_amqp_run *run); /* on the loop */
+    void *arg;
+    /* for the callbacks */
+    nv_loop *loop;
+    /* private */
+    struct nv_net *_net;
+    struct nv_tls_client *_tls;
+    nv_task _task;
+    int _code;
+    bool _ended;
+} nv_amqp_run;
+
+/** Blocks until nv_amqp_run_end(). @return its code; what keeps it from starting is said on stderr */
+int nv_amqp_run_do(nv_amqp_run *run);
+/** From a callback: nothing new is begun, connections close, the run returns @p code. The first call counts. */
+void nv_amqp_run_end(nv_amqp_run *run, int code);
+
+/** Where AMQP is spoken. */
+typedef struct nv_amqp_place {
+    char host[256];
+    uint16_t port;
+} nv_amqp_place;
+
+/**
+ * Of the hub: from hub.json, or from the hub itself when its HTTPS is not on 443, else port 5671.
+ * @return NV_EXIT_OK; NV_EXIT_REFUSED it listens for none, or cannot be asked, said on stderr
+ */
+int nv_amqp_place_of(nv_client *client, nv_amqp_place *out);
+
+/** Is the hub one that knows /nave/v1/? @return an exit code when it cannot be asked, said on stderr */
+int nv_amqp_is_nave(nv_client *client, bool *out);
+
+/**
+ * Connect: TLS with the trust of run->client. Exactly one ended() of the config comes, also when there was never a
+ * connection (client NULL then). The texts of @p config are copied.
+ */
+void nv_amqp_run_connect(nv_amqp_run *run, const nv_amqp_place *place, const nv_amqp_client_config *config);
+/** As the policy of run->client, by SASL PLAIN; sets hostname, container, user and password of @p config. */
+void nv_amqp_run_connect_policy(nv_amqp_run *run, const nv_amqp_place *place, nv_amqp_client_config *config);
+
+/** For nv_amqp_client_config.make_token with arg the nv_client: by the key as its text, as Event Hubs has it. */
+char *nv_amqp_event_token(const nv_client *client, const char *audience, int64_t *life_s);
+
+#endif
