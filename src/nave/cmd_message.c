@@ -1,7 +1,9 @@
-/** `nave method` and `nave send`: to one device, now or when it comes. */
+/** `nave method`, `nave send` and `nave feedback`: to one device, now or when it comes, and what became of it. */
 #include "codec/base64.h"
 #include "codec/json.h"
 #include "codec/utf8.h"
+#include "nave/amqp_client.h"
+#include "nave/amqp_service.h"
 #include "nave/client.h"
 #include "nave/commands.h"
 #include "nave/input.h"
@@ -142,17 +144,26 @@ static bool put_properties(nv_json_writer *w, const nv_args *args)
     return true;
 }
 
-static int message_of(const nv_args *args, nv_span body, nv_buf *out)
+/* What both ways to send need to be right. */
+static int check_message(const nv_args *args, uint64_t *ttl_s)
 {
-    uint64_t ttl_s = 0;
     const char *ack = nv_args_get(args, "ack");
-    if (!seconds(args, "ttl", 1, 172800, &ttl_s)) {
+    const char *over = nv_args_get(args, "over");
+    if (!seconds(args, "ttl", 1, 172800, ttl_s)) {
         return usage("--ttl is 1 to 172800 seconds");
     }
     if (ack && strcmp(ack, "none") != 0 && strcmp(ack, "positive") != 0 && strcmp(ack, "negative") != 0 &&
         strcmp(ack, "full") != 0) {
         return usage("--ack is none, positive, negative or full");
     }
+    if (over && strcmp(over, "http") != 0 && strcmp(over, "amqp") != 0) {
+        return usage("--over is http or amqp");
+    }
+    return NV_EXIT_OK;
+}
+
+static int message_of(const nv_args *args, nv_span body, uint64_t ttl_s, nv_buf *out)
+{
     nv_json_writer w = nv_json_writer_of(out);
     nv_json_begin_object(&w);
     put_body(&w, body);
@@ -163,7 +174,7 @@ static int message_of(const nv_args *args, nv_span body, nv_buf *out)
     put_text(&w, "correlationId", nv_args_get(args, "correlation-id"));
     put_text(&w, "contentType", nv_args_get(args, "content-type"));
     put_text(&w, "contentEncoding", nv_args_get(args, "content-encoding"));
-    put_text(&w, "ack", ack);
+    put_text(&w, "ack", nv_args_get(args, "ack"));
     if (ttl_s > 0) {
         nv_json_key(&w, "ttlSeconds");
         nv_json_uint(&w, ttl_s);
@@ -173,16 +184,12 @@ static int message_of(const nv_args *args, nv_span body, nv_buf *out)
     return good ? NV_EXIT_OK : usage("the message is too large");
 }
 
-static int send_message(const nv_args *args, const char *body)
+static int send_http(nv_client *client, const nv_args *args, const char *body)
 {
-    nv_client client = {0};
     nv_answer answer = {0};
     char *path = nv_path_of("nave/v1/devices", args->operands[0], NULL, "/messages");
-    int code = nv_client_open(&client, args);
-    if (code == NV_EXIT_OK) {
-        code = nv_client_do(&client, "POST", path, body, NULL, &answer);
-    }
-    if (code == NV_EXIT_OK && client.json) {
+    int code = nv_client_do(client, "POST", path, body, NULL, &answer);
+    if (code == NV_EXIT_OK && client->json) {
         nv_print_json(answer.body);
     } else if (code == NV_EXIT_OK) {
         const char *id = nv_json_text(answer.body, "messageId");
@@ -191,6 +198,22 @@ static int send_message(const nv_args *args, const char *body)
     }
     free(path);
     nv_answer_deinit(&answer);
+    return code;
+}
+
+/* A hub of ours takes messages over HTTPS, and tells the number; others only by AMQP. */
+static int send_message(const nv_args *args, const char *http_body, const nv_amqp_message_to *message)
+{
+    const char *over = nv_args_get(args, "over");
+    bool http = over && strcmp(over, "http") == 0;
+    nv_client client = {0};
+    int code = nv_client_open(&client, args);
+    if (code == NV_EXIT_OK && !over) {
+        code = nv_amqp_is_nave(&client, &http);
+    }
+    if (code == NV_EXIT_OK) {
+        code = http ? send_http(&client, args, http_body) : nv_amqp_send_to(&client, message);
+    }
     nv_client_close(&client);
     return code;
 }
@@ -198,16 +221,43 @@ static int send_message(const nv_args *args, const char *body)
 int nv_cmd_send(const nv_args *args)
 {
     nv_buf body;
-    nv_buf message;
-    nv_buf_init(&message, (size_t)2 * NV_INPUT_MAX);
+    nv_buf http_body;
+    uint64_t ttl_s = 0;
+    nv_buf_init(&http_body, (size_t)2 * NV_INPUT_MAX);
     int code = nv_input_read(args->operands[1], &body);
     if (code == NV_EXIT_OK) {
-        code = message_of(args, nv_buf_span(&body), &message);
+        code = check_message(args, &ttl_s);
     }
     if (code == NV_EXIT_OK) {
-        code = send_message(args, nv_input_text(&message));
+        code = message_of(args, nv_buf_span(&body), ttl_s, &http_body);
+    }
+    if (code == NV_EXIT_OK) {
+        nv_amqp_message_to message = {.device = args->operands[0],
+                                      .body = nv_buf_span(&body),
+                                      .args = args,
+                                      .ack = nv_args_get(args, "ack"),
+                                      .ttl_s = ttl_s};
+        code = send_message(args, nv_input_text(&http_body), &message);
     }
     nv_buf_deinit(&body);
-    nv_buf_deinit(&message);
+    nv_buf_deinit(&http_body);
+    return code;
+}
+
+/* ---- feedback ------------------------------------------------------------------------------------------------ */
+
+int nv_cmd_feedback(const nv_args *args)
+{
+    const char *count = nv_args_get(args, "count");
+    uint64_t left = UINT64_MAX;
+    if (count && (!nv_span_to_u64(nv_span_str(count), &left) || left == 0 || left == UINT64_MAX)) {
+        return usage("--count is a number of records, at least 1");
+    }
+    nv_client client = {0};
+    int code = nv_client_open(&client, args);
+    if (code == NV_EXIT_OK) {
+        code = nv_amqp_feedback(&client, args, left);
+    }
+    nv_client_close(&client);
     return code;
 }

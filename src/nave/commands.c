@@ -67,6 +67,11 @@ static const nv_flag send_flags[] = {
     {"ttl", 0, "S", "seconds until the message expires (default: the hub's)"},
     {"content-type", 0, "TYPE", "such as application/json"},
     {"content-encoding", 0, "NAME", "such as utf-8"},
+    {"over", 0, "http|amqp", "how to send (default: http to a Nave, amqp to any other)"},
+    {NULL, 0, NULL, NULL},
+};
+static const nv_flag feedback_flags[] = {
+    {"count", 0, "N", "end after N records"},
     {NULL, 0, NULL, NULL},
 };
 static const nv_flag query_flags[] = {
@@ -141,6 +146,9 @@ const nv_command nv_commands[] = {
      "It waits in the device's queue until the device takes it or it expires.",
      "  nave send pump1 'open the valve'\n  nave send pump1 @order.json -p kind=order --message-id 7 --ack full\n",
      send_flags, true, false, nv_cmd_send},
+    {"feedback", NULL, "", 0, 0, "Follow feedback: what became of messages that were sent with --ack",
+     "By AMQP. Each record is taken from the hub's queue once it is shown, so of several who follow each gets a part.",
+     "  nave feedback\n  nave feedback --count 1 -o json\n", feedback_flags, true, false, nv_cmd_feedback},
     {"query", NULL, "TEXT", 1, 1, "Query twins of devices and modules",
      "All pages. As a table whole twins are shown by a few of their members; -o json has everything.",
      "  nave query \"SELECT * FROM devices WHERE tags.site = 'north'\"\n"

@@ -19,6 +19,7 @@ int nv_cmd_twin_patch(const nv_args *args);
 int nv_cmd_twin_replace(const nv_args *args);
 int nv_cmd_method(const nv_args *args);
 int nv_cmd_send(const nv_args *args);
+int nv_cmd_feedback(const nv_args *args);
 int nv_cmd_query(const nv_args *args);
 int nv_cmd_monitor(const nv_args *args);
 int nv_cmd_group_add(const nv_args *args);
