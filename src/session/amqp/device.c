@@ -25,7 +25,7 @@ enum { DEVICE_CHECKING, DEVICE_CLAIMING, DEVICE_HELD, DEVICE_ENDING, DEVICE_RELE
 #define SAYS_EXPIRED      "ErrorCode:IotHubUnauthorizedAccess;the token has expired"
 #define SAYS_NOT_NOW      "ErrorCode:ServiceUnavailable;the hub cannot store now, try again"
 
-/* An ATTACH that waits. Its link is there until it is answered, whatever happens to it. */
+/* An ATTACH that waits; the owner of its link meanwhile. */
 typedef struct waiting {
     nv_list node; /* amqp_device.waiting */
     amqp_device *device;
@@ -137,6 +137,8 @@ static void end_if_linkless(amqp_device *d)
 static nv_amqp_link *take_waiting(waiting *w)
 {
     nv_amqp_link *link = w->link;
+    link->ops = NULL;
+    link->owner = NULL;
     nv_list_remove(&w->node);
     free(w);
     return link;
@@ -413,11 +415,26 @@ amqp_device *amqp_device_find(const amqp_server *s, nv_span device_id, nv_span m
     return nv_map_get(&s->by_key, nv_span_of(key, nv_identity_key(device_id, module_id, key)));
 }
 
+static void link_lost(nv_amqp_link *link, const nv_amqp_problem *problem)
+{
+    (void)problem;
+    waiting *w = link->owner;
+    amqp_device *d = w->device;
+    nv_list_remove(&w->node);
+    free(w);
+    end_if_linkless(d);
+}
+
+/* Of a link that is not answered yet: it can only go. */
+static const nv_amqp_link_ops waiting_ops = {.detached = link_lost};
+
 static void wait_for(amqp_device *d, nv_amqp_link *link)
 {
     waiting *w = nv_malloc(sizeof(*w));
     w->device = d;
     w->link = link;
+    link->ops = &waiting_ops;
+    link->owner = w;
     nv_list_push_back(&d->waiting, &w->node);
 }
 
@@ -492,10 +509,6 @@ void amqp_devices_end(amqp_server *s)
     for (nv_list *node = s->devices.next; node != &s->devices;) {
         amqp_device *d = nv_container_of(node, amqp_device, link);
         node = node->next;
-        while (!nv_list_empty(&d->waiting)) {
-            nv_amqp_link_refuse(take_waiting(nv_container_of(d->waiting.next, waiting, node)),
-                                NV_AMQP_ERR_CONNECTION_FORCED, "the connection is over", NV_SPAN_EMPTY);
-        }
         end(d);
     }
     amqp_operation_end(s);
