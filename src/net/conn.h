@@ -155,6 +155,21 @@ static inline nv_buf *nv_layer_below(nv_layer *layer)
     return layer->below ? &layer->below->out : &layer->conn->wire;
 }
 
+/* ---- conn_io.c for conn.c ---- */
+
+/** The one place that decides whether the socket is read. */
+void nv_conn_update_reading(nv_conn *conn);
+/** Let the session eat what it has left before. */
+const char *nv_conn_feed_rest(nv_conn *conn);
+/** Bytes that the socket has not taken yet, in all layers. */
+size_t nv_conn_queued(const nv_conn *conn);
+/** What is above goes down through the layers, as far as there is room. */
+const char *nv_conn_encode(nv_conn *conn);
+/** The same, and to the socket: one write for all that the turn produced. */
+const char *nv_conn_flush(nv_conn *conn);
+
+/* ---- for the loop ---- */
+
 /** Task of a loop: end as many of its oldest strangers as loop->displace says. */
 void nv_conn_displace(nv_task *task);
 /** Call for every connection of the loop; it may end, not free them. Some are called for twice. */
