@@ -1,5 +1,5 @@
 /** The HTTP connection: framing, pipelining, bounds, deadlines, errors; and the admin endpoints. */
-#include "session/http_rig.h"
+#include "session/http_rig_ask.h"
 
 #include "base/metrics.h"
 #include "codec/json.h"
@@ -13,29 +13,14 @@
 
 #include <cmocka.h>
 
-static nv_rig_hub on;
 static nv_answer answer;
-
-static int setup(void **state)
-{
-    (void)state;
-    nv_rig_hub_init(&on);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    nv_rig_hub_deinit(&on);
-    return 0;
-}
 
 /** Send @p text on a fresh connection in pieces of @p step and take one answer. @return the connection closes after it
  */
 static bool ask(const char *text, size_t step, bool to_head)
 {
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     rig.step = step;
     nv_rig_send(&rig, nv_span_str(text));
     nv_rig_wait_answer(&rig, to_head, &answer);
@@ -49,7 +34,7 @@ static const char *authorized(const char *head)
     static char text[4096];
     const char *end = strstr(head, "\r\n");
     (void)snprintf(text, sizeof(text), "%.*s\r\nAuthorization: %s%s", (int)(end - head), head,
-                   nv_rig_policy_token(&on, "iothubowner", NULL), end);
+                   nv_rig_policy_token(&nv_rig_on, "iothubowner", NULL), end);
     return text;
 }
 
@@ -116,7 +101,7 @@ static void pipelined_requests_are_answered_in_order(void **state)
     static const char *const names[] = {"DeviceNotFound", "ResourceNotFound", NULL};
     for (size_t step = 0; step < 2 * len; step = step * 2 + 1) {
         nv_rig rig;
-        nv_rig_init(&rig, &on, nv_http_service_new);
+        nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
         rig.step = step;
         nv_rig_send(&rig, nv_span_of(all, len));
         for (unsigned i = 0; i < 8; i++) {
@@ -142,7 +127,7 @@ static void a_head_request_gets_no_body(void **state)
     assert_int_equal(answer.status, 200);
     assert_string_equal(nv_answer_header(&answer, "Content-Length"), "26");
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_send(&rig, nv_span_str("HEAD /none HTTP/1.1\r\n\r\n"));
     nv_rig_wait_answer(&rig, true, &answer);
     assert_int_equal(answer.status, 404);
@@ -156,7 +141,7 @@ static void open_paths_do_not_authenticate(void **state)
 {
     (void)state;
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_send(&rig, nv_span_str("GET /$iothub/websocket HTTP/1.1\r\n\r\n"));
     nv_rig_wait_answer(&rig, false, &answer);
     assert_false(rig.session->authenticated);
@@ -177,7 +162,7 @@ static void expect_100_continue(void **state)
 {
     (void)state;
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_send(&rig, nv_span_str(authorized("PUT /devices/d?api-version=2021-04-12 HTTP/1.1\r\n"
                                              "Expect: 100-continue\r\nContent-Length: 2\r\n\r\n")));
     nv_rig_wait_answer(&rig, false, &answer);
@@ -197,7 +182,7 @@ static void heads_and_bodies_are_bounded(void **state)
 {
     (void)state;
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_send(&rig, nv_span_str("GET / HTTP/1.1\r\na: "));
     char block[1000];
     memset(block, 'x', sizeof(block));
@@ -210,7 +195,7 @@ static void heads_and_bodies_are_bounded(void **state)
     assert_true(rig.session->closing);
     nv_rig_deinit(&rig);
     /* A chunked body that never says how long it is, from somebody nobody knows: not a byte of it is kept. */
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_send(&rig,
                 nv_span_str("PUT /devices/d?api-version=2021-04-12 HTTP/1.1\r\nTransfer-Encoding: chunked\r\n\r\n"));
     for (int i = 0; i < 4195 && !rig.session->closing; i++) {
@@ -227,10 +212,10 @@ static void heads_and_bodies_are_bounded(void **state)
 static void silence_has_deadlines(void **state)
 {
     (void)state;
-    const nv_limits *limits = &on.hub->limits;
+    const nv_limits *limits = &nv_rig_on.hub->limits;
     nv_rig rig;
     /* Nothing at all. */
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_advance(&rig, limits->connect_deadline_s * NV_US_PER_S - 1);
     assert_false(rig.session->closing);
     nv_rig_advance(&rig, 1);
@@ -238,7 +223,7 @@ static void silence_has_deadlines(void **state)
     assert_int_equal(nv_buf_len(&rig.received), 0);
     nv_rig_deinit(&rig);
     /* A head, byte by byte. */
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     for (int64_t s = 0; s < limits->http_request_s; s++) {
         assert_false(rig.session->closing);
         nv_rig_send(&rig, nv_span_str(s == 0 ? "GET /" : "a"));
@@ -250,7 +235,7 @@ static void silence_has_deadlines(void **state)
     assert_true(rig.session->closing);
     nv_rig_deinit(&rig);
     /* A body that stops, on a known client. */
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_send(
         &rig, nv_span_str(authorized("PUT /devices/d?api-version=2021-04-12 HTTP/1.1\r\nContent-Length: 9\r\n\r\n{")));
     nv_rig_pump(&rig);
@@ -259,7 +244,7 @@ static void silence_has_deadlines(void **state)
     assert_int_equal(answer.status, 408);
     nv_rig_deinit(&rig);
     /* Refused requests win a stranger no time. */
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     for (int64_t s = 1; s < limits->connect_deadline_s; s++) {
         nv_rig_send(&rig, nv_span_str("GET /none HTTP/1.1\r\n\r\n"));
         nv_rig_wait_answer(&rig, false, &answer);
@@ -271,7 +256,7 @@ static void silence_has_deadlines(void **state)
     assert_true(rig.session->closing);
     nv_rig_deinit(&rig);
     /* Between the requests of somebody known. */
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_send(&rig, nv_span_str(authorized("GET /devices?api-version=2021-04-12 HTTP/1.1\r\n\r\n")));
     nv_rig_wait_answer(&rig, false, &answer);
     nv_rig_advance(&rig, limits->http_idle_s * NV_US_PER_S - 1);
@@ -297,7 +282,7 @@ static void a_peer_that_does_not_read_stops_being_read(void **state)
 {
     (void)state;
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     rig.window = 0;
     nv_span request = nv_span_str("GET /none HTTP/1.1\r\n\r\n");
     for (int i = 0; i < 5000; i++) {
@@ -306,7 +291,7 @@ static void a_peer_that_does_not_read_stops_being_read(void **state)
     nv_rig_pump(&rig);
     assert_false(rig.session->reading);
     assert_false(rig.session->closing);
-    assert_int_equal(answers_in(nv_buf_span(&rig.out)), on.hub->limits.http_requests_per_connection);
+    assert_int_equal(answers_in(nv_buf_span(&rig.out)), nv_rig_on.hub->limits.http_requests_per_connection);
     assert_true(nv_buf_len(&rig.in) > 0);
     rig.window = 1000;
     nv_rig_pump(&rig);
@@ -321,11 +306,11 @@ static void the_hub_stops(void **state)
 {
     (void)state;
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     rig.session->ops->drain(rig.session, 0);
     assert_true(rig.session->closing);
     nv_rig_deinit(&rig);
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_send(&rig, nv_span_str(authorized("GET /devices?api-version=2021-04-12 HTTP/1.1\r\n\r\n")));
     nv_span bytes = nv_buf_span(&rig.in);
     assert_int_equal(rig.session->ops->input(rig.session, bytes, 0), bytes.len);
@@ -348,7 +333,7 @@ static void a_peer_that_goes(void **state)
                               "Content-Length: 20\r\n\r\n{\"deviceId\":\"gone\"  }"));
     for (size_t cut = 0; cut <= strlen(text); cut++) {
         nv_rig rig;
-        nv_rig_init(&rig, &on, nv_http_service_new);
+        nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
         nv_rig_send(&rig, nv_span_first(nv_span_str(text), cut));
         (void)rig.session->ops->input(rig.session, nv_buf_span(&rig.in), 0);
         nv_rig_lose(&rig);
@@ -367,7 +352,7 @@ static void idle_connections_are_small(void **state)
                    authorized("GET /statistics/service?api-version=2021-04-12 HTTP/1.1\r\n\r\n"));
     size_t before = mallinfo2().uordblks;
     for (size_t i = 0; i < CONNECTIONS; i++) {
-        nv_rig_init(&rigs[i], &on, nv_http_service_new);
+        nv_rig_init(&rigs[i], &nv_rig_on, nv_http_service_new);
         nv_rig_send(&rigs[i], nv_span_str(text));
         nv_rig_wait_answer(&rigs[i], false, &answer);
         assert_int_equal(answer.status, 200);
@@ -390,7 +375,7 @@ static void get_admin(const char *path)
 {
     char text[200];
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_admin_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_admin_new);
     (void)snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\n\r\n", path);
     nv_rig_send(&rig, nv_span_str(text));
     nv_rig_wait_answer(&rig, false, &answer);
@@ -403,12 +388,12 @@ static void admin_endpoints(void **state)
     get_admin("/healthz");
     assert_int_equal(answer.status, 200);
     assert_non_null(strstr(answer.body, "\"status\":\"ok\""));
-    nv_rig_log_set_health(on.log, NV_LOG_FULL, "no space left in /data: make room");
+    nv_rig_log_set_health(nv_rig_on.log, NV_LOG_FULL, "no space left in /data: make room");
     get_admin("/healthz");
     assert_int_equal(answer.status, 503);
     assert_non_null(strstr(answer.body, "\"status\":\"log-full\""));
     assert_non_null(strstr(answer.body, "no space left in /data: make room"));
-    nv_rig_log_set_health(on.log, NV_LOG_OK, "");
+    nv_rig_log_set_health(nv_rig_on.log, NV_LOG_OK, "");
     get_admin("/readyz");
     assert_int_equal(answer.status, 200);
     nv_http_set_ready(false);
@@ -437,7 +422,7 @@ static void advance(void *arg, nv_http_advance *request)
 {
     int64_t *sum = arg;
     *sum += request->delta_us;
-    nv_manual_clock_advance(&on.clock, request->delta_us);
+    nv_manual_clock_advance(&nv_rig_on.clock, request->delta_us);
     nv_post(request->exec, &request->done);
 }
 
@@ -445,7 +430,7 @@ static void ask_clock(const char *method, const char *body)
 {
     char text[400];
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_admin_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_admin_new);
     (void)snprintf(text, sizeof(text), "%s /testing/clock HTTP/1.1\r\nContent-Length: %zu\r\n\r\n%s", method,
                    strlen(body), body);
     nv_rig_send(&rig, nv_span_str(text));
@@ -466,8 +451,8 @@ static void time_is_moved_only_where_it_may(void **state)
     nv_http_setup(&config);
     char before[NV_TIME_TEXT_SIZE];
     char after[NV_TIME_TEXT_SIZE];
-    nv_time_format(nv_wall_us(&on.clock.clock), before);
-    nv_time_format(nv_wall_us(&on.clock.clock) + 172890 * NV_US_PER_S, after);
+    nv_time_format(nv_wall_us(&nv_rig_on.clock.clock), before);
+    nv_time_format(nv_wall_us(&nv_rig_on.clock.clock) + 172890 * NV_US_PER_S, after);
     ask_clock("GET", "");
     assert_int_equal(answer.status, 200);
     assert_non_null(strstr(answer.body, before));
@@ -505,5 +490,5 @@ int main(void)
         cmocka_unit_test(admin_endpoints),
         cmocka_unit_test(time_is_moved_only_where_it_may),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, nv_rig_setup_hub, nv_rig_teardown_hub);
 }

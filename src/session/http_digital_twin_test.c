@@ -18,19 +18,9 @@
 
 static nv_rig_device device;
 
-static int setup(void **state)
-{
-    (void)nv_rig_setup(state);
-    nv_make_device("d", NULL);
-    nv_use_policy("service");
-    return 0;
-}
-
 static int teardown(void **state)
 {
-    if (device.connected) {
-        nv_rig_device_leave(&device);
-    }
+    nv_rig_device_leave(&device);
     return nv_rig_teardown(state);
 }
 
@@ -224,7 +214,7 @@ static void commands_that_fail(void **state)
     nv_said_e3(504, "GatewayTimeout", 504101);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, nv_rig_setup_device, teardown)
 
 int main(void)
 {

@@ -18,19 +18,38 @@ char nv_rig_token[1024];
 static char if_match[200];
 static char headers[4096];
 
-int nv_rig_setup(void **state)
+int nv_rig_setup_hub(void **state)
 {
     (void)state;
     nv_rig_hub_init(&nv_rig_on);
+    return 0;
+}
+
+int nv_rig_teardown_hub(void **state)
+{
+    (void)state;
+    nv_rig_hub_deinit(&nv_rig_on);
+    return 0;
+}
+
+int nv_rig_setup(void **state)
+{
+    (void)nv_rig_setup_hub(state);
     nv_rig_init(&nv_rig_line, &nv_rig_on, nv_http_service_new);
     return 0;
 }
 
 int nv_rig_teardown(void **state)
 {
-    (void)state;
     nv_rig_deinit(&nv_rig_line);
-    nv_rig_hub_deinit(&nv_rig_on);
+    return nv_rig_teardown_hub(state);
+}
+
+int nv_rig_setup_device(void **state)
+{
+    (void)nv_rig_setup(state);
+    nv_make_device("d", NULL);
+    nv_use_policy("service");
     return 0;
 }
 

@@ -18,6 +18,11 @@ extern char nv_rig_token[1024];
 /** For cmocka: make and unmake the three. */
 int nv_rig_setup(void **state);
 int nv_rig_teardown(void **state);
+/** The same with a device "d" in the hub; the token is a service's. */
+int nv_rig_setup_device(void **state);
+/** Of the three the hub alone. */
+int nv_rig_setup_hub(void **state);
+int nv_rig_teardown_hub(void **state);
 
 /** What goes to nv_rig_token. */
 void nv_use_token(const char *text);

@@ -69,6 +69,9 @@ void nv_rig_device_come(nv_rig_device *device, nv_rig_hub *on, const char *id, c
 
 void nv_rig_device_leave(nv_rig_device *device)
 {
+    if (!device->connected) {
+        return;
+    }
     nv_claim_release(&device->claim, on_released);
     nv_rig_hub_run(device->on, &device->released);
     nv_identity_unref(device->find.identity);

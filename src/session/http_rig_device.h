@@ -26,6 +26,7 @@ typedef struct nv_rig_device {
 
 /** Connect; @p module may be NULL. It is registered. @param wants  NV_WANTS_* */
 void nv_rig_device_come(nv_rig_device *device, nv_rig_hub *on, const char *id, const char *module, uint32_t wants);
+/** Harmless when it is not connected. */
 void nv_rig_device_leave(nv_rig_device *device);
 /** Wait until it has been asked @p count methods since it came. */
 void nv_rig_device_wait(nv_rig_device *device, size_t count);

@@ -16,14 +16,6 @@
 #define TWIN    "/twins/d" V
 #define DESIRED "properties.desired"
 
-static int setup(void **state)
-{
-    (void)nv_rig_setup(state);
-    nv_make_device("d", NULL);
-    nv_use_policy("service");
-    return 0;
-}
-
 /** The twin's etag, version and desired version are these, in the body and in the header. */
 static void assert_numbers(const char *etag, const char *version, const char *desired)
 {
@@ -419,7 +411,7 @@ static void nothing_is_replayed(void **state)
     nv_rig_device_leave(&device);
 }
 
-#define T(name) cmocka_unit_test_setup_teardown(name, setup, nv_rig_teardown)
+#define T(name) cmocka_unit_test_setup_teardown(name, nv_rig_setup_device, nv_rig_teardown)
 
 int main(void)
 {

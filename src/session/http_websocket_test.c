@@ -1,5 +1,5 @@
 /** The handshake of WebSocket: who is let through, with what answer, and what is left for whoever comes next. */
-#include "session/http_rig.h"
+#include "session/http_rig_ask.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -12,22 +12,7 @@
 #define UP  "Host: hub.test\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
 #define V13 "Sec-WebSocket-Version: 13\r\n"
 
-static nv_rig_hub on;
 static nv_answer answer;
-
-static int setup(void **state)
-{
-    (void)state;
-    nv_rig_hub_init(&on);
-    return 0;
-}
-
-static int teardown(void **state)
-{
-    (void)state;
-    nv_rig_hub_deinit(&on);
-    return 0;
-}
 
 /** One request on a fresh connection. @return what it was handed over to */
 static nv_upgrade ask(const char *target, const char *headers, size_t step)
@@ -35,7 +20,7 @@ static nv_upgrade ask(const char *target, const char *headers, size_t step)
     char text[2048];
     nv_rig rig;
     (void)snprintf(text, sizeof(text), "GET %s HTTP/1.1\r\n%s\r\n", target, headers);
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     rig.step = step;
     nv_rig_send(&rig, nv_span_str(text));
     nv_rig_wait_answer(&rig, false, &answer);
@@ -89,7 +74,7 @@ static void upgrades(void **state)
                 fail_msg("row %zu: %u %s", i, answer.status, answer.body);
             }
             assert_non_null(to.make);
-            assert_int_equal(to.max_message_bytes, on.hub->limits.websocket_frame_bytes);
+            assert_int_equal(to.max_message_bytes, nv_rig_on.hub->limits.websocket_frame_bytes);
             assert_string_equal(nv_answer_header(&answer, "Sec-WebSocket-Protocol"), rows[i].echoed);
             /* the example of RFC 6455 section 1.3 */
             assert_string_equal(nv_answer_header(&answer, "Sec-WebSocket-Accept"), "s3pPLMBiTxaQ9kYGzzhZRbK+xOo=");
@@ -153,7 +138,7 @@ static void what_is_behind_waits(void **state)
                                "\x82\x80\x01\x02\x03\x04GET /none HTTP/1.1\r\n\r\n";
     for (size_t step = 0; step < 40; step++) {
         nv_rig rig;
-        nv_rig_init(&rig, &on, nv_http_service_new);
+        nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
         rig.step = step;
         nv_rig_send(&rig, nv_span_str(text));
         nv_rig_wait_answer(&rig, false, &answer);
@@ -179,14 +164,14 @@ static void the_successor_has_its_own_deadline(void **state)
 {
     (void)state;
     nv_rig rig;
-    nv_rig_init(&rig, &on, nv_http_service_new);
+    nv_rig_init(&rig, &nv_rig_on, nv_http_service_new);
     nv_rig_advance(&rig, 10 * NV_US_PER_S);
     nv_rig_send(&rig,
                 nv_span_str("GET /$iothub/websocket HTTP/1.1\r\n" UP V13 KEY "Sec-WebSocket-Protocol: mqtt\r\n\r\n"));
     nv_rig_wait_answer(&rig, false, &answer);
     nv_session *next = rig.upgrade.make(rig.upgrade.arg, &rig.carrier);
-    int64_t now_us = nv_mono_us(&on.clock.clock);
-    assert_int_equal(next->deadline_us, now_us + on.hub->limits.connect_deadline_s * NV_US_PER_S);
+    int64_t now_us = nv_mono_us(&nv_rig_on.clock.clock);
+    assert_int_equal(next->deadline_us, now_us + nv_rig_on.hub->limits.connect_deadline_s * NV_US_PER_S);
     assert_false(next->authenticated);
     next->ops->lost(next, "closed by the test", now_us);
     assert_true(next->done);
@@ -202,5 +187,5 @@ int main(void)
         cmocka_unit_test(what_is_behind_waits),
         cmocka_unit_test(the_successor_has_its_own_deadline),
     };
-    return cmocka_run_group_tests(tests, setup, teardown);
+    return cmocka_run_group_tests(tests, nv_rig_setup_hub, nv_rig_teardown_hub);
 }
