@@ -66,6 +66,8 @@ static void complain(desk *d, const nv_amqp_problem *problem)
     const char *rest = name ? strchr(name, ';') : NULL;
     if (rest && rest[1]) {
         refuse(d, "%s (%.*s)", rest + 1 + strspn(rest + 1, " "), (int)(rest - name), name);
+    } else if (name) {
+        refuse(d, "the hub refused (%.*s)", (int)strcspn(name, ";"), name);
     } else {
         refuse(d, "%s (%.*s)", text, NV_SPAN_ARG(problem->symbol));
     }
