@@ -119,6 +119,7 @@ size_t amqp_pair_move(amqp_end *from, amqp_end *to, size_t bytes)
             (void)err;
         }
         nv_buf_consume(&from->out, len);
+        from->unread = SIZE_MAX; /* it has become shorter */
     }
     return len;
 }

@@ -1,9 +1,14 @@
-/** Both halves of the engine against each other in memory. */
+/** Both halves of the engine against each other in memory: deliveries, pieces, cuts, and owners that answer late or end
+ * things in the middle. */
+#include "base/rng.h"
 #include "support/amqp_pair.h"
+#include "support/amqp_script.h"
 
+#include <malloc.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
+#include <stdlib.h>
 
 #include <cmocka.h>
 
@@ -13,59 +18,768 @@ typedef struct pair {
     amqp_owner client;
 } pair;
 
-static void open_pair(pair *p, const nv_amqp_config *server, const nv_amqp_config *client)
+static pair p_;
+static pair *const p = &p_;
+
+static void open_pair(const nv_amqp_config *server, const nv_amqp_config *client)
 {
     nv_manual_clock_init(&p->clock, 0);
     amqp_owner_server(&p->server, &p->clock.clock, server);
     amqp_owner_client(&p->client, &p->clock.clock, client);
 }
 
-static void run(pair *p)
+static void run(void)
 {
     amqp_pair_run(&p->client.end, &p->server.end);
 }
 
-static void close_pair(pair *p)
+static void close_pair(void)
 {
     amqp_owner_deinit(&p->client);
     amqp_owner_deinit(&p->server);
 }
 
-static void test_first(void **state)
+/* Open with one link from the client and one to it. */
+static void open_links(void)
+{
+    open_pair(NULL, NULL);
+    run();
+    assert_true(p->client.opened && p->server.opened);
+    assert_non_null(amqp_owner_attach(&p->client, "events", true, 0));
+    assert_non_null(amqp_owner_attach(&p->client, "devicebound", false, 10));
+    run();
+    assert_int_equal(p->server.link_count, 2);
+}
+
+static void advance(int64_t us)
+{
+    nv_manual_clock_advance(&p->clock, us);
+    run();
+}
+
+/* What stands in the output of an end, as text; it is consumed. */
+static char *said(amqp_owner *owner)
+{
+    static nv_buf text;
+    nv_buf_init(&text, 1u << 20);
+    amqp_script_say(nv_buf_span(&owner->end.out), &text);
+    nv_ignore(nv_buf_append(&text, nv_span_of("", 1)));
+    nv_buf_clear(&owner->end.out);
+    return (char *)text.data; /* the caller frees it */
+}
+
+static void expect_said(amqp_owner *owner, const char *expected)
+{
+    char *text = said(owner);
+    assert_string_equal(text, expected);
+    free(text);
+}
+
+static void client_sends(uint32_t count, size_t size)
+{
+    p->client.to_send += count;
+    p->client.send_size = size;
+    amqp_owner_send(&p->client, p->client.links[0]);
+}
+
+/* ---- the whole of it, in every kind of piece --------------------------------------------------------------------- */
+
+enum { MESSAGES = 5, STEPS = 4 };
+
+/* The client's part, step by step, so that it can be driven whatever the pieces are. */
+static void step(int number)
+{
+    switch (number) {
+    case 0:
+        (void)amqp_owner_attach(&p->client, "events", true, 0);
+        (void)amqp_owner_attach(&p->client, "devicebound", false, 10);
+        return;
+    case 1:
+        client_sends(MESSAGES, 700);
+        p->server.to_send = MESSAGES;
+        p->server.send_size = 1500;
+        if (p->server.links[1]) {
+            amqp_owner_send(&p->server, p->server.links[1]);
+        }
+        return;
+    case 2:
+        nv_amqp_link_detach(p->client.links[0], NV_AMQP_ERR_NONE, NULL);
+        nv_amqp_session_end(p->client.session, NV_AMQP_ERR_NONE, NULL);
+        return;
+    case 3:
+        nv_amqp_conn_close(&p->client.conn, NV_AMQP_ERR_NONE, NULL);
+        return;
+    default:
+        return;
+    }
+}
+
+static const nv_amqp_config *small_frames(bool client)
+{
+    static nv_amqp_config configs[2];
+    configs[client] = client ? amqp_client_config : amqp_server_config;
+    configs[client].max_frame_size = 512;
+    return &configs[client];
+}
+
+static void check_all(void)
+{
+    assert_int_equal(p->server.deliveries, MESSAGES);
+    assert_int_equal(p->client.deliveries, MESSAGES);
+    assert_int_equal(p->client.outcomes[NV_AMQP_OUT_ACCEPTED], MESSAGES);
+    assert_int_equal(p->server.outcomes[NV_AMQP_OUT_ACCEPTED], MESSAGES);
+    assert_true(p->client.ended && p->server.ended);
+}
+
+static void test_whole(void **state)
 {
     (void)state;
-    static pair p;
-    open_pair(&p, NULL, NULL);
-    run(&p);
-    assert_true(p.client.opened && p.server.opened);
-    nv_amqp_link *out = amqp_owner_attach(&p.client, "events", true, 0);
-    nv_amqp_link *in = amqp_owner_attach(&p.client, "devicebound", false, 10);
-    assert_non_null(out);
-    assert_non_null(in);
-    run(&p);
-    assert_int_equal(out->credit, 100);
-    p.client.to_send = 3;
-    amqp_owner_send(&p.client, out);
-    p.server.to_send = 2;
-    amqp_owner_send(&p.server, p.server.links[1]);
-    run(&p);
-    printf("%s\n--\n%s\n", amqp_owner_log(&p.client), amqp_owner_log(&p.server));
-    assert_int_equal(p.server.deliveries, 3);
-    assert_int_equal(p.client.deliveries, 2);
-    assert_int_equal(p.client.outcomes[NV_AMQP_OUT_ACCEPTED], 3);
-    assert_int_equal(p.server.outcomes[NV_AMQP_OUT_ACCEPTED], 2);
-    nv_amqp_link_detach(out, NV_AMQP_ERR_NONE, NULL);
-    nv_amqp_session_end(p.client.session, NV_AMQP_ERR_NONE, NULL);
-    run(&p);
-    nv_amqp_conn_close(&p.client.conn, NV_AMQP_ERR_NONE, NULL);
-    run(&p);
-    printf("%s\n--\n%s\n", amqp_owner_log(&p.client), amqp_owner_log(&p.server));
-    assert_true(p.client.ended && p.server.ended);
-    close_pair(&p);
+    for (size_t piece = 0; piece < 30; piece++) {
+        open_pair(small_frames(false), small_frames(true));
+        p->client.end.piece = p->server.end.piece = piece;
+        run();
+        for (int i = 0; i < STEPS; i++) {
+            step(i);
+            run();
+        }
+        check_all();
+        close_pair();
+    }
+}
+
+static void test_random_pieces(void **state)
+{
+    (void)state;
+    nv_seeded_rng rng;
+    nv_seeded_rng_init(&rng, 4);
+    for (int round = 0; round < 100; round++) {
+        open_pair(small_frames(false), small_frames(true));
+        for (int i = -1; i < STEPS; i++) {
+            step(i);
+            size_t still = 0;
+            while (still < 8) {
+                size_t moved = amqp_pair_move(&p->client.end, &p->server.end, nv_rng_u64(&rng.rng) % 97);
+                amqp_end_serve(&p->server.end);
+                moved += amqp_pair_move(&p->server.end, &p->client.end, nv_rng_u64(&rng.rng) % 97);
+                amqp_end_serve(&p->client.end);
+                still = moved > 0 ? 0 : still + 1;
+            }
+        }
+        check_all();
+        close_pair();
+    }
+}
+
+/* Run until so many bytes have moved, then cut both ends. @return whether it got so far */
+static bool cut_after(size_t bytes)
+{
+    size_t left = bytes;
+    open_pair(small_frames(false), small_frames(true));
+    for (int i = -1; i < STEPS && left > 0; i++) {
+        if (i < 0 || p->client.opened) {
+            step(i);
+        }
+        size_t moved;
+        do {
+            moved = amqp_pair_move(&p->client.end, &p->server.end, left);
+            left -= moved;
+            amqp_end_serve(&p->server.end);
+            size_t back = amqp_pair_move(&p->server.end, &p->client.end, left);
+            left -= back;
+            moved += back;
+            amqp_end_serve(&p->client.end);
+        } while (moved > 0 && left > 0);
+    }
+    close_pair();
+    return left == 0;
+}
+
+static void test_cut_at_each_byte(void **state)
+{
+    (void)state;
+    size_t bytes = 1;
+    while (cut_after(bytes)) {
+        bytes += bytes < 1500 ? 1 : 7;
+    }
+    assert_true(bytes > 10000);
+}
+
+/* ---- order and coalescing --------------------------------------------------------------------------------------- */
+
+static bool reply_at_once(nv_amqp_link *link, const nv_amqp_delivery *delivery)
+{
+    uint32_t id;
+    nv_amqp_link_accept_delivery(link, delivery->id);
+    nv_err err =
+        nv_amqp_link_send(p->server.links[1], &(nv_amqp_send){.settled = true, .body = nv_span_str("200")}, &id);
+    assert_int_equal(err, NV_OK);
+    return true;
+}
+
+/* conformance: amqp.md 19 */
+static void test_settled_before_reply(void **state)
+{
+    (void)state;
+    static const nv_amqp_link_ops ops = {.delivery = reply_at_once};
+    open_links();
+    p->server.links[0]->ops = &ops;
+    client_sends(2, 10);
+    (void)amqp_pair_move(&p->client.end, &p->server.end, SIZE_MAX);
+    amqp_end_serve(&p->server.end);
+    expect_said(&p->server, "disposition receiver first=0 last=0 settled accepted\n"
+                            "transfer handle=1 id=0 tag=4 format=0 settled 3 bytes\n"
+                            "disposition receiver first=1 last=1 settled accepted\n"
+                            "transfer handle=1 id=1 tag=4 format=0 settled 3 bytes\n");
+    close_pair();
+}
+
+static void keep_100(void)
+{
+    open_links();
+    p->server.keep = true;
+    p->server.quiet = true;
+    client_sends(100, 10);
+    run();
+    assert_int_equal(p->server.kept, 100);
+}
+
+static void test_settlements_share_a_frame(void **state)
+{
+    (void)state;
+    keep_100();
+    nv_amqp_link *link = p->server.links[0];
+    for (size_t i = 0; i < 40; i++) {
+        nv_amqp_link_accept_delivery(link, p->server.ids[i]);
+    }
+    for (size_t i = 49; i >= 45; i--) {
+        nv_amqp_link_settle(link, p->server.ids[i], &(nv_amqp_outcome){.kind = NV_AMQP_OUT_RELEASED});
+    }
+    nv_amqp_link_accept_delivery(link, p->server.ids[3]); /* once more */
+    expect_said(&p->server, "disposition receiver first=0 last=39 settled accepted\n"
+                            "disposition receiver first=45 last=49 settled released\n");
+    nv_amqp_link_settle_oldest(link, 30, &(nv_amqp_outcome){.kind = NV_AMQP_OUT_ACCEPTED}); /* 40-44, 50-74 */
+    expect_said(&p->server, "disposition receiver first=40 last=44 settled accepted\n"
+                            "disposition receiver first=50 last=74 settled accepted\n"
+                            "flow next-in=100 window=8192 next-out=0 handle=0 count=100 credit=75\n");
+    nv_amqp_outcome rejected = {.kind = NV_AMQP_OUT_REJECTED,
+                                .problem = {.condition = NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED}};
+    nv_amqp_link_settle_oldest(link, 1000, &rejected);
+    expect_said(&p->server,
+                "disposition receiver first=75 last=99 settled rejected error=amqp:resource-limit-exceeded\n");
+    close_pair();
+}
+
+/* A frame that was sent, even in part, is not changed any more. */
+static void test_no_change_behind_the_back(void **state)
+{
+    (void)state;
+    keep_100();
+    nv_amqp_link_accept_delivery(p->server.links[0], 0);
+    size_t len = nv_buf_len(&p->server.end.out);
+    (void)amqp_pair_move(&p->server.end, &p->client.end, 1);
+    nv_amqp_link_accept_delivery(p->server.links[0], 1);
+    assert_int_equal(nv_buf_len(&p->server.end.out), 2 * len - 1);
+    run();
+    assert_int_equal(p->client.outcomes[NV_AMQP_OUT_ACCEPTED], 2);
+    close_pair();
+}
+
+/* ---- credit ------------------------------------------------------------------------------------------------------ */
+
+static void test_credit(void **state)
+{
+    (void)state;
+    open_links();
+    p->server.keep = true;
+    client_sends(130, 1);
+    run();
+    nv_amqp_link *link = p->server.links[0];
+    assert_int_equal(p->server.kept, 100);
+    assert_int_equal(link->credit, 0);
+    assert_int_equal(p->client.to_send, 30);
+    nv_amqp_link_settle_oldest(link, 49, &(nv_amqp_outcome){.kind = NV_AMQP_OUT_ACCEPTED});
+    run();
+    assert_int_equal(p->server.kept, 100); /* less than half came free */
+    nv_amqp_link_settle_oldest(link, 1, &(nv_amqp_outcome){.kind = NV_AMQP_OUT_ACCEPTED});
+    run();
+    assert_int_equal(p->server.kept, 130);
+    nv_amqp_link_set_credit(link, 0);
+    client_sends(1, 1); /* on its way when the credit is taken back: no fault of its */
+    run();
+    assert_int_equal(p->server.kept, 131);
+    client_sends(1, 1);
+    run();
+    assert_int_equal(p->server.kept, 131);
+    nv_amqp_link_set_credit(link, 200);
+    run();
+    assert_int_equal(p->server.kept, 132);
+    close_pair();
+}
+
+static void test_drain_of_a_slow_owner(void **state)
+{
+    (void)state;
+    open_links();
+    nv_amqp_link *link = p->server.links[1];
+    p->server.stay_undrained = true;
+    nv_buf_clear(&p->server.end.out);
+    amqp_script_put(&p->server.end.in, "flow next-in=0 handle=1 count=0 credit=4 drain\n");
+    amqp_end_serve(&p->server.end);
+    assert_true(link->drain);
+    expect_said(&p->server, "");
+    nv_amqp_link_drained(link);
+    expect_said(&p->server, "flow next-in=0 window=8192 next-out=0 handle=1 count=4 credit=0 drain\n");
+    nv_amqp_link_drained(link); /* once is enough */
+    expect_said(&p->server, "");
+    close_pair();
+}
+
+/* ---- not now ------------------------------------------------------------------------------------------------------
+ */
+
+static void test_not_now(void **state)
+{
+    (void)state;
+    static const size_t sizes[] = {10, 3000};
+    for (size_t i = 0; i < NV_COUNT_OF(sizes); i++) {
+        open_pair(small_frames(false), small_frames(true));
+        run();
+        (void)amqp_owner_attach(&p->client, "events", true, 0);
+        run();
+        p->server.not_now = 2;
+        client_sends(3, sizes[i]);
+        run();
+        for (int round = 0; round < 2; round++) {
+            assert_int_equal(p->server.deliveries, 0);
+            assert_false(p->server.conn.session.reading);
+            nv_amqp_conn_resume(&p->server.conn);
+            run();
+        }
+        assert_int_equal(p->server.deliveries, 3);
+        assert_int_equal(p->client.outcomes[NV_AMQP_OUT_ACCEPTED], 3);
+        close_pair();
+    }
+}
+
+static void test_budget(void **state)
+{
+    (void)state;
+    nv_amqp_config config = amqp_server_config;
+    config.max_unsettled_bytes = 1000;
+    open_pair(&config, NULL);
+    run();
+    (void)amqp_owner_attach(&p->client, "events", true, 0);
+    run();
+    p->server.keep = true;
+    client_sends(20, 300);
+    run();
+    assert_int_equal(p->server.kept, 4);
+    assert_false(p->server.conn.session.reading);
+    nv_amqp_link_accept_delivery(p->server.links[0], 0); /* 900 are allowed, and one more is read */
+    run();
+    assert_int_equal(p->server.kept, 5);
+    nv_amqp_link_detach(p->server.links[0], NV_AMQP_ERR_DETACH_FORCED, "enough");
+    run();
+    assert_true(p->server.conn.session.reading);
+    assert_null(p->client.links[0]);
+    close_pair();
+}
+
+static void test_late_sasl(void **state)
+{
+    (void)state;
+    open_pair(NULL, NULL);
+    p->server.sasl_later = true;
+    run();
+    assert_false(p->server.conn.session.reading);
+    assert_false(p->client.opened);
+    nv_amqp_sasl_done(&p->server.conn, 0);
+    run();
+    assert_true(p->client.opened);
+    nv_amqp_sasl_done(&p->server.conn, 1); /* too late */
+    run();
+    assert_false(p->server.ended);
+    close_pair();
+}
+
+/* ---- late answers --------------------------------------------------------------------------------------------------
+ */
+
+static void accept_waiting(void)
+{
+    nv_amqp_link_accept(p->server.waiting,
+                        &(nv_amqp_accept){.ops = &amqp_owner_link_ops, .owner = &p->server, .credit = 5});
+}
+
+static void open_waiting(void)
+{
+    open_pair(NULL, NULL);
+    p->server.attach_later = true;
+    run();
+    (void)amqp_owner_attach(&p->client, "events", true, 0);
+    run();
+    assert_non_null(p->server.waiting);
+    assert_int_equal(p->server.waiting->attach->handle, 0);
+}
+
+static void test_late_answer(void **state)
+{
+    (void)state;
+    open_waiting();
+    (void)nv_amqp_link_detach(p->client.links[0], NV_AMQP_ERR_NONE, NULL); /* it waits behind the answer */
+    run();
+    assert_true(p->server.conn.session.reading == false);
+    accept_waiting();
+    run();
+    assert_true(p->server.conn.session.reading);
+    assert_non_null(strstr(amqp_owner_log(&p->server), "detached events"));
+    close_pair();
+
+    open_waiting();
+    nv_amqp_session_end(p->client.session, NV_AMQP_ERR_NONE, NULL);
+    nv_amqp_conn_close(&p->client.conn, NV_AMQP_ERR_NONE, NULL);
+    run();
+    assert_false(p->server.ended);
+    nv_amqp_link_refuse(p->server.waiting, NV_AMQP_ERR_NOT_FOUND, "no", NV_SPAN_EMPTY);
+    run();
+    assert_true(p->server.ended);
+    close_pair();
+}
+
+/* The session fails while the owner still looks at an ATTACH in it. */
+static void test_answer_to_the_dead(void **state)
+{
+    (void)state;
+    for (int accept = 0; accept < 3; accept++) {
+        open_waiting();
+        amqp_script_put(&p->server.end.in, "transfer handle=9 id=0 tag=01\n");
+        amqp_end_serve(&p->server.end);
+        assert_false(p->server.ended);
+        assert_int_equal(p->server.conn.link_count, 0);
+        assert_int_equal(p->server.waiting->attach->handle, 0); /* still there to be looked at */
+        if (accept == 1) {
+            accept_waiting();
+            nv_buf_clear(&p->server.log);
+            amqp_end_serve(&p->server.end);
+            assert_string_equal(amqp_owner_log(&p->server), "detached events \n");
+        } else if (accept == 2) {
+            nv_amqp_link_refuse(p->server.waiting, NV_AMQP_ERR_NOT_FOUND, "no", NV_SPAN_EMPTY);
+        }
+        close_pair();
+    }
+}
+
+static void test_answer_after_the_end(void **state)
+{
+    (void)state;
+    open_waiting();
+    p->server.ended = false;
+    p->server.end.lost = true;
+    p->server.conn.session.ops->lost(&p->server.conn.session, "reset", 0);
+    accept_waiting();
+    nv_buf_clear(&p->server.log);
+    p->server.end.freed = true;
+    p->server.conn.session.ops->free(&p->server.conn.session);
+    assert_string_equal(amqp_owner_log(&p->server), "detached events \n");
+    close_pair();
+}
+
+/* ---- owners that end things in the middle ---------------------------------------------------------------------------
+ */
+
+enum { END_LINK, END_OTHER_LINK, END_SESSION, END_CONN, END_ABORT, ENDINGS };
+static int ending;
+
+static void end_something(nv_amqp_link *link)
+{
+    switch (ending) {
+    case END_LINK:
+        nv_amqp_link_detach(link, NV_AMQP_ERR_NONE, NULL);
+        break;
+    case END_OTHER_LINK:
+        nv_amqp_link_detach(p->server.links[link == p->server.links[0] ? 1 : 0], NV_AMQP_ERR_STOLEN, "x");
+        break;
+    case END_SESSION:
+        nv_amqp_session_end(link->session, NV_AMQP_ERR_INTERNAL_ERROR, "x");
+        break;
+    case END_CONN:
+        nv_amqp_conn_close(link->conn, NV_AMQP_ERR_CONNECTION_FORCED, "x");
+        break;
+    case END_ABORT:
+        nv_amqp_conn_abort(link->conn);
+        break;
+    default:
+        break;
+    }
+}
+
+static bool end_in_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery)
+{
+    uint8_t first = delivery->bytes.len > 0 ? delivery->bytes.ptr[0] : 0;
+    end_something(link);
+    assert_true(delivery->bytes.len == 0 || delivery->bytes.ptr[0] == first); /* still readable */
+    return p->server.not_now == 0;
+}
+
+static void end_in_outcome(nv_amqp_link *link, uint32_t id, uint64_t cookie, const nv_amqp_outcome *outcome)
+{
+    (void)id;
+    (void)cookie;
+    (void)outcome;
+    end_something(link);
+}
+
+static const nv_amqp_link_ops ending_ops = {
+    .delivery = end_in_delivery, .outcome = end_in_outcome, .room = end_something};
+
+static void test_end_in_callbacks(void **state)
+{
+    (void)state;
+    for (ending = 0; ending < ENDINGS; ending++) {
+        for (int callback = 0; callback < 6; callback++) {
+            open_links();
+            p->server.quiet = true;
+            p->server.links[0]->ops = p->server.links[1]->ops = &ending_ops;
+            p->server.not_now = callback == 3; /* it says no as well */
+            if (callback == 0 || callback == 3) {
+                client_sends(5, 20);
+            } else if (callback == 1) {
+                client_sends(5, 100000); /* several frames */
+            } else if (callback == 2) {
+                p->server.to_send = 4;
+                amqp_owner_send(&p->server, p->server.links[1]);
+            } else if (callback == 4) {
+                nv_amqp_link_set_credit(p->client.links[1], 20); /* room */
+            } else {
+                client_sends(1, 20);
+                p->server.to_send = 4;
+                amqp_owner_send(&p->server, p->server.links[1]);
+                nv_amqp_link_set_credit(p->client.links[1], 30);
+            }
+            run();
+            close_pair();
+        }
+    }
+}
+
+/* ---- room ----------------------------------------------------------------------------------------------------------
+ */
+
+/* Senders take turns when the output is full, and a large message does not hold up the rest of it. */
+static void test_output_mark(void **state)
+{
+    (void)state;
+    nv_amqp_config config = amqp_server_config;
+    config.output_mark = 1000;
+    open_pair(&config, NULL);
+    run();
+    (void)amqp_owner_attach(&p->client, "a", false, 1000);
+    (void)amqp_owner_attach(&p->client, "b", false, 1000);
+    run();
+    p->server.quiet = p->client.quiet = true;
+    p->server.to_send = 500;
+    p->server.send_size = 100;
+    amqp_owner_send(&p->server, p->server.links[0]);
+    assert_in_range(p->server.sent, 5, 20);
+    assert_false(nv_amqp_link_room(p->server.links[1]));
+    run();
+    assert_int_equal(p->client.deliveries, 500);
+    p->server.to_send = 3;
+    p->server.send_size = 900000;
+    amqp_owner_send(&p->server, p->server.links[0]);
+    assert_in_range(nv_buf_len(&p->server.end.out), 200000, 500000);
+    assert_int_equal(p->server.sent, 501);
+    run();
+    assert_int_equal(p->client.deliveries, 503);
+    close_pair();
+}
+
+static void test_output_full(void **state)
+{
+    (void)state;
+    open_links();
+    nv_buf_set_max(&p->server.end.out, 5000);
+    p->server.conn.config.output_mark = 1u << 20;
+    p->server.to_send = 10;
+    p->server.send_size = 1000;
+    amqp_owner_send(&p->server, p->server.links[1]);
+    assert_false(p->server.ended); /* not from inside of a call of its own */
+    amqp_end_serve(&p->server.end);
+    assert_true(p->server.ended);
+    assert_non_null(strstr(amqp_owner_log(&p->server), "the peer does not read"));
+    close_pair();
+}
+
+static void test_too_big_to_send(void **state)
+{
+    (void)state;
+    open_links();
+    uint32_t id;
+    static uint8_t body[(1u << 20) + 1];
+    nv_amqp_send send = {.body = nv_span_of(body, sizeof(body))};
+    assert_int_equal(nv_amqp_link_send(p->client.links[0], &send, &id), NV_E_TOO_BIG);
+    close_pair();
+}
+
+/* ---- time ----------------------------------------------------------------------------------------------------------
+ */
+
+/* conformance: amqp.md 11, 60 */
+static void test_heartbeats(void **state)
+{
+    (void)state;
+    nv_amqp_config server = amqp_server_config;
+    nv_amqp_config client = amqp_client_config;
+    server.idle_time_out_ms = 20000;
+    client.idle_time_out_ms = 8000;
+    open_pair(&server, &client);
+    run();
+    int64_t quiet_us = 0;
+    for (int i = 0; i < 3600; i++) { /* half an hour */
+        nv_manual_clock_advance(&p->clock, 500 * NV_US_PER_MS);
+        amqp_end_serve(&p->server.end);
+        amqp_end_serve(&p->client.end);
+        quiet_us += 500 * NV_US_PER_MS;
+        if (nv_buf_len(&p->server.end.out) > 0) {
+            assert_in_range(quiet_us, 0, 4 * NV_US_PER_S); /* half of what the client asked for */
+            quiet_us = 0;
+        }
+        run();
+    }
+    assert_false(p->server.ended || p->client.ended);
+    for (int i = 0; i < 60 && !p->server.ended; i++) { /* the client falls silent */
+        nv_manual_clock_advance(&p->clock, 500 * NV_US_PER_MS);
+        nv_buf_clear(&p->server.end.out);
+        amqp_end_serve(&p->server.end);
+        assert_true(!p->server.ended || i >= 30);
+    }
+    assert_true(p->server.ended);
+    assert_non_null(strstr(amqp_owner_log(&p->server), "ended amqp:resource-limit-exceeded"));
+    expect_said(&p->server, "close error=amqp:resource-limit-exceeded\n");
+    close_pair();
+}
+
+static void test_deadlines(void **state)
+{
+    (void)state;
+    nv_manual_clock_init(&p->clock, 0);
+    amqp_owner_server(&p->server, &p->clock.clock, NULL);
+    nv_manual_clock_advance(&p->clock, 59 * NV_US_PER_S);
+    amqp_end_serve(&p->server.end);
+    assert_false(p->server.ended);
+    nv_manual_clock_advance(&p->clock, NV_US_PER_S);
+    amqp_end_serve(&p->server.end);
+    assert_true(p->server.ended);
+    amqp_owner_deinit(&p->server);
+
+    open_links();
+    nv_amqp_conn_set_deadline(&p->server.conn, nv_mono_us(&p->clock.clock) + 3 * NV_US_PER_S);
+    advance(2 * NV_US_PER_S);
+    assert_null(strstr(amqp_owner_log(&p->server), "tick"));
+    advance(NV_US_PER_S);
+    assert_non_null(strstr(amqp_owner_log(&p->server), "tick"));
+    nv_amqp_conn_close(&p->server.conn, NV_AMQP_ERR_CONNECTION_FORCED, "newer connection");
+    nv_buf_clear(&p->server.end.out);
+    assert_false(p->server.ended);
+    assert_non_null(strstr(amqp_owner_log(&p->server), "detached events amqp:connection:forced"));
+    nv_manual_clock_advance(&p->clock, 5 * NV_US_PER_S);
+    amqp_end_serve(&p->server.end);
+    assert_true(p->server.ended);
+    close_pair();
+}
+
+/* ---- many ----------------------------------------------------------------------------------------------------------
+ */
+
+static size_t in_use(void)
+{
+    struct mallinfo2 info = mallinfo2();
+    return info.uordblks;
+}
+
+static bool attach_quietly_room(nv_amqp_link *link, const nv_amqp_delivery *delivery)
+{
+    nv_amqp_link_accept_delivery(link, delivery->id);
+    return true;
+}
+
+static void accept_quietly(nv_amqp_conn *conn, nv_amqp_link *link)
+{
+    static const nv_amqp_link_ops ops = {.delivery = attach_quietly_room};
+    nv_amqp_link_accept(link, &(nv_amqp_accept){.ops = &ops, .owner = conn, .credit = 1000});
+}
+
+/* 1,000 devices with a session and 6 links each on one connection. */
+static void test_memory(void **state)
+{
+    (void)state;
+    enum { DEVICES = 1000, LINKS = 6 };
+    static const nv_amqp_link_ops none = {.attached = NULL};
+    nv_amqp_config config = amqp_server_config;
+    config.sessions = DEVICES + 1;
+    config.links = DEVICES * LINKS + 1;
+    open_pair(&config, NULL);
+    run();
+    nv_amqp_conn_ops ops = *p->server.conn.ops;
+    ops.attach = accept_quietly;
+    p->server.conn.ops = &ops;
+    nv_buf script;
+    nv_buf_init(&script, 64u << 20);
+    char line[200];
+    for (int d = 0; d < DEVICES; d++) {
+        (void)snprintf(line, sizeof(line), "begin ch=%d\n", d);
+        amqp_script_put(&script, line);
+        for (int i = 0; i < LINKS; i++) {
+            (void)snprintf(line, sizeof(line),
+                           "attach ch=%d name=link-%d-of-device-%d handle=%d %s source=/s target=/t\n", d, i, d, i,
+                           i % 2 ? "sender" : "");
+            amqp_script_put(&script, line);
+        }
+    }
+    nv_buf_deinit(&p->server.end.out);
+    size_t before = in_use();
+    amqp_end_give(&p->server.end, nv_buf_span(&script));
+    nv_buf_deinit(&p->server.end.in);
+    nv_buf_deinit(&p->server.end.out);
+    size_t each = (in_use() - before) / DEVICES;
+    assert_int_equal(p->server.conn.link_count, DEVICES * LINKS);
+    print_message("a session with %d links: %zu bytes\n", LINKS, each);
+    assert_in_range(each, 1, 8192 / 2);
+    nv_buf_deinit(&script);
+    (void)none;
+    p->server.end.unread = 0;
+    amqp_script_put(&p->server.end.in, "attach ch=3 name=link-1-of-device-3 handle=7 sender target=/t\n");
+    amqp_end_serve(&p->server.end);
+    expect_said(&p->server, "detach ch=3 handle=1 closed error=amqp:link:stolen\n"
+                            "attach ch=3 name=link-1-of-device-3 handle=6 receiver snd=2 rcv=0 target max=1048576\n"
+                            "flow ch=3 next-in=0 window=8192 next-out=0 handle=6 count=0 credit=1000\n");
+    close_pair();
 }
 
 int main(void)
 {
-    const struct CMUnitTest tests[] = {cmocka_unit_test(test_first)};
+    const struct CMUnitTest tests[] = {
+        cmocka_unit_test(test_whole),
+        cmocka_unit_test(test_random_pieces),
+        cmocka_unit_test(test_cut_at_each_byte),
+        cmocka_unit_test(test_settled_before_reply),
+        cmocka_unit_test(test_settlements_share_a_frame),
+        cmocka_unit_test(test_no_change_behind_the_back),
+        cmocka_unit_test(test_credit),
+        cmocka_unit_test(test_drain_of_a_slow_owner),
+        cmocka_unit_test(test_not_now),
+        cmocka_unit_test(test_budget),
+        cmocka_unit_test(test_late_sasl),
+        cmocka_unit_test(test_late_answer),
+        cmocka_unit_test(test_answer_to_the_dead),
+        cmocka_unit_test(test_answer_after_the_end),
+        cmocka_unit_test(test_end_in_callbacks),
+        cmocka_unit_test(test_output_mark),
+        cmocka_unit_test(test_output_full),
+        cmocka_unit_test(test_too_big_to_send),
+        cmocka_unit_test(test_heartbeats),
+        cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_memory),
+    };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
