@@ -490,6 +490,15 @@ static void test_answer_after_the_end(void **state)
 enum { END_LINK, END_OTHER_LINK, END_SESSION, END_CONN, END_ABORT, ENDINGS };
 static int ending;
 
+static void end_other(const nv_amqp_link *link)
+{
+    int other = link == p->server.links[0] ? 1 : 0;
+    if (p->server.links[other]) {
+        nv_amqp_link_detach(p->server.links[other], NV_AMQP_ERR_STOLEN, "x");
+        p->server.links[other] = NULL;
+    }
+}
+
 static void end_something(nv_amqp_link *link)
 {
     switch (ending) {
@@ -497,7 +506,7 @@ static void end_something(nv_amqp_link *link)
         nv_amqp_link_detach(link, NV_AMQP_ERR_NONE, NULL);
         break;
     case END_OTHER_LINK:
-        nv_amqp_link_detach(p->server.links[link == p->server.links[0] ? 1 : 0], NV_AMQP_ERR_STOLEN, "x");
+        end_other(link);
         break;
     case END_SESSION:
         nv_amqp_session_end(link->session, NV_AMQP_ERR_INTERNAL_ERROR, "x");
@@ -744,7 +753,7 @@ static void test_memory(void **state)
     size_t each = (in_use() - before) / DEVICES;
     assert_int_equal(p->server.conn.link_count, DEVICES * LINKS);
     print_message("a session with %d links: %zu bytes\n", LINKS, each);
-    assert_in_range(each, 1, 8192 / 2);
+    assert_true(each < 8192 / 2); /* a sanitizer's allocator says 0 */
     nv_buf_deinit(&script);
     (void)none;
     p->server.end.unread = 0;
