@@ -278,8 +278,7 @@ bool nv_amqp_read_body(nv_reader *r, uint8_t code, nv_amqp_value *out)
     return true;
 }
 
-/** At the code 0. A descriptor of another type than number or symbol stays where it is: `symbol` is empty and points
- * to its encoding, which ends where `bytes` begin. */
+/** At the code 0. */
 static bool read_described(nv_reader *r, nv_amqp_value *out)
 {
     nv_reader whole = *r;
@@ -296,7 +295,13 @@ static bool read_described(nv_reader *r, nv_amqp_value *out)
         out->code_known = true;
         out->code = descriptor.u;
     } else {
-        out->symbol = descriptor.type == NV_AMQP_SYMBOL ? descriptor.bytes : nv_span_of(start, 0);
+        bool is_symbol = descriptor.type == NV_AMQP_SYMBOL;
+        size_t len = (size_t)(r->at - start);
+        if (len > UINT32_MAX) {
+            return nv_amqp_fail(r, NV_E_SYNTAX);
+        }
+        out->symbol = is_symbol ? descriptor.bytes : nv_span_of(start, 0);
+        out->count = is_symbol ? 0 : (uint32_t)len;
     }
     out->bytes = nv_span_of(r->at, (size_t)(whole.at - r->at));
     r->at = whole.at;
@@ -590,8 +595,8 @@ static void put_described(nv_writer *w, const nv_amqp_value *value)
         nv_amqp_put_descriptor(w, value->code);
     } else {
         nv_write_u8(w, CODE_DESCRIBED);
-        if (value->symbol.len == 0 && value->symbol.ptr && value->bytes.ptr > value->symbol.ptr) {
-            nv_write_span(w, nv_span_of(value->symbol.ptr, (size_t)(value->bytes.ptr - value->symbol.ptr)));
+        if (value->count > 0) {
+            nv_write_span(w, nv_span_of(value->symbol.ptr, value->count));
         } else {
             nv_amqp_put_symbol(w, value->symbol);
         }

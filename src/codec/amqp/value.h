@@ -41,7 +41,8 @@ typedef enum nv_amqp_type {
 
 typedef struct nv_amqp_value {
     nv_amqp_type type;
-    uint32_t count;  /* LIST, MAP, ARRAY */
+    uint32_t count;  /* LIST, MAP, ARRAY. DESCRIBED by what is neither number nor symbol: length of the encoding of the
+                        descriptor, which is at symbol.ptr */
     uint8_t element; /* ARRAY: format code of the elements (0x00: described ones, which are not iterated) */
     bool code_known; /* DESCRIBED: the descriptor is the number `code`; false: it is the symbol `symbol` */
     union {
