@@ -1,0 +1,847 @@
+/** The Event Hubs-compatible endpoint over AMQP: redirect, addresses, $management, positions, readers (amqp.md 5). */
+#include "session/amqp/reader_rig.h"
+
+#include "core/event_hub.h"
+
+#include <setjmp.h>
+#include <stdarg.h>
+#include <stddef.h>
+#include <stdio.h>
+#include <stdlib.h>
+
+#include <cmocka.h>
+
+#define READER "hub/ConsumerGroups/$Default/Partitions/0"
+
+static nv_rig_hub on;
+
+static int set_up(void **state)
+{
+    (void)state;
+    nv_rig_hub_init(&on);
+    return 0;
+}
+
+static int tear_down(void **state)
+{
+    (void)state;
+    nv_rig_hub_deinit(&on);
+    return 0;
+}
+
+static rig_client *connect_service(void)
+{
+    return rig_connect(&on, "service", NV_RIG_HOST);
+}
+
+static rig_link *attach_reader(rig_client *c, const char *address, const char *filter, uint32_t credit)
+{
+    return rig_attach_link(c, &(rig_attach){.address = address, .filter = filter, .credit = credit});
+}
+
+static void assert_body(const rig_delivery *delivery, const char *want)
+{
+    if (!nv_span_eq_str(delivery->message.body, want)) {
+        fail_msg("\"%.*s\", wanted \"%s\"", NV_SPAN_ARG(delivery->message.body), want);
+    }
+}
+
+static nv_amqp_value in_map(const nv_amqp_value *map, const char *key, nv_amqp_type key_type)
+{
+    nv_reader at = nv_reader_of(map->bytes);
+    nv_amqp_value name;
+    nv_amqp_value value;
+    while (nv_amqp_map_next(&at, &name, &value)) {
+        if (nv_span_eq_str(name.bytes, key)) {
+            assert_int_equal(name.type, key_type);
+            return value;
+        }
+    }
+    fail_msg("%s is not there", key);
+    return (nv_amqp_value){.type = NV_AMQP_NULL};
+}
+
+static void assert_text(const nv_amqp_value *value, nv_amqp_type type, const char *want)
+{
+    assert_int_equal(value->type, type);
+    if (!nv_span_eq_str(value->bytes, want)) {
+        fail_msg("\"%.*s\", wanted \"%s\"", NV_SPAN_ARG(value->bytes), want);
+    }
+}
+
+/* ---- redirect and addresses ----------------------------------------------------------------------------------- */
+
+/* conformance: amqp.md 42, 43 */
+static void redirects(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *host; /* dialled */
+        bool sender;
+        const char *address;
+        const char *want_host;
+        const char *want_address;
+    } rows[] = {
+        {NV_RIG_HOST, false, "/messages/events/ConsumerGroups/$Default/Partitions/0", NV_RIG_HOST,
+         "amqps://hub.test:5671/hub/ConsumerGroups/$Default/Partitions/0"},
+        {NV_RIG_HOST, true, "/messages/events/$management", NV_RIG_HOST, "amqps://hub.test:5671/hub/$management"},
+        {NV_RIG_HOST, false, "amqps://hub.test/messages/events/$management", NV_RIG_HOST,
+         "amqps://hub.test:5671/hub/$management"},
+        {NV_RIG_HOST, false, "messages/events", NV_RIG_HOST, "amqps://hub.test:5671/hub"},
+        {"HUB.test:5671", false, "/messages/events/", "HUB.test", NULL},
+        {"127.0.0.1", false, "/messages/events", "127.0.0.1", "amqps://127.0.0.1:5671/hub"},
+        {"gateway.example", false, "/messages/events", NV_RIG_HOST, "amqps://hub.test:5671/hub"},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        rig_client *c = rig_connect(&on, "service", rows[i].host);
+        rig_link *link = rig_attach_link(
+            c, &(rig_attach){.address = rows[i].address, .sender = rows[i].sender, .credit = rows[i].sender ? 0 : 10});
+        rig_assert_detached(link, "amqp:link:redirect", "Event Hubs-compatible endpoint");
+        assert_true(link->refused); /* and so no FLOW was sent */
+        nv_reader r = nv_reader_of(nv_span_of(link->info, link->info_len));
+        nv_amqp_value info;
+        assert_true(nv_amqp_read(&r, &info));
+        assert_int_equal(info.count, 8);
+        nv_amqp_value value = in_map(&info, "hostname", NV_AMQP_SYMBOL);
+        assert_text(&value, NV_AMQP_STRING, rows[i].want_host);
+        value = in_map(&info, "network-host", NV_AMQP_SYMBOL);
+        assert_text(&value, NV_AMQP_STRING, rows[i].want_host);
+        value = in_map(&info, "port", NV_AMQP_SYMBOL);
+        assert_int_equal(value.type, NV_AMQP_INT);
+        assert_int_equal(value.i, 5671);
+        value = in_map(&info, "address", NV_AMQP_SYMBOL);
+        if (rows[i].want_address) {
+            assert_text(&value, NV_AMQP_STRING, rows[i].want_address);
+        }
+        assert_false(c->ended);
+        rig_disconnect(c);
+    }
+}
+
+/** What a redirect names is an address of a reader, as it stands there. conformance: amqp.md 44 */
+static void redirected_address_attaches(void **state)
+{
+    (void)state;
+    rig_client *c = connect_service();
+    rig_link *link = attach_reader(c, "/messages/events/ConsumerGroups/$Default/Partitions/1", NULL, 10);
+    nv_reader r = nv_reader_of(nv_span_of(link->info, link->info_len));
+    nv_amqp_value info;
+    assert_true(nv_amqp_read(&r, &info));
+    nv_amqp_value value = in_map(&info, "address", NV_AMQP_SYMBOL);
+    char address[200];
+    (void)snprintf(address, sizeof(address), "%.*s", NV_SPAN_ARG(value.bytes));
+    link = attach_reader(c, address, NULL, 10);
+    assert_true(link->attached && !link->refused && !link->detached);
+    rig_disconnect(c);
+}
+
+/* conformance: amqp.md 54 */
+static void addresses(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *address;
+        bool sender;
+        const char *symbol; /* NULL: it attaches */
+        const char *says;
+    } rows[] = {
+        {"hub/ConsumerGroups/$Default/Partitions/0", false, NULL, NULL},
+        {"HUB/consumergroups/$default/partitions/3", false, NULL, NULL},
+        {"/hub/ConsumerGroups/$Default/Partitions/1", false, NULL, NULL},
+        {"amqps://hub.test:5671/hub/ConsumerGroups/%24Default/Partitions/2", false, NULL, NULL},
+        {"nohub/ConsumerGroups/$Default/Partitions/0", false, "amqp:not-found", "no such event hub"},
+        {"hub/ConsumerGroups/mine/Partitions/0", false, "amqp:not-found", "no such consumer group"},
+        {"hub/ConsumerGroups/$Default/Partitions/4", false, "amqp:not-found", "they are 0 to 3"},
+        {"hub/ConsumerGroups/$Default/Partitions/-1", false, "amqp:not-found", "they are 0 to 3"},
+        {"hub/ConsumerGroups/$Default/Partitions/x", false, "amqp:not-found", "they are 0 to 3"},
+        {"hub/ConsumerGroups/$Default/Partitions/99999999999999999999", false, "amqp:not-found", "0 to 3"},
+        {"$management", false, NULL, NULL},
+        {"hub/$management", true, NULL, NULL},
+        {"nohub/$management", true, "amqp:not-found", "no such event hub"},
+        /* the endpoint is for reading */
+        {"hub", true, "amqp:unauthorized-access", "this endpoint is for reading"},
+        {"hub/Partitions/0", true, "amqp:unauthorized-access", "this endpoint is for reading"},
+        {"hub/Publishers/p", true, "amqp:unauthorized-access", "send as a device"},
+        {"nohub", true, "amqp:not-found", "no such event hub"},
+        {"/messages/serviceBound/filenotifications", false, NULL, NULL},
+    };
+    rig_client *c = connect_service();
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        rig_link *link = rig_attach_link(
+            c, &(rig_attach){.address = rows[i].address, .sender = rows[i].sender, .credit = rows[i].sender ? 0 : 5});
+        if (rows[i].symbol) {
+            rig_assert_detached(link, rows[i].symbol, rows[i].says);
+            assert_true(link->refused);
+        } else {
+            assert_true(link->attached && !link->refused && !link->detached);
+        }
+        assert_false(c->ended);
+    }
+    rig_disconnect(c);
+}
+
+static void rights(void **state)
+{
+    (void)state;
+    static const char *const addresses_of_services[] = {READER, "$management", "/messages/events",
+                                                        "/messages/serviceBound/feedback"};
+    rig_client *c = rig_connect(&on, "device", NV_RIG_HOST);
+    for (size_t i = 0; i < NV_COUNT_OF(addresses_of_services); i++) {
+        rig_link *link = attach_reader(c, addresses_of_services[i], NULL, 5);
+        rig_assert_detached(link, "amqp:unauthorized-access", "");
+    }
+    rig_disconnect(c);
+}
+
+/* ---- $management ---------------------------------------------------------------------------------------------- */
+
+typedef struct question {
+    const char *operation;
+    const char *type;
+    const char *name;
+    const char *partition;
+    const char *reply_to;
+    bool odd_token; /* as pyamqp writes it: a described value with a binary descriptor */
+    bool string_id; /* else the ulong 0 */
+    bool without_body;
+} question;
+
+static void put_entry(nv_writer *w, const char *key, const char *text, uint32_t *count)
+{
+    if (text) {
+        nv_amqp_put_string_of(w, key);
+        nv_amqp_put_string_of(w, text);
+        *count += 2;
+    }
+}
+
+static nv_span write_question(uint8_t *memory, size_t size, const question *q)
+{
+    uint8_t id[32];
+    uint8_t reply_to[64];
+    nv_writer i = nv_writer_of(id, sizeof(id));
+    if (q->string_id) {
+        nv_amqp_put_string_of(&i, "request-1");
+    } else {
+        nv_amqp_put_ulong(&i, 0);
+    }
+    nv_amqp_properties properties = {.message_id = nv_writer_span(&i)};
+    nv_writer to = nv_writer_of(reply_to, sizeof(reply_to));
+    if (q->reply_to) {
+        nv_amqp_put_string_of(&to, q->reply_to);
+        properties.reply_to = nv_writer_span(&to);
+    }
+    nv_writer w = nv_writer_of(memory, size);
+    nv_amqp_put_properties_section(&w, &properties);
+    size_t mark = nv_amqp_begin_map_section(&w, NV_AMQP_APPLICATION_PROPERTIES);
+    uint32_t count = 0;
+    if (q->odd_token) {
+        nv_amqp_put_string_of(&w, "security_token");
+        nv_write_u8(&w, 0);
+        nv_amqp_put_binary(&w, nv_span_str("SECURITY_TOKEN"));
+        nv_amqp_put_string_of(&w, "SharedAccessSignature sr=...");
+        count += 2;
+    }
+    put_entry(&w, "operation", q->operation, &count);
+    put_entry(&w, "type", q->type, &count);
+    put_entry(&w, "name", q->name, &count);
+    put_entry(&w, "partition", q->partition, &count);
+    nv_amqp_end_map(&w, mark, count);
+    if (!q->without_body) {
+        nv_amqp_put_value_head(&w);
+        nv_amqp_put_null(&w);
+    }
+    assert_int_equal(w.err, NV_OK);
+    return nv_writer_span(&w);
+}
+
+static const rig_delivery *ask(rig_client *c, rig_link *requests, rig_link *answers, const question *q)
+{
+    uint8_t memory[1024];
+    size_t before = answers->count;
+    const rig_outcome *outcome = rig_send_wait(c, requests, write_question(memory, sizeof(memory), q));
+    assert_int_equal(outcome->kind, NV_AMQP_OUT_ACCEPTED);
+    RIG_UNTIL(c, answers->count > before);
+    return &answers->deliveries[before];
+}
+
+static void assert_status(const rig_delivery *answer, int want, const char *condition)
+{
+    const nv_amqp_value *map = &answer->message.application_properties;
+    nv_amqp_value value = in_map(map, "status-code", NV_AMQP_STRING);
+    assert_int_equal(value.type, NV_AMQP_INT);
+    assert_int_equal(value.i, want);
+    value = in_map(map, "statusCode", NV_AMQP_STRING);
+    assert_true(value.type == NV_AMQP_INT && value.i == want);
+    value = in_map(map, "status-description", NV_AMQP_STRING);
+    assert_true(value.type == NV_AMQP_STRING && value.bytes.len > 0);
+    bool there = nv_amqp_map_find(map, "error-condition", &value);
+    assert_int_equal(there, condition != NULL);
+    if (condition) {
+        assert_text(&value, NV_AMQP_SYMBOL, condition);
+    }
+}
+
+static nv_amqp_value body_map(const rig_delivery *answer)
+{
+    nv_amqp_value map;
+    assert_int_equal(answer->message.body_kind, NV_AMQP_BODY_IS_VALUE);
+    nv_reader r = nv_reader_of(answer->message.body);
+    assert_true(nv_amqp_read(&r, &map));
+    assert_int_equal(map.type, NV_AMQP_MAP);
+    return map;
+}
+
+static void attach_management(rig_client *c, rig_link **requests, rig_link **answers)
+{
+    *answers = rig_attach_link(c, &(rig_attach){.address = "$management", .own_address = "me", .credit = 100});
+    *requests = rig_attach_link(c, &(rig_attach){.address = "$management", .sender = true});
+}
+
+/* conformance: amqp.md 45, 47 */
+static void reads_event_hub(void **state)
+{
+    (void)state;
+    rig_client *c = connect_service();
+    rig_link *requests;
+    rig_link *answers;
+    attach_management(c, &requests, &answers);
+    const question asked[] = {
+        {.operation = "READ", .type = "com.microsoft:eventhub", .name = "hub"},
+        {.operation = "READ", .type = "com.microsoft:eventhub", .name = "HUB", .odd_token = true, .without_body = true},
+        {.operation = "read", .type = "com.microsoft:eventhub", .name = "hub", .string_id = true},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(asked); i++) {
+        const rig_delivery *answer = ask(c, requests, answers, &asked[i]);
+        assert_status(answer, 200, NULL);
+        nv_reader r = nv_reader_of(answer->message.properties.correlation_id);
+        nv_amqp_value value;
+        assert_true(nv_amqp_read(&r, &value));
+        if (asked[i].string_id) {
+            assert_text(&value, NV_AMQP_STRING, "request-1");
+        } else {
+            assert_true(value.type == NV_AMQP_ULONG && value.u == 0);
+        }
+        nv_amqp_value map = body_map(answer);
+        value = in_map(&map, "name", NV_AMQP_STRING);
+        assert_text(&value, NV_AMQP_STRING, "hub");
+        value = in_map(&map, "type", NV_AMQP_STRING);
+        assert_text(&value, NV_AMQP_STRING, "com.microsoft:eventhub");
+        value = in_map(&map, "created_at", NV_AMQP_STRING);
+        assert_int_equal(value.type, NV_AMQP_TIMESTAMP);
+        assert_true(value.i >= INT64_C(1795228000000));
+        value = in_map(&map, "partition_count", NV_AMQP_STRING);
+        assert_true(value.type == NV_AMQP_INT && value.i == 4);
+        value = in_map(&map, "partition_ids", NV_AMQP_STRING);
+        assert_int_equal(value.type, NV_AMQP_ARRAY);
+        assert_int_equal(value.count, 4);
+        nv_reader at = nv_reader_of(value.bytes);
+        nv_amqp_value id;
+        for (char want[2] = "0"; nv_amqp_array_next(&value, &at, &id); want[0]++) {
+            assert_text(&id, NV_AMQP_STRING, want);
+        }
+        assert_int_equal(at.err, NV_OK);
+    }
+    rig_disconnect(c);
+}
+
+/* conformance: amqp.md 46 */
+static void reads_partition(void **state)
+{
+    (void)state;
+    rig_client *c = connect_service();
+    rig_link *requests;
+    rig_link *answers;
+    attach_management(c, &requests, &answers);
+    question q = {.operation = "READ", .type = "com.microsoft:partition", .name = "hub", .partition = "2"};
+    nv_amqp_value map = body_map(ask(c, requests, answers, &q));
+    nv_amqp_value value = in_map(&map, "is_partition_empty", NV_AMQP_STRING);
+    assert_true(value.type == NV_AMQP_BOOLEAN && value.boolean);
+    value = in_map(&map, "last_enqueued_sequence_number", NV_AMQP_STRING);
+    assert_true(value.type == NV_AMQP_LONG && value.i == -1);
+    value = in_map(&map, "last_enqueued_offset", NV_AMQP_STRING);
+    assert_text(&value, NV_AMQP_STRING, "-1");
+    rig_add_events(&on, 2, "d", 0, 7);
+    const rig_delivery *answer = ask(c, requests, answers, &q);
+    assert_status(answer, 200, NULL);
+    map = body_map(answer);
+    assert_int_equal(map.count, 16);
+    value = in_map(&map, "name", NV_AMQP_STRING);
+    assert_text(&value, NV_AMQP_STRING, "hub");
+    value = in_map(&map, "type", NV_AMQP_STRING);
+    assert_text(&value, NV_AMQP_STRING, "com.microsoft:partition");
+    value = in_map(&map, "partition", NV_AMQP_STRING);
+    assert_text(&value, NV_AMQP_STRING, "2");
+    value = in_map(&map, "begin_sequence_number", NV_AMQP_STRING);
+    assert_true(value.type == NV_AMQP_LONG && value.i == 0);
+    value = in_map(&map, "last_enqueued_sequence_number", NV_AMQP_STRING);
+    assert_true(value.type == NV_AMQP_LONG && value.i == 6);
+    value = in_map(&map, "last_enqueued_offset", NV_AMQP_STRING);
+    assert_int_equal(value.type, NV_AMQP_STRING);
+    nv_log_partition_info info;
+    assert_int_equal(nv_log_get_partition(on.log, 2, &info), NV_OK);
+    uint64_t offset;
+    assert_true(nv_span_to_u64(value.bytes, &offset) && offset == info.last_offset);
+    value = in_map(&map, "last_enqueued_time_utc", NV_AMQP_STRING);
+    assert_true(value.type == NV_AMQP_TIMESTAMP && value.i == info.last_enqueued_us / NV_US_PER_MS);
+    value = in_map(&map, "is_partition_empty", NV_AMQP_STRING);
+    assert_true(value.type == NV_AMQP_BOOLEAN && !value.boolean);
+    rig_disconnect(c);
+}
+
+static void management_refuses(void **state)
+{
+    (void)state;
+    static const struct {
+        question q;
+        int status;
+        const char *condition;
+    } rows[] = {
+        {{.operation = "DELETE", .type = "com.microsoft:eventhub", .name = "hub"}, 400, "amqp:not-implemented"},
+        {{.type = "com.microsoft:eventhub", .name = "hub"}, 400, "amqp:not-implemented"},
+        {{.operation = "READ", .type = "com.microsoft:topic", .name = "hub"}, 400, "com.microsoft:argument-error"},
+        {{.operation = "READ", .name = "hub"}, 400, "com.microsoft:argument-error"},
+        {{.operation = "READ", .type = "com.microsoft:eventhub"}, 400, "com.microsoft:argument-error"},
+        {{.operation = "READ", .type = "com.microsoft:eventhub", .name = "other"}, 404, "amqp:not-found"},
+        {{.operation = "READ", .type = "com.microsoft:partition", .name = "hub"}, 404, "amqp:not-found"},
+        {{.operation = "READ", .type = "com.microsoft:partition", .name = "hub", .partition = "4"},
+         404,
+         "amqp:not-found"},
+        {{.operation = "READ", .type = "com.microsoft:partition", .name = "hub", .partition = "-1"},
+         404,
+         "amqp:not-found"},
+    };
+    rig_client *c = connect_service();
+    rig_link *requests;
+    rig_link *answers;
+    attach_management(c, &requests, &answers);
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        assert_status(ask(c, requests, answers, &rows[i].q), rows[i].status, rows[i].condition);
+    }
+    const rig_outcome *outcome = rig_send_wait(c, requests, nv_span_str("no message"));
+    assert_int_equal(outcome->kind, NV_AMQP_OUT_REJECTED);
+    assert_string_equal(outcome->symbol, "amqp:decode-error");
+    /* an entity in the address names the event hub where the request does not */
+    rig_link *of_hub = rig_attach_link(c, &(rig_attach){.address = "hub/$management", .sender = true});
+    question q = {.operation = "READ", .type = "com.microsoft:eventhub"};
+    assert_status(ask(c, of_hub, answers, &q), 200, NULL);
+    rig_disconnect(c);
+}
+
+/** By reply-to, else in the session of the request; a receiver without credit makes its answers wait. */
+static void answers_find_their_way(void **state)
+{
+    (void)state;
+    uint8_t memory[1024];
+    rig_client *c = connect_service();
+    nv_amqp_session *other = nv_amqp_session_begin(&c->conn);
+    rig_link *requests = rig_attach_link(c, &(rig_attach){.address = "$management", .sender = true});
+    question q = {.operation = "READ", .type = "com.microsoft:eventhub", .name = "hub"};
+    const rig_outcome *outcome = rig_send_wait(c, requests, write_question(memory, sizeof(memory), &q));
+    assert_int_equal(outcome->kind, NV_AMQP_OUT_REJECTED);
+    assert_string_equal(outcome->symbol, "amqp:precondition-failed");
+    rig_link *far = rig_attach_link(
+        c, &(rig_attach){.address = "$management", .own_address = "far", .credit = 10, .session = other});
+    rig_link *first = rig_attach_link(c, &(rig_attach){.address = "$management", .own_address = "one", .credit = 10});
+    rig_link *second = rig_attach_link(
+        c, &(rig_attach){.name = "by-name", .address = "$management", .own_address = "two", .credit = 10});
+    (void)ask(c, requests, first, &q);
+    q.reply_to = "two";
+    (void)ask(c, requests, second, &q);
+    q.reply_to = "by-name";
+    (void)ask(c, requests, second, &q);
+    q.reply_to = "nowhere";
+    (void)ask(c, requests, first, &q);
+    rig_detach(c, first);
+    rig_detach(c, second);
+    q.reply_to = "far";
+    (void)ask(c, requests, far, &q);
+    rig_link *slow = rig_attach_link(c, &(rig_attach){.address = "$management", .own_address = "slow"});
+    q.reply_to = "slow";
+    for (int i = 0; i < 64; i++) {
+        outcome = rig_send_wait(c, requests, write_question(memory, sizeof(memory), &q));
+        assert_int_equal(outcome->kind, NV_AMQP_OUT_ACCEPTED);
+    }
+    outcome = rig_send_wait(c, requests, write_question(memory, sizeof(memory), &q));
+    assert_string_equal(outcome->symbol, "amqp:resource-limit-exceeded");
+    rig_credit(c, slow, 40);
+    RIG_UNTIL(c, slow->count == 64); /* the engine gives more as they are settled */
+    rig_disconnect(c);
+}
+
+/* ---- positions ------------------------------------------------------------------------------------------------ */
+
+static uint64_t offset_of(const rig_delivery *delivery)
+{
+    nv_amqp_value value = in_map(&delivery->message.message_annotations, "x-opt-offset", NV_AMQP_SYMBOL);
+    uint64_t offset = 0;
+    assert_true(nv_span_to_u64(value.bytes, &offset));
+    return offset;
+}
+
+static int64_t number_of(const rig_delivery *delivery, const char *key)
+{
+    nv_amqp_value value = in_map(&delivery->message.message_annotations, key, NV_AMQP_SYMBOL);
+    return value.i;
+}
+
+static void fill_partition(void)
+{
+    for (unsigned i = 0; i < 20; i++) {
+        rig_add_events(&on, 0, "d", i, 1);
+        nv_manual_clock_advance(&on.clock, 1000000);
+    }
+}
+
+static void assert_starts(rig_client *c, const char *filter, bool by_code, int want)
+{
+    rig_link *link =
+        rig_attach_link(c, &(rig_attach){.address = READER, .filter = filter, .filter_by_code = by_code, .credit = 1});
+    assert_true(link->attached && !link->refused && link->has_filter == (filter != NULL));
+    char body[16];
+    (void)snprintf(body, sizeof(body), "d-%d", want);
+    RIG_UNTIL(c, link->count >= 1);
+    assert_body(&link->deliveries[0], body);
+    rig_detach(c, link);
+}
+
+/* conformance: amqp.md 48, 49 */
+static void positions(void **state)
+{
+    (void)state;
+    fill_partition();
+    rig_client *c = connect_service();
+    rig_link *all = attach_reader(c, READER, NULL, 100);
+    RIG_UNTIL(c, all->count == 20);
+    rig_detach(c, all);
+    uint64_t seventh = offset_of(&all->deliveries[7]);
+    int64_t time = number_of(&all->deliveries[7], "x-opt-enqueued-time");
+    assert_starts(c, NULL, false, 0);
+    assert_starts(c, "amqp.annotation.x-opt-offset > '-1'", false, 0);
+    assert_starts(c, "amqp.annotation.x-opt-sequence-number > '7'", true, 8);
+    assert_starts(c, "amqp.annotation.x-opt-sequence-number >= '7'", false, 7);
+    assert_starts(c, "amqp.annotation.x-opt-sequence-number > 7", false, 8);
+    const struct {
+        const char *text;
+        long long value;
+        int want;
+    } rows[] = {
+        {"amqp.annotation.x-opt-offset > '%lld'", (long long)seventh, 8},
+        {"amqp.annotation.x-opt-offset >= '%lld'", (long long)seventh, 7},
+        {"amqp.annotation.x-opt-offset > '%lld'", (long long)seventh - 1, 7},
+        {"amqp.annotation.x-opt-enqueued-time > '%lld'", (long long)time, 8},
+        {"amqp.annotation.x-opt-enqueued-time >= '%lld'", (long long)time, 7},
+        {"amqp.annotation.x-opt-enqueuedtimeutc > %lld", (long long)time + 999, 8},
+        {"amqp.annotation.x-opt-enqueued-time > '%lld'", (long long)time - 1, 7},
+        {"amqp.annotation.x-opt-enqueued-time > '%lld'", (long long)0, 0},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        char text[100];
+        (void)snprintf(text, sizeof(text), rows[i].text, rows[i].value);
+        assert_starts(c, text, i % 2 == 0, rows[i].want);
+    }
+    rig_disconnect(c);
+}
+
+/** Only what comes later, and that at once. conformance: amqp.md 48 */
+static void latest(void **state)
+{
+    (void)state;
+    fill_partition();
+    rig_client *c = connect_service();
+    rig_link *link = attach_reader(c, READER, "amqp.annotation.x-opt-offset > '@latest'", 100);
+    rig_link *by_number = attach_reader(c, READER, "amqp.annotation.x-opt-sequence-number > '19'", 100);
+    rig_rest(c);
+    assert_int_equal(link->count, 0);
+    rig_add_events(&on, 0, "e", 0, 3);
+    rig_add_events(&on, 1, "other", 0, 3);
+    RIG_UNTIL(c, link->count == 3 && by_number->count == 3);
+    assert_body(&link->deliveries[0], "e-0");
+    assert_body(&by_number->deliveries[0], "e-0");
+    assert_int_equal(number_of(&link->deliveries[2], "x-opt-sequence-number"), 22);
+    rig_rest(c);
+    assert_int_equal(link->count, 3);
+    rig_disconnect(c);
+}
+
+static void wrong_positions(void **state)
+{
+    (void)state;
+    fill_partition();
+    rig_client *c = connect_service();
+    static const struct {
+        const char *filter;
+        const char *says;
+    } rows[] = {
+        {"nonsense", "near \"nonsense\""},
+        {"amqp.annotation.x-opt-offset > 'x'", "an offset is a number"},
+        {"amqp.annotation.x-opt-sequence-number > '20'",
+         "The supplied sequence number '20' is invalid. The last sequence number in the system is '19'"},
+        {"amqp.annotation.x-opt-offset > '99999999'", "The supplied offset '99999999' is invalid"},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        rig_link *link = attach_reader(c, READER, rows[i].filter, 5);
+        rig_assert_detached(link, "com.microsoft:argument-error", rows[i].says);
+    }
+    uint8_t memory[100];
+    nv_writer w = nv_writer_of(memory, sizeof(memory));
+    size_t mark = nv_amqp_begin_map(&w);
+    nv_amqp_put_symbol_of(&w, "com.microsoft:epoch");
+    nv_amqp_put_string_of(&w, "one");
+    nv_amqp_end_map(&w, mark, 2);
+    rig_link *link =
+        rig_attach_link(c, &(rig_attach){.address = READER, .properties = nv_writer_span(&w), .credit = 1});
+    rig_assert_detached(link, "com.microsoft:argument-error", "com.microsoft:epoch");
+    assert_false(c->ended);
+    rig_disconnect(c);
+}
+
+/* ---- receivers ------------------------------------------------------------------------------------------------ */
+
+typedef enum width { LONG, INT, SMALL } width;
+
+static rig_link *attach_epoch(rig_client *c, int64_t epoch, width width)
+{
+    static uint8_t memory[200];
+    nv_writer w = nv_writer_of(memory, sizeof(memory));
+    size_t mark = nv_amqp_begin_map(&w);
+    nv_amqp_put_symbol_of(&w, "com.microsoft:epoch");
+    if (width == LONG) {
+        nv_write_u8(&w, 0x81);
+        nv_write_u64_be(&w, (uint64_t)epoch);
+    } else if (width == INT) {
+        nv_amqp_put_int(&w, (int32_t)epoch);
+    } else {
+        nv_write_u8(&w, 0x55);
+        nv_write_u8(&w, (uint8_t)epoch);
+    }
+    nv_amqp_put_symbol_of(&w, "com.microsoft:receiver-name");
+    nv_amqp_put_string_of(&w, "reader");
+    nv_amqp_end_map(&w, mark, 4);
+    return rig_attach_link(c, &(rig_attach){.address = READER, .properties = nv_writer_span(&w), .credit = 5});
+}
+
+/* conformance: amqp.md 50 */
+static void epochs(void **state)
+{
+    (void)state;
+    rig_client *c = connect_service();
+    rig_client *d = connect_service();
+    rig_link *plain = attach_reader(c, READER, NULL, 5);
+    rig_link *one = attach_epoch(c, 1, SMALL);
+    assert_false(one->detached);
+    RIG_UNTIL(c, plain->detached);
+    rig_assert_detached(plain, "amqp:link:stolen", "took this partition");
+    rig_link *two = attach_epoch(d, 2, LONG);
+    assert_false(two->detached);
+    RIG_UNTIL(c, one->detached);
+    rig_assert_detached(one, "amqp:link:stolen", "took this partition");
+    one = attach_epoch(c, 1, INT);
+    rig_assert_detached(one, "amqp:link:stolen", "higher epoch");
+    plain = attach_reader(c, READER, NULL, 5);
+    rig_assert_detached(plain, "amqp:link:stolen", "higher epoch");
+    /* another partition is another matter, and so is this one when its owner is gone */
+    assert_false(attach_reader(c, "hub/ConsumerGroups/$Default/Partitions/1", NULL, 5)->detached);
+    rig_detach(d, two);
+    rig_rest(d);
+    plain = attach_reader(c, READER, NULL, 5);
+    assert_false(plain->detached);
+    rig_disconnect(d);
+    rig_disconnect(c);
+}
+
+static void sixth_reader(void **state)
+{
+    (void)state;
+    rig_client *c = connect_service();
+    rig_link *links[5];
+    for (size_t i = 0; i < 5; i++) {
+        links[i] = attach_reader(c, READER, NULL, 5);
+        assert_false(links[i]->detached);
+    }
+    rig_link *sixth = attach_reader(c, READER, NULL, 5);
+    rig_assert_detached(sixth, "amqp:resource-limit-exceeded", "as many receivers as are allowed");
+    rig_detach(c, links[2]);
+    rig_rest(c);
+    assert_false(attach_reader(c, READER, NULL, 5)->detached);
+    rig_disconnect(c); /* its readers are given up with it */
+    c = connect_service();
+    for (size_t i = 0; i < 5; i++) {
+        assert_false(attach_reader(c, READER, NULL, 5)->detached);
+    }
+    rig_disconnect(c);
+}
+
+static void on_changed(nv_group_change *change)
+{
+    *(bool *)change->arg = true;
+}
+
+static void change_group(const char *name, bool create)
+{
+    bool done = false;
+    nv_group_change change = {.name = nv_span_str(name), .create = create, .done = on_changed, .arg = &done};
+    nv_group_change_do(&on.hub->loops[0], &change);
+    nv_rig_hub_run(&on, &done);
+    assert_int_equal(change.error, NV_HUB_ERROR_NONE);
+}
+
+static void group_that_goes(void **state)
+{
+    (void)state;
+    change_group("mine", true);
+    rig_client *c = connect_service();
+    rig_link *link = attach_reader(c, "hub/ConsumerGroups/MINE/Partitions/0", NULL, 5);
+    assert_false(link->detached);
+    change_group("mine", false);
+    RIG_UNTIL(c, link->detached);
+    rig_assert_detached(link, "amqp:not-found", "consumer group was deleted");
+    rig_disconnect(c);
+}
+
+/** The connection goes while readers are being opened, read, and closed. */
+static void connection_lost(void **state)
+{
+    (void)state;
+    fill_partition();
+    for (int i = 0; i < 4; i++) {
+        rig_client *c = connect_service();
+        rig_link *link = rig_attach_begin(c, &(rig_attach){.address = READER, .credit = 3});
+        if (i == 1) {
+            RIG_UNTIL(c, link->attached);
+        } else if (i == 2) {
+            RIG_UNTIL(c, link->count > 0);
+        } else if (i == 3) {
+            RIG_UNTIL(c, link->attached);
+            nv_amqp_link_detach(link->link, NV_AMQP_ERR_NONE, NULL);
+        }
+        rig_disconnect(c);
+    }
+}
+
+/* ---- events --------------------------------------------------------------------------------------------------- */
+
+/* conformance: amqp.md 51, 55 */
+static void events_in_order(void **state)
+{
+    (void)state;
+    rig_add_events(&on, 0, "d", 0, 300);
+    rig_add_events(&on, 1, "other", 0, 5);
+    rig_add_events(&on, 0, "e", 300, 300);
+    rig_client *c = connect_service();
+    rig_client *d = connect_service();
+    rig_link *link = rig_attach_link(c, &(rig_attach){.name = "reader", .address = READER, .credit = 1000});
+    rig_link *same_name = rig_attach_link(d, &(rig_attach){.name = "reader", .address = READER, .credit = 1000});
+    RIG_UNTIL(c, link->count == 600);
+    RIG_UNTIL(d, same_name->count == 600);
+    uint64_t offset = 0;
+    for (size_t i = 0; i < 600; i++) {
+        const rig_delivery *delivery = &link->deliveries[i];
+        char body[32];
+        (void)snprintf(body, sizeof(body), "%s-%zu", i < 300 ? "d" : "e", i);
+        assert_body(delivery, body);
+        assert_int_equal(number_of(delivery, "x-opt-sequence-number"), (int64_t)i);
+        assert_true(i == 0 || offset_of(delivery) > offset);
+        offset = offset_of(delivery);
+        nv_amqp_value device =
+            in_map(&delivery->message.message_annotations, "iothub-connection-device-id", NV_AMQP_SYMBOL);
+        assert_text(&device, NV_AMQP_STRING, i < 300 ? "d" : "e");
+        assert_false(delivery->settled);
+        assert_int_equal(delivery->message.delivery_annotations.type, NV_AMQP_NULL);
+    }
+    rig_detach(c, link); /* the same name again, behind the event that was read last */
+    char filter[100];
+    (void)snprintf(filter, sizeof(filter), "amqp.annotation.x-opt-offset > '%llu'",
+                   (unsigned long long)offset_of(&link->deliveries[597]));
+    link = rig_attach_link(c, &(rig_attach){.name = "reader", .address = READER, .filter = filter, .credit = 10});
+    RIG_UNTIL(c, link->count == 2);
+    assert_body(&link->deliveries[0], "e-598");
+    rig_disconnect(c);
+    rig_disconnect(d);
+}
+
+/* conformance: amqp.md 52 */
+static void runtime_metrics(void **state)
+{
+    (void)state;
+    rig_add_events(&on, 0, "d", 0, 10);
+    rig_client *c = connect_service();
+    for (int as_array = 0; as_array < 2; as_array++) {
+        uint8_t memory[200];
+        nv_writer w = nv_writer_of(memory, sizeof(memory));
+        nv_span names[] = {nv_span_str("com.microsoft:georeplication"),
+                           nv_span_str("com.microsoft:enable-receiver-runtime-metric")};
+        if (as_array) {
+            nv_amqp_put_texts(&w, NV_AMQP_SYMBOL, names, 2);
+        } else {
+            nv_amqp_put_symbol(&w, names[1]);
+        }
+        rig_link *link =
+            rig_attach_link(c, &(rig_attach){.address = READER, .desired = nv_writer_span(&w), .credit = 20});
+        RIG_UNTIL(c, link->count == 10);
+        const nv_amqp_value *map = &link->deliveries[3].message.delivery_annotations;
+        nv_amqp_value value = in_map(map, "last_enqueued_sequence_number", NV_AMQP_SYMBOL);
+        assert_true(value.type == NV_AMQP_LONG && value.i == 9);
+        value = in_map(map, "last_enqueued_offset", NV_AMQP_SYMBOL);
+        assert_int_equal(value.type, NV_AMQP_STRING);
+        uint64_t offset;
+        assert_true(nv_span_to_u64(value.bytes, &offset) && offset == offset_of(&link->deliveries[9]));
+        value = in_map(map, "last_enqueued_time_utc", NV_AMQP_SYMBOL);
+        assert_int_equal(value.type, NV_AMQP_TIMESTAMP);
+        value = in_map(map, "runtime_info_retrieval_time_utc", NV_AMQP_SYMBOL);
+        assert_true(value.type == NV_AMQP_TIMESTAMP && value.i == nv_wall_us(&on.clock.clock) / NV_US_PER_MS);
+        rig_detach(c, link);
+    }
+    rig_disconnect(c);
+}
+
+/** A FLOW of a receiver as its client writes it. */
+static void flow(rig_client *c, rig_link *link, uint32_t credit)
+{
+    rig_credit(c, link, credit);
+    rig_rest(c);
+}
+
+/* conformance: amqp.md 53 */
+static void credit_is_kept(void **state)
+{
+    (void)state;
+    rig_add_events(&on, 0, "d", 0, 50);
+    rig_client *c = connect_service();
+    rig_link *link = rig_attach_link(c, &(rig_attach){.address = READER, .credit = 0});
+    link->keep = true; /* so that the engine gives no more by itself */
+    rig_rest(c);
+    assert_int_equal(link->count, 0);
+    flow(c, link, 3);
+    assert_int_equal(link->count, 3);
+    flow(c, link, 7);
+    assert_int_equal(link->count, 7);
+    flow(c, link, 0); /* stop */
+    rig_add_events(&on, 0, "d", 50, 10);
+    rig_rest(c);
+    assert_int_equal(link->count, 7);
+    flow(c, link, 20);
+    assert_int_equal(link->count, 20);
+    for (size_t i = 0; i < link->count; i++) {
+        assert_int_equal(number_of(&link->deliveries[i], "x-opt-sequence-number"), (int64_t)i);
+    }
+    rig_disconnect(c);
+}
+
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+
+int main(void)
+{
+    const struct CMUnitTest tests[] = {
+        TEST(redirects),          TEST(redirected_address_attaches),
+        TEST(addresses),          TEST(rights),
+        TEST(reads_event_hub),    TEST(reads_partition),
+        TEST(management_refuses), TEST(answers_find_their_way),
+        TEST(positions),          TEST(latest),
+        TEST(wrong_positions),    TEST(epochs),
+        TEST(sixth_reader),       TEST(group_that_goes),
+        TEST(connection_lost),    TEST(events_in_order),
+        TEST(runtime_metrics),    TEST(credit_is_kept),
+    };
+    return cmocka_run_group_tests(tests, NULL, NULL);
+}
