@@ -15,7 +15,8 @@ void nv_event_write_value(nv_json_writer *w, const nv_value *value);
 /**
  * "body", and "bodyBase64" for what is no text.
  * @param plain  bytes as the device sent them; false: an encoded value, never text
- * @param type, encoding  content-type and content-encoding: whether the body is JSON
+ * @param type      content-type, which says with
+ * @param encoding  content-encoding whether the body is JSON
  */
 void nv_event_write_body(nv_json_writer *w, nv_span body, bool plain, nv_span type, nv_span encoding);
 

@@ -298,15 +298,16 @@ nv_amqp_node *nv_amqp_node_open(nv_amqp_client *client, const char *address)
     nv_amqp_target mine = {.address = encoded_string(&text_writer, node->reply_to)};
     nv_amqp_encode_target(&target_writer, &mine);
     nv_amqp_session *session = nv_amqp_session_begin(&client->conn);
-    node->sender = nv_amqp_link_attach(
-        session,
-        &(nv_amqp_attach_options){.name = name, .sender = true, .address = address, .ops = &node_ops, .owner = node});
+    /* First, so that the hub can answer whatever comes. */
     node->receiver = nv_amqp_link_attach(session, &(nv_amqp_attach_options){.name = node->reply_to,
                                                                             .address = address,
                                                                             .target = nv_writer_span(&target_writer),
                                                                             .ops = &node_ops,
                                                                             .owner = node,
                                                                             .credit = ANSWER_CREDIT});
+    node->sender = nv_amqp_link_attach(
+        session,
+        &(nv_amqp_attach_options){.name = name, .sender = true, .address = address, .ops = &node_ops, .owner = node});
     free(name);
     return node;
 }
