@@ -189,6 +189,8 @@ typedef struct fake_receiver {
     nv_list link;
     nv_c2d_receiver *receiver;
     uint32_t credit;
+    uint32_t handed;
+    uint32_t limit; /* of one that pulls */
     nv_task pump;
     nv_task gone;
     bool pumping;
@@ -273,6 +275,7 @@ static void hand_out(fake_receiver *r, fake_message *f)
     f->holder = r;
     f->message.delivery_count++;
     r->credit--;
+    r->handed++;
     (void)snprintf(f->token, sizeof(f->token), "00000000-0000-4000-8000-%012" PRIu64, ++c2d.tokens);
     nv_c2d_message *copy = nv_calloc(1, sizeof(*copy));
     *copy = f->message;
@@ -299,7 +302,8 @@ static void pump(nv_task *task)
 {
     fake_receiver *r = nv_container_of(task, fake_receiver, pump);
     r->pumping = false;
-    while (!r->detached && r->credit > 0) { /* the session may detach from within the call */
+    while (!r->detached && r->credit > 0 && /* the session may detach from within the call */
+           (!r->receiver->pulls || (int32_t)(r->limit - r->handed) > 0)) {
         fake_message *f = next_for(r);
         if (!f) {
             return;
@@ -326,6 +330,13 @@ void nv_c2d_attach(nv_hub_loop *loop, nv_c2d_receiver *receiver)
     receiver->_queue = r;
     *r = (fake_receiver){.receiver = receiver, .credit = receiver->credit, .pump = {NULL, pump}};
     nv_list_push_back(used(&c2d.receivers), &r->link);
+    wake_receivers();
+}
+
+void nv_c2d_pull(nv_c2d_puller *puller, uint32_t limit)
+{
+    fake_receiver *r = puller->receiver._queue;
+    r->limit = limit;
     wake_receivers();
 }
 
@@ -378,7 +389,11 @@ static void settle_now(nv_task *task)
             if (r) {
                 r->credit++;
             }
-            message_free(f);
+            if (settle->outcome == NV_C2D_ABANDON) {
+                f->holder = NULL;
+            } else {
+                message_free(f);
+            }
             break;
         }
     }

@@ -117,7 +117,7 @@ void nv_log_batch_free(nv_log_batch *batch)
 nv_err nv_log_batch_add(nv_log_batch *batch, uint32_t partition, const nv_log_stamp *stamp, nv_source source,
                         nv_body_kind body_kind, nv_span properties, nv_span body)
 {
-    assert(!batch->submitted && source == NV_SOURCE_TELEMETRY && body_kind == NV_BODY_DATA && stamp->id != 0);
+    assert(!batch->submitted && source == NV_SOURCE_TELEMETRY && stamp->id != 0);
     if (batch->count >= batch->log->batch_records) {
         return NV_E_AGAIN;
     }
@@ -129,7 +129,7 @@ nv_err nv_log_batch_add(nv_log_batch *batch, uint32_t partition, const nv_log_st
         batch->capacity = batch->capacity ? batch->capacity * 2 : 16;
         batch->records = nv_realloc(batch->records, batch->capacity * sizeof(*batch->records));
     }
-    batch->records[batch->kept++] = (fake_record){partition, own(stamp->bytes), own(properties), own(body)};
+    batch->records[batch->kept++] = (fake_record){partition, own(stamp->bytes), own(properties), own(body), body_kind};
     return NV_OK;
 }
 

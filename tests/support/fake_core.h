@@ -25,6 +25,7 @@ typedef struct fake_record {
     nv_span stamp;
     nv_span properties;
     nv_span body;
+    nv_body_kind kind;
 } fake_record;
 
 typedef struct fake_core {

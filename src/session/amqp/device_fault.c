@@ -30,34 +30,6 @@ static void detach(amqp_device_link *self, const char *text)
     amqp_device_operation_end(device);
 }
 
-static bool is_for_tokens(const nv_amqp_link *link)
-{
-    for (size_t i = 0; i + 3 <= link->name.len; i++) {
-        if (nv_span_eq_nocase(nv_span_of(link->name.ptr + i, 3), nv_span_str("cbs"))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/* The links for tokens, whose owner is told as if the peer had detached them. */
-static void detach_cbs(amqp_server *s, bool peer_sends, const char *text)
-{
-    static const nv_amqp_problem none = {.condition = NV_AMQP_ERR_NONE};
-    for (nv_list *at = s->conn.sessions.next; at != &s->conn.sessions; at = at->next) {
-        nv_amqp_session *session = nv_container_of(at, nv_amqp_session, _node);
-        for (nv_list *node = session->links.next; node != &session->links; node = node->next) {
-            nv_amqp_link *link = nv_container_of(node, nv_amqp_link, _node);
-            if (link->sender == peer_sends || !is_for_tokens(link) || !link->ops || !link->ops->detached) {
-                continue;
-            }
-            link->ops->detached(link, &none);
-            nv_amqp_link_detach(link, NV_AMQP_ERR_DETACH_FORCED, text);
-            return;
-        }
-    }
-}
-
 static void end_session(const amqp_device *device, const char *text)
 {
     const amqp_device_link *any = amqp_telemetry_link(device);
@@ -83,7 +55,7 @@ static void happen(amqp_device *device, nv_fault_kind kind, const char *text)
         return;
     case NV_FAULT_AMQP_CBS_REQUEST:
     case NV_FAULT_AMQP_CBS_RESPONSE:
-        detach_cbs(s, kind == NV_FAULT_AMQP_CBS_REQUEST, text);
+        amqp_cbs_detach(s, kind == NV_FAULT_AMQP_CBS_REQUEST, NV_AMQP_ERR_DETACH_FORCED, text);
         return;
     case NV_FAULT_AMQP_D2C:
         detach(amqp_telemetry_link(device), text);

@@ -252,6 +252,19 @@ static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
     free(c);
 }
 
+void amqp_cbs_detach(amqp_server *s, bool peer_sends, nv_amqp_condition condition, const char *description)
+{
+    static const nv_amqp_problem none = {.condition = NV_AMQP_ERR_NONE};
+    for (nv_list *node = s->cbs.next; node != &s->cbs;) {
+        nv_amqp_link *link = nv_container_of(node, cbs_link, node)->link;
+        node = node->next;
+        if (link->sender != peer_sends) {
+            on_detached(link, &none);
+            nv_amqp_link_detach(link, condition, description);
+        }
+    }
+}
+
 static const nv_amqp_link_ops request_ops = {.delivery = on_request, .detached = on_detached};
 static const nv_amqp_link_ops reply_ops = {.room = on_room, .detached = on_detached};
 

@@ -209,6 +209,9 @@ void amqp_server_fault(amqp_server *s, nv_fault_kind kind, const char *reason);
 
 /** Open a link that may be there; @p device is NULL for nodes that are no single device's. */
 void amqp_server_open(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address);
+/** Detach the $cbs links of one role, as a fault wants it; link_cbs.c. */
+void amqp_cbs_detach(amqp_server *s, bool peer_sends, nv_amqp_condition condition, const char *description);
+
 /** Refuse a link and log it (device or address, condition, sentence). */
 void amqp_refuse(amqp_server *s, nv_amqp_link *link, nv_amqp_condition condition, const char *description);
 /** An error of the hub as the condition and text of amqp.md sections 3.10 and 4.1. */
