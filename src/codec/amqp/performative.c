@@ -86,6 +86,13 @@ static inline bool read_variable(const uint8_t *at, size_t len, uint8_t code, nv
     return true;
 }
 
+/** Clients take symbols and strings for each other (a content-type as string, a container-id as symbol): both are read.
+ */
+static inline bool read_text(const uint8_t *at, size_t len, nv_span *out)
+{
+    return read_variable(at, len, CODE_STRING_8, out) || read_variable(at, len, CODE_SYMBOL_8, out);
+}
+
 static inline bool read_uint(const uint8_t *at, uint32_t *out)
 {
     *out = *at == CODE_UINT_8 ? at[1] : *at == CODE_UINT ? nv_load32(at + 1) : 0;
@@ -117,9 +124,9 @@ static inline bool read_field(uint8_t kind, const uint8_t *at, size_t len, void 
     case BINARY:
         return read_variable(at, len, CODE_BINARY_8, member);
     case STRING:
-        return read_variable(at, len, CODE_STRING_8, member) && nv_amqp_utf8_valid(*(nv_span *)member);
+        return read_text(at, len, member) && nv_amqp_utf8_valid(*(nv_span *)member);
     case SYMBOL:
-        return read_variable(at, len, CODE_SYMBOL_8, member) && nv_ascii_valid(*(nv_span *)member);
+        return read_text(at, len, member) && nv_ascii_valid(*(nv_span *)member);
     case UBYTE:
         *(uint8_t *)member = at[len - 1];
         return *at == CODE_UBYTE;
