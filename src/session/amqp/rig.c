@@ -289,6 +289,7 @@ void amqp_rig_add(amqp_rig *rig, const char *device, const char *module)
 void amqp_rig_delete(amqp_rig *rig, const char *device, const char *module)
 {
     nv_registry_request request = {.verb = NV_REGISTRY_DELETE,
+                                   .precondition = NV_IF_ANY,
                                    .spec = {.device_id = nv_span_str(device), .module_id = nv_span_str(module)}};
     registry_do(rig, &request);
 }

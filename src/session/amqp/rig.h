@@ -14,6 +14,7 @@
 #ifndef NV_SESSION_AMQP_RIG_H
 #define NV_SESSION_AMQP_RIG_H
 
+#include "core/devices.h"
 #include "core/hub.h"
 #include "core/identity.h"
 #include "core/registry.h"
