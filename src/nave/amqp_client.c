@@ -195,6 +195,14 @@ void nv_amqp_run_connect_policy(nv_amqp_run *run, const nv_amqp_place *place, nv
     }
 }
 
+const char *nv_amqp_cure(const nv_client *client, const char *why)
+{
+    if (strstr(why, "certificate")) {
+        return "; give the hub's trusted root by --ca FILE";
+    }
+    return client->local ? "; is it running? start it by `nave up`" : "";
+}
+
 char *nv_amqp_event_token(const nv_client *client, const char *audience, int64_t *life_s)
 {
     char key[NV_BASE64_LEN(sizeof(client->key)) + 1];

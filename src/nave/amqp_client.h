@@ -55,6 +55,9 @@ void nv_amqp_run_connect(nv_amqp_run *run, const nv_amqp_place *place, const nv_
 /** As the policy of run->client, by SASL PLAIN; sets hostname, container, user and password of @p config. */
 void nv_amqp_run_connect_policy(nv_amqp_run *run, const nv_amqp_place *place, nv_amqp_client_config *config);
 
+/** What may help against why a connection could not be made: a clause that begins with ';', or "". Static storage. */
+const char *nv_amqp_cure(const nv_client *client, const char *why);
+
 /** For nv_amqp_client_config.make_token with arg the nv_client: by the key as its text, as Event Hubs has it. */
 char *nv_amqp_event_token(const nv_client *client, const char *audience, int64_t *life_s);
 

@@ -102,7 +102,7 @@ static void ended(nv_amqp_client *client, void *arg, nv_amqp_condition condition
         refuse(d, "the hub refused the key of %s (%s); check the connection string and both clocks",
                d->run.client->policy, why);
     } else if (!d->contacted || !d->args) {
-        refuse(d, "the hub cannot be used by AMQP: %s", why);
+        refuse(d, "the hub cannot be used by AMQP: %s%s", why, d->contacted ? "" : nv_amqp_cure(d->run.client, why));
     } else {
         if (!d->said) {
             fputs("nave: the connection to the hub ended; trying again\n", stderr);

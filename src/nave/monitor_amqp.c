@@ -121,7 +121,7 @@ static void lost(feed *f, nv_amqp_condition condition, const char *why)
         return;
     }
     if (!f->contacted) {
-        refuse(f, "the hub cannot be read: %s%s", why, f->run.client->local ? "; start it by `nave up`" : "");
+        refuse(f, "the hub cannot be read: %s%s", why, nv_amqp_cure(f->run.client, why));
         return;
     }
     if (!f->said) {
