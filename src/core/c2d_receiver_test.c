@@ -22,7 +22,10 @@
 
 /* A session in miniature: it keeps what it was handed. */
 typedef struct receiver {
-    nv_c2d_receiver core; /* first member */
+    union { /* first member */
+        nv_c2d_receiver core;
+        nv_c2d_puller puller;
+    };
     c2d_rig *rig;
     nv_identity *identity;
     size_t loop;
@@ -43,17 +46,22 @@ static void on_message(nv_c2d_receiver *core, nv_c2d_message *message)
     memcpy(r->tokens[r->count++], message->lock_token, 37);
 }
 
-static receiver *attach(c2d_rig *rig, const char *device, uint32_t credit, size_t loop)
+static receiver *attach_as(c2d_rig *rig, const char *device, uint32_t credit, size_t loop, bool pulls)
 {
     receiver *r = calloc(1, sizeof(*r));
     nv_identity from = {.device_id = nv_span_str(device)};
     r->rig = rig;
     r->loop = loop;
     r->identity = nv_identity_new(&from);
-    r->core = (nv_c2d_receiver){.identity = r->identity, .credit = credit, .message = on_message};
+    r->core = (nv_c2d_receiver){.identity = r->identity, .credit = credit, .pulls = pulls, .message = on_message};
     nv_c2d_attach(&rig->hub->loops[loop], &r->core);
     c2d_rig_settle(rig);
     return r;
+}
+
+static receiver *attach(c2d_rig *rig, const char *device, uint32_t credit, size_t loop)
+{
+    return attach_as(rig, device, credit, loop, false);
 }
 
 static void on_detached(nv_c2d_receiver *core)
@@ -116,6 +124,65 @@ static void in_order_by_places(void **state)
     for (size_t i = 0; i < 5; i++) {
         assert_int_equal(r->sequences[i], i + 1);
     }
+    detach(r);
+}
+
+static void pull(receiver *r, uint32_t limit)
+{
+    nv_c2d_pull(&r->puller, limit);
+    c2d_rig_settle(r->rig);
+}
+
+/* What is not asked for is not handed out, and costs no delivery; the places bound it as well. */
+static void no_more_than_is_pulled(void **state)
+{
+    c2d_rig *rig = *state;
+    for (size_t loop = 0; loop < C2D_LOOPS; loop++) {
+        receiver *r = attach_as(rig, "d", 3, loop, true); /* the queue is empty, and may rest */
+        pull(r, 1);
+        send_many(rig, 8);
+        assert_int_equal(r->count, 1);
+        complete(rig, r->tokens[0]);
+        assert_int_equal(r->count, 1); /* a place is free, but nothing was asked for */
+        pull(r, 3);
+        assert_int_equal(r->count, 3);
+        pull(r, 10);
+        assert_int_equal(r->count, 4); /* three at the same time */
+        complete(rig, r->tokens[1]);
+        complete(rig, r->tokens[2]);
+        assert_int_equal(r->count, 6);
+        pull(r, 6); /* less than before */
+        complete(rig, r->tokens[3]);
+        assert_int_equal(r->count, 6);
+        pull(r, 7);
+        assert_int_equal(r->count, 7);
+        assert_int_equal(c2d_rig_settle_one(rig, "d", r->tokens[6], NV_C2D_ABANDON), NV_HUB_ERROR_NONE);
+        assert_int_equal(r->count, 7);
+        for (size_t i = 0; i < r->count; i++) {
+            assert_int_equal(r->deliveries[i], 1);
+        }
+        detach(r);
+        r = attach(rig, "d", 10, loop);
+        assert_int_equal(r->count, 4);
+        assert_int_equal(r->deliveries[3], 1); /* the last was never handed out */
+        for (size_t i = 0; i < 4; i++) {
+            complete(rig, r->tokens[i]);
+        }
+        detach(r);
+    }
+}
+
+/* The limit wraps with the number of messages. */
+static void the_limit_wraps(void **state)
+{
+    c2d_rig *rig = *state;
+    receiver *r = attach_as(rig, "d", 100, 0, true);
+    r->puller._handed = UINT32_MAX - 1; /* as after that many */
+    pull(r, UINT32_MAX);
+    send_many(rig, 5);
+    assert_int_equal(r->count, 1);
+    pull(r, 2);
+    assert_int_equal(r->count, 4);
     detach(r);
 }
 
@@ -495,6 +562,8 @@ int main(void)
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, teardown)
     const struct CMUnitTest tests[] = {
         TEST(in_order_by_places),
+        TEST(no_more_than_is_pulled),
+        TEST(the_limit_wraps),
         TEST(deep_queue),
         TEST(what_it_had_comes_back_in_its_place),
         TEST(lock_over_hands_out_again),
