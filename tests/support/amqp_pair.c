@@ -334,8 +334,10 @@ void amqp_owner_send(amqp_owner *owner, nv_amqp_link *link)
                              .head = nv_span_of(body, half),
                              .body = nv_span_of(body + half, owner->send_size - half)};
         nv_err err = nv_amqp_link_send(link, &send, &id);
-        assert(err == NV_OK);
-        (void)err;
+        if (err != NV_OK) {
+            note(owner, "not sent: %s", nv_err_text(err));
+            break;
+        }
         owner->sent++;
         owner->to_send--;
     }

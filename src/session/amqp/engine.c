@@ -383,7 +383,7 @@ static bool on_session_frame(nv_amqp_conn *conn, uint16_t channel, nv_amqp_perfo
         engine_on_disposition(conn, s, &p->disposition);
         return true;
     default:
-        if (conn->_p->unanswered > 0) {
+        if (s->unanswered > 0) {
             engine_stop(conn, ENGINE_STOP_ATTACH); /* END waits for the owner's answer */
             return false;
         }

@@ -189,8 +189,8 @@ struct nv_amqp_session {
     /* the rest is in engine_impl.h, behind this */
 };
 
-/** Client: BEGIN; from opened() on. Server sessions begin by themselves. @return NULL: the connection is not open, or
- * no channel is free */
+/** Client: BEGIN; from opened() on. A session that the peer ends is gone once its links were told. Server sessions
+ * begin by themselves. @return NULL: the connection is not open, or no channel is free */
 nv_amqp_session *nv_amqp_session_begin(nv_amqp_conn *conn);
 /** END; its links are told. */
 void nv_amqp_session_end(nv_amqp_session *session, nv_amqp_condition condition, const char *description);

@@ -165,7 +165,9 @@ typedef enum engine_session_state {
 typedef struct engine_session {
     nv_amqp_session pub; /* first member */
     engine_session_state state;
-    bool has_remote; /* the peer's BEGIN came */
+    bool has_remote;     /* the peer's BEGIN came */
+    uint32_t asked;      /* links whose ATTACH of ours is not answered */
+    uint32_t unanswered; /* links whose ATTACH the owner has not answered */
     bool has_delivery;
     uint16_t remote_channel;
     uint32_t owed;          /* links of it in conn.owed */

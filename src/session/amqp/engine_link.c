@@ -126,6 +126,7 @@ static void answered(engine_link *l)
     nv_amqp_conn *conn = l->pub.conn;
     forget_attach(l);
     conn->_p->unanswered--;
+    engine_link_session(l)->unanswered--;
     engine_go(conn, ENGINE_STOP_ATTACH);
 }
 
@@ -170,11 +171,14 @@ void engine_link_kill(engine_link *l, const nv_amqp_problem *problem)
     engine_index_remove(&s->by_local, l->handle);
     if (l->has_handle) {
         engine_index_remove(&s->by_handle, l->peer_handle);
+    } else {
+        s->asked--;
     }
     l->pub.conn->link_count--;
     nv_list_remove(&l->pub._node);
     if (l->held) {
         l->pub.conn->_p->unanswered--;
+        s->unanswered--;
         engine_go(l->pub.conn, ENGINE_STOP_ATTACH);
         if (!ops) { /* nobody can be told: it stays until it is answered */
             s->owed++;
@@ -337,6 +341,7 @@ static void take_attach(engine_link *l, const nv_amqp_attach *attach)
 /* The answer to ours. */
 static void on_attach_answer(nv_amqp_conn *conn, engine_link *l, const nv_amqp_attach *attach)
 {
+    engine_link_session(l)->asked--;
     take_attach(l, attach);
     if (l->state == ENGINE_LINK_GONE) {
         return;
@@ -397,6 +402,7 @@ static void on_attach_request(nv_amqp_conn *conn, engine_session *s, const nv_am
     engine_link *l = link_new(s, attach->name, attach->role);
     l->held = held;
     conn->_p->unanswered++;
+    s->unanswered++;
     take_attach(l, &held->attach.attach);
     l->pub.attach = &held->attach.attach;
     l->pub.source = held->source.code == NV_AMQP_SOURCE ? &held->source.source : NULL;
@@ -408,6 +414,19 @@ static void on_attach_request(nv_amqp_conn *conn, engine_session *s, const nv_am
         return;
     }
     conn->ops->attach(conn, &l->pub);
+}
+
+/* The link of ours that an ATTACH answers. It may be detached by us already. */
+static engine_link *find_asked(engine_session *s, nv_span name, bool sender)
+{
+    if (s->asked == 0) {
+        return NULL;
+    }
+    engine_link *l = find_in(&s->gone, name, sender);
+    if (!l || l->has_handle) {
+        l = find_in(&s->pub.links, name, sender);
+    }
+    return l && !l->has_handle ? l : NULL;
 }
 
 bool engine_on_attach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attach *attach, nv_span body)
@@ -426,12 +445,9 @@ bool engine_on_attach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attac
                             NAME_MAX_BYTES);
         return true;
     }
-    engine_link *l = find_in(&s->pub.links, attach->name, attach->role);
-    if (!l || l->has_handle) {
-        l = find_in(&s->gone, attach->name, attach->role);
-    }
-    if (l && !l->has_handle) {
-        on_attach_answer(conn, l, attach);
+    engine_link *asked = find_asked(s, attach->name, attach->role);
+    if (asked) {
+        on_attach_answer(conn, asked, attach);
         return true;
     }
     if (engine_index_gap(&s->by_local) > s->peer_handle_max) {
@@ -579,6 +595,7 @@ nv_amqp_link *nv_amqp_link_attach(nv_amqp_session *session, const nv_amqp_attach
     l->pub.snd_settle_mode = options->snd_settle_mode;
     l->pub.rcv_settle_mode = options->rcv_settle_mode;
     l->window = options->sender ? 0 : options->credit;
+    s->asked++;
     uint8_t source[2048];
     uint8_t target[2048];
     nv_amqp_performative p = attach_of(l);

@@ -128,8 +128,8 @@ static const rule header_rules[] = {
      "ended amqp:connection:framing-error: a frame of the wrong type\n"},
     {"5.3.1 a SASL frame of more than 8 KiB", "header sasl", NULL, "hex 0000200102010000", "closed\n", NULL},
     {"5.3.2 a frame that only servers send", "header sasl", NULL,
-     "hex 00000012020100000053"
-     "44c0040250004000",
+     "hex 00000011020100000053"
+     "44c00402500040",
      "closed\n", NULL},
 };
 
