@@ -247,9 +247,7 @@ static void open_up(fuzz *f)
         return;
     }
     if (!(f->habits & RAW)) {
-        give(f, "header sasl\nhex 0000001902010000"
-                "005340c00c01e00901a305504c41494e"
-                "00\n");
+        give(f, "header sasl\nhex 0000001802010000005340c00b01e00801a305504c41494e\n");
     }
     give(f, "header amqp\nopen container=s max-frame=512\n");
     if (f->owner.opened) {
