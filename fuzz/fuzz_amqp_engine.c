@@ -131,7 +131,7 @@ static void act(fuzz *f, uint8_t what, uint8_t number)
         send(f, number, number);
         break;
     case 3:
-        send(f, number, (size_t)number * 500);
+        send(f, number, (size_t)number * 40);
         break;
     case 4:
         detach(f, number);

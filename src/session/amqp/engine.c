@@ -10,7 +10,7 @@
 #include <stdio.h>
 #include <stdlib.h>
 
-#define OUTPUT_MARK_DEFAULT (64u * 1024u)
+#define OUTPUT_MARK_DEFAULT 65536u
 
 /* ---- errors ------------------------------------------------------------------------------------------------- */
 

@@ -32,7 +32,7 @@
 #define ENGINE_MESSAGE_MASK 0x7fffffffu /* no message is larger */
 #define ENGINE_TRACKED_MAX  16384u      /* unsettled deliveries a sender keeps; then it has no room */
 #define ENGINE_LOOKUP_LINKS 16u         /* up to here names are found by looking at each link */
-#define ENGINE_OUTPUT_SLACK (256u * 1024u)
+#define ENGINE_OUTPUT_SLACK 262144u     /* a message that has begun may go so far beyond the mark */
 
 /* ---- tables (engine_index.c) -------------------------------------------------------------------------------- */
 

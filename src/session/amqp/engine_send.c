@@ -107,6 +107,7 @@ static bool send_frames(engine_link *l, const engine_head *head, outgoing *m)
     nv_amqp_conn *conn = l->pub.conn;
     engine_session *s = engine_link_session(l);
     transfer_head t;
+    t.len = 0;
     make_head(l, head, &t);
     size_t most = conn->peer_max_frame - t.len;
     for (;;) {

@@ -196,6 +196,7 @@ void engine_bury(nv_amqp_conn *conn)
     nv_list_init(&kept);
     while ((node = nv_list_pop_front(&p->dead_sessions)) != NULL) {
         engine_session *s = engine_session_of(nv_container_of(node, nv_amqp_session, _node));
+        NV_KNOWN(p->dead_sessions.next != node);
         if (s->owed > 0) {
             nv_list_push_back(&kept, node);
             continue;
