@@ -45,9 +45,10 @@ static inline uint8_t *put_boolean(uint8_t *at, bool value)
 }
 
 /* All eleven fields (amqp.md section 7.6), `more` false. */
-static void make_head(const engine_link *l, const engine_head *head, transfer_head *out)
+static inline transfer_head make_head(const engine_link *l, const engine_head *head)
 {
-    uint8_t *at = out->bytes;
+    transfer_head out;
+    uint8_t *at = out.bytes;
     nv_amqp_write_frame_header(at, NV_AMQP_FRAME_AMQP, l->pub.session->channel, 0);
     at += NV_AMQP_FRAME_HEADER_SIZE;
     static const uint8_t list[] = {0x00, 0x53, NV_AMQP_TRANSFER, 0xc0, 0, NV_AMQP_COUNT_OF_transfer};
@@ -62,14 +63,15 @@ static void make_head(const engine_link *l, const engine_head *head, transfer_he
     at += head->tag_len;
     at = put_uint(at, head->format);
     at = put_boolean(at, head->settled);
-    out->more_at = (uint32_t)(at - out->bytes);
+    out.more_at = (uint32_t)(at - out.bytes);
     at = put_boolean(at, false);
     static const uint8_t rest[] = {0x40, 0x40, 0x40, 0x40,
                                    0x40}; /* rcv-settle-mode, state, resume, aborted, batchable */
     memcpy(at, rest, sizeof(rest));
     at += sizeof(rest);
-    out->len = (uint32_t)(at - out->bytes);
+    out.len = (uint32_t)(at - out.bytes);
     *size_at = (uint8_t)(at - size_at - 1);
+    return out;
 }
 
 /* ---- frames ------------------------------------------------------------------------------------------------- */
@@ -106,9 +108,7 @@ static bool send_frames(engine_link *l, const engine_head *head, outgoing *m)
 {
     nv_amqp_conn *conn = l->pub.conn;
     engine_session *s = engine_link_session(l);
-    transfer_head t;
-    t.len = 0;
-    make_head(l, head, &t);
+    transfer_head t = make_head(l, head);
     size_t most = conn->peer_max_frame - t.len;
     for (;;) {
         size_t left = left_of(m);
