@@ -83,6 +83,7 @@ int nv_amqp_place_of(nv_client *client, nv_amqp_place *out)
 {
     (void)snprintf(out->host, sizeof(out->host), "%s", client->host);
     out->port = AMQPS_PORT;
+    out->plain = false;
     bool found = true;
     int code = NV_EXIT_OK;
     if (client->local) {
@@ -169,7 +170,7 @@ void nv_amqp_run_connect(nv_amqp_run *run, const nv_amqp_place *place, const nv_
     bool hub = nv_span_eq_nocase(nv_span_str(place->host), nv_span_str(client->host));
     nv_client_config dial = {.host = hub && client->connect_to ? client->connect_to : place->host,
                              .port = place->port,
-                             .tls = run->_tls,
+                             .tls = place->plain ? NULL : run->_tls,
                              .server_name = place->host,
                              .timeout_us = CONNECT_US,
                              .connected = connected,

@@ -36,6 +36,7 @@ void nv_amqp_run_end(nv_amqp_run *run, int code);
 typedef struct nv_amqp_place {
     char host[256];
     uint16_t port;
+    bool plain; /* without TLS */
 } nv_amqp_place;
 
 /**

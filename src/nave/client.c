@@ -37,32 +37,55 @@ static int refuse(const char *fmt, ...)
     return NV_EXIT_REFUSED;
 }
 
-static int take_string(nv_client *client, const char *text)
+static int wrong_string(const char *why)
+{
+    (void)refuse("the service connection string is not right: %s", why);
+    return NV_EXIT_USAGE;
+}
+
+/* Newer Event Hubs SDKs speak without TLS then. */
+static bool is_emulator(const char *text)
+{
+    const char *name = strcasestr(text, "UseDevelopmentEmulator=");
+    return name && strncasecmp(name + 23, "true", 4) == 0;
+}
+
+static int take_host(nv_client *client, nv_span host, uint64_t port)
+{
+    size_t colon = nv_span_find(host, ':');
+    char why[400];
+    if (colon < host.len && (!nv_span_to_u64(nv_span_skip(host, colon + 1), &port) || port == 0 || port > 65535)) {
+        (void)snprintf(why, sizeof(why), "\"%.*s\" is no host and port", NV_SPAN_ARG(nv_span_first(host, 300)));
+        return wrong_string(why);
+    }
+    client->host = nv_span_dup(nv_span_first(host, colon));
+    client->port = (uint16_t)port;
+    return NV_EXIT_OK;
+}
+
+static int take_string(nv_client *client, const char *text, bool events)
 {
     nv_connstr parts;
     nv_connstr_kind kind;
     const char *why = "";
-    if (nv_connstr_parse(nv_span_str(text), &parts, &kind, &why) != NV_OK || kind != NV_CONNSTR_SERVICE) {
-        (void)refuse("the service connection string is not right: %s",
-                     why[0] ? why : "it needs HostName, SharedAccessKeyName and SharedAccessKey");
-        return NV_EXIT_USAGE;
+    nv_err err = nv_connstr_parse(nv_span_str(text), &parts, &kind, &why);
+    if (err != NV_OK || (kind != NV_CONNSTR_SERVICE && kind != NV_CONNSTR_EVENTS)) {
+        return wrong_string(why[0] ? why : "it needs HostName, SharedAccessKeyName and SharedAccessKey");
     }
-    nv_span host = parts.host_name;
-    size_t colon = nv_span_find(host, ':');
-    uint64_t port = 443;
-    if (colon < host.len && (!nv_span_to_u64(nv_span_skip(host, colon + 1), &port) || port == 0 || port > 65535)) {
-        (void)refuse("the service connection string is not right: \"%.*s\" is no host and port", NV_SPAN_ARG(host));
-        return NV_EXIT_USAGE;
+    if (kind == NV_CONNSTR_EVENTS && (!events || parts.entity_path.len == 0)) {
+        return wrong_string(events ? "it needs EntityPath, the name of the event hub"
+                                   : "it is that of an event hub, which only `nave monitor` reads");
     }
     if (nv_base64_decode(parts.shared_access_key, client->key, sizeof(client->key), &client->key_len) != NV_OK) {
-        (void)refuse("the service connection string is not right: its key is not base64 of at most 64 bytes");
-        return NV_EXIT_USAGE;
+        return wrong_string("its key is not base64 of at most 64 bytes");
     }
-    client->host = nv_span_dup(nv_span_first(host, colon));
-    client->port = (uint16_t)port;
+    client->plain = kind == NV_CONNSTR_EVENTS && is_emulator(text);
+    uint64_t port = kind == NV_CONNSTR_SERVICE ? 443 : client->plain ? 5672 : 5671;
+    int code = take_host(client, nv_connstr_host(&parts), port);
+    client->entity = kind == NV_CONNSTR_EVENTS ? nv_span_dup(parts.entity_path) : NULL;
     client->policy = nv_span_dup(parts.shared_access_key_name);
     client->service_string = nv_strdup(text);
-    return NV_EXIT_OK;
+    return code;
 }
 
 static int take_local(nv_client *client, const char *wanted)
@@ -82,7 +105,7 @@ static int take_local(nv_client *client, const char *wanted)
     if (err != NV_OK) {
         return NV_EXIT_REFUSED;
     }
-    int code = take_string(client, nv_json_text(client->local, "serviceConnectionString"));
+    int code = take_string(client, nv_json_text(client->local, "serviceConnectionString"), false);
     const char *ca = nv_json_text(client->local, "caFile");
     const char *address = nv_json_text(client->local, "connectTo");
     client->ca_file = ca[0] ? nv_strdup(ca) : NULL;
@@ -90,21 +113,21 @@ static int take_local(nv_client *client, const char *wanted)
     return code;
 }
 
-static int take_hub(nv_client *client, const nv_args *args)
+static int take_hub(nv_client *client, const nv_args *args, bool events)
 {
     const char *hub = nv_args_get(args, "hub");
     const char *data = nv_args_get(args, "data");
     const char *variable = getenv("NAVE_CONNECTION_STRING");
     if (hub) {
-        return take_string(client, hub);
+        return take_string(client, hub, events);
     }
     if (!data && variable && variable[0]) {
-        return take_string(client, variable);
+        return take_string(client, variable, events);
     }
     return take_local(client, data);
 }
 
-int nv_client_open(nv_client *client, const nv_args *args)
+static int open_client(nv_client *client, const nv_args *args, bool events)
 {
     memset(client, 0, sizeof(*client));
     const char *output = nv_args_get(args, "output");
@@ -113,7 +136,7 @@ int nv_client_open(nv_client *client, const nv_args *args)
         return NV_EXIT_USAGE;
     }
     client->json = output && strcmp(output, "json") == 0;
-    int code = take_hub(client, args);
+    int code = take_hub(client, args, events);
     const char *ca = nv_args_get(args, "ca");
     if (ca) {
         free(client->ca_file);
@@ -123,6 +146,16 @@ int nv_client_open(nv_client *client, const nv_args *args)
         nv_client_close(client);
     }
     return code;
+}
+
+int nv_client_open(nv_client *client, const nv_args *args)
+{
+    return open_client(client, args, false);
+}
+
+int nv_client_open_events(nv_client *client, const nv_args *args)
+{
+    return open_client(client, args, true);
 }
 
 void nv_client_close(nv_client *client)
@@ -136,6 +169,7 @@ void nv_client_close(nv_client *client)
     free(client->connect_to);
     free(client->ca_file);
     free(client->policy);
+    free(client->entity);
     if (client->service_string) {
         nv_wipe(client->service_string, strlen(client->service_string));
         free(client->service_string);

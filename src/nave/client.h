@@ -23,12 +23,17 @@ typedef struct nv_client {
     uint8_t key[64];
     size_t key_len;
     char *service_string; /* connection string that was used */
+    char *entity;         /* event hub, when the string was that of one; else NULL */
+    bool plain;           /* ... and it is the emulator's form: without TLS */
     bool json;            /* -o json */
     void *_curl;
 } nv_client;
 
 /** Find the hub by --hub, --data, NAVE_CONNECTION_STRING or the default data folder, in this order. */
 int nv_client_open(nv_client *client, const nv_args *args);
+/** As nv_client_open(), but the connection string may also be that of an event hub: client->entity. port is its AMQP
+ * port then. */
+int nv_client_open_events(nv_client *client, const nv_args *args);
 /** A zeroed client is fine. */
 void nv_client_close(nv_client *client);
 

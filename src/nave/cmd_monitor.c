@@ -262,7 +262,10 @@ static int choose(monitor *m, nv_client *client, const char *over)
 {
     bool http = over && strcmp(over, "http") == 0;
     int code = NV_EXIT_OK;
-    if (!over && !nv_args_has(m->args, "consumer-group")) {
+    if (http && client->entity) {
+        return usage("an event hub is read by AMQP: leave --over http out");
+    }
+    if (!over && !client->entity && !nv_args_has(m->args, "consumer-group")) {
         code = nv_amqp_is_nave(client, &http);
     }
     return code != NV_EXIT_OK ? code : http ? run(m, client) : nv_monitor_amqp(m, client);
@@ -292,7 +295,7 @@ int nv_cmd_monitor(const nv_args *args)
         return usage("--consumer-group is for --over amqp: over HTTP there are none");
     }
     nv_client client = {0};
-    int code = nv_client_open(&client, args);
+    int code = nv_client_open_events(&client, args);
     m.json = client.json;
     if (code == NV_EXIT_OK) {
         code = choose(&m, &client, over);

@@ -1,7 +1,8 @@
 /*
  * `nave monitor` by AMQP, from a Nave or any other hub (amqp.md sections 5 and 6):
  *
- *   hub: PLAIN, a receiver from /messages/events/... --redirect--> event hub: a token on $cbs, then
+ *   hub: PLAIN, a receiver from /messages/events/... --redirect-->
+ *   event hub (at once with its own string): a token on $cbs, then
  *     $management: which partitions there are, and for "now" where each of them ends
  *     a receiver for each partition, behind the last event that was shown
  *
@@ -101,7 +102,7 @@ static void try_again(nv_timer *timer, int64_t now_us)
     (void)now_us;
     feed *f = nv_container_of(timer, feed, retry);
     nv_client_close(f->run.client); /* the hub may have come back on another port */
-    int code = nv_client_open(f->run.client, f->m->args);
+    int code = nv_client_open_events(f->run.client, f->m->args);
     if (code != NV_EXIT_OK) {
         finish(f, code);
     } else {
@@ -464,8 +465,23 @@ static void hub_ready(nv_amqp_client *client, void *arg)
             .name = "nave-monitor", .address = address, .ops = &probe_ops, .owner = f, .credit = 1});
 }
 
+/* The string of an event hub says where it is. */
+static void connect_entity(feed *f)
+{
+    const nv_client *client = f->run.client;
+    (void)snprintf(f->events.host, sizeof(f->events.host), "%s", client->host);
+    (void)snprintf(f->entity, sizeof(f->entity), "%s", client->entity);
+    f->events.port = client->port;
+    f->events.plain = client->plain;
+    connect_events(f);
+}
+
 static void locate(feed *f)
 {
+    if (f->run.client->entity) {
+        connect_entity(f);
+        return;
+    }
     int code = nv_amqp_place_of(f->run.client, &f->hub);
     if (code != NV_EXIT_OK) {
         finish(f, code);

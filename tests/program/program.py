@@ -603,6 +603,10 @@ def monitor_amqp():
         there = hub.json("hub", "show")
         remote = ("--hub", there["serviceConnectionString"], "--ca", there["caFile"])
         assert shown(nave(*ask, "--count", "4", "--consumer-group", "web", *remote)[0]) == http_way
+        # by the strings of the event hub, with TLS and without
+        assert shown(nave(*ask, "--count", "4", "--hub", there["eventHubConnectionString"], *remote[2:])[0]) == http_way
+        assert shown(nave(*ask, "--count", "4", "--hub", there["eventHubEmulatorString"])[0]) == http_way
+        one_sentence(nave("device", "list", "--hub", there["eventHubConnectionString"], code=2)[1], "event hub", "monitor")
         # now: only what comes
         watcher = subprocess.Popen([NAVE, "monitor", "--data", hub.data, "--over", "amqp", "--count", "1"],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
