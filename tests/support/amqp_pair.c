@@ -373,7 +373,11 @@ static void on_outcome(nv_amqp_link *link, uint32_t id, uint64_t cookie, const n
 static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     amqp_owner *owner = link->owner;
-    note(owner, "detached %.*s %.*s", NV_SPAN_ARG(link->name), NV_SPAN_ARG(problem->symbol));
+    char info[32] = "";
+    if (problem->info.len > 0 && nv_span_eq_str(problem->symbol, "amqp:link:redirect")) {
+        (void)snprintf(info, sizeof(info), " info %zu", problem->info.len);
+    }
+    note(owner, "detached %.*s %.*s%s", NV_SPAN_ARG(link->name), NV_SPAN_ARG(problem->symbol), info);
     for (size_t i = 0; i < AMQP_OWNER_LINKS; i++) {
         if (owner->links[i] == link) {
             owner->links[i] = NULL;

@@ -528,6 +528,17 @@ static void sent(nv_session *session, int64_t now_us)
     end_verb(conn);
 }
 
+/* Rings that a burst has made. Nobody is called. */
+static void trim(nv_amqp_conn *conn)
+{
+    for (nv_list *at = conn->sessions.next; at != &conn->sessions; at = at->next) {
+        nv_amqp_session *session = nv_container_of(at, nv_amqp_session, _node);
+        for (nv_list *node = session->links.next; node != &session->links; node = node->next) {
+            engine_ring_trim(&engine_link_of(nv_container_of(node, nv_amqp_link, _node))->ring);
+        }
+    }
+}
+
 static void look_at_silence(nv_amqp_conn *conn, int64_t now_us)
 {
     nv_amqp_conn_private *p = conn->_p;
@@ -539,6 +550,9 @@ static void look_at_silence(nv_amqp_conn *conn, int64_t now_us)
         engine_fail(conn, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, "nothing was heard for %" PRIu32 " ms",
                     conn->config.idle_time_out_ms);
         return;
+    }
+    if (now_us - p->heard_us >= limit_us / 4) {
+        trim(conn);
     }
     p->idle_us = add_us(p->heard_us, limit_us);
 }

@@ -84,6 +84,8 @@ void engine_ring_settle(engine_ring *ring, engine_entry *entry);
 /** Take back the push of @p id, when it is the last one. @return false: it was settled already */
 bool engine_ring_unpush(engine_ring *ring, uint32_t id);
 void engine_ring_deinit(engine_ring *ring);
+/** Give memory back that a quiet link does not need. */
+void engine_ring_trim(engine_ring *ring);
 
 static inline engine_entry *engine_ring_at(const engine_ring *ring, uint32_t i)
 {

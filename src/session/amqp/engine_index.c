@@ -191,3 +191,10 @@ void engine_ring_deinit(engine_ring *ring)
     free(ring->entries);
     *ring = (engine_ring){.entries = NULL};
 }
+
+void engine_ring_trim(engine_ring *ring)
+{
+    if (ring->count == 0) {
+        engine_ring_deinit(ring);
+    }
+}

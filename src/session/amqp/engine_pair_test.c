@@ -411,15 +411,20 @@ static void accept_waiting(void)
                         &(nv_amqp_accept){.ops = &amqp_owner_link_ops, .owner = &p->server, .credit = 5});
 }
 
-static void open_waiting(void)
+static void open_waiting_with(const nv_amqp_config *client)
 {
-    open_pair(NULL, NULL);
+    open_pair(NULL, client);
     p->server.attach_later = true;
     run();
     (void)amqp_owner_attach(&p->client, "events", true, 0);
     run();
     assert_non_null(p->server.waiting);
     assert_int_equal(p->server.waiting->attach->handle, 0);
+}
+
+static void open_waiting(void)
+{
+    open_waiting_with(NULL);
 }
 
 static void test_late_answer(void **state)
@@ -697,6 +702,30 @@ static void test_deadlines(void **state)
     close_pair();
 }
 
+/* An info map that fits no frame of the peer's gives way; one that does stays. */
+static void test_long_errors(void **state)
+{
+    (void)state;
+    static char text[500];
+    memset(text, 'x', sizeof(text) - 1);
+    for (int small = 0; small < 2; small++) {
+        open_waiting_with(small ? small_frames(true) : NULL);
+        uint8_t info[1500];
+        nv_writer w = nv_writer_of(info, sizeof(info));
+        size_t map = nv_amqp_begin_map(&w);
+        nv_amqp_put_symbol_of(&w, "address");
+        nv_amqp_put_string_of(&w, text);
+        nv_amqp_end_map(&w, map, 2);
+        nv_buf_clear(&p->client.log);
+        nv_amqp_link_refuse(p->server.waiting, NV_AMQP_ERR_LINK_REDIRECT, text, nv_writer_span(&w));
+        run();
+        assert_string_equal(amqp_owner_log(&p->client),
+                            small ? "attached events to nothing\ndetached events amqp:link:redirect info 43\n"
+                                  : "attached events to nothing\ndetached events amqp:link:redirect info 522\n");
+        close_pair();
+    }
+}
+
 /* ---- many ----------------------------------------------------------------------------------------------------------
  */
 
@@ -788,6 +817,7 @@ int main(void)
         cmocka_unit_test(test_too_big_to_send),
         cmocka_unit_test(test_heartbeats),
         cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_long_errors),
         cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

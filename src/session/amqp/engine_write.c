@@ -73,17 +73,23 @@ nv_span engine_put_tracking(nv_amqp_conn *conn, uint8_t out[128])
 }
 
 /* Cut at a character. */
-static nv_span shortened(nv_span text)
+static nv_span shortened(nv_span text, size_t most)
 {
-    if (text.len <= ENGINE_DESCRIPTION) {
+    if (!text.ptr) {
+        return nv_span_str("");
+    }
+    if (text.len <= most) {
         return text;
     }
-    size_t len = ENGINE_DESCRIPTION;
+    size_t len = most;
     while (len > 0 && (text.ptr[len] & 0xc0) == 0x80) {
         len--;
     }
     return nv_span_first(text, len);
 }
+
+/* What a frame has around an error: header, performative, its other fields. */
+#define AROUND_ERROR 96u
 
 nv_span engine_put_problem(nv_amqp_conn *conn, const nv_amqp_problem *problem, uint8_t out[ENGINE_ERROR_ROOM])
 {
@@ -95,16 +101,19 @@ nv_span engine_put_problem(nv_amqp_conn *conn, const nv_amqp_problem *problem, u
         return NV_SPAN_EMPTY;
     }
     uint8_t tracking[128];
-    nv_amqp_error error = {.condition = symbol, .description = shortened(problem->description), .info = problem->info};
-    if (!error.description.ptr) {
-        error.description = nv_span_str("");
-    }
-    bool fits = conn->peer_max_frame >= ENGINE_ERROR_ROOM || problem->info.len < 64;
-    if (error.info.len == 0 || error.info.len > ENGINE_ERROR_ROOM / 2 || !fits) {
+    nv_amqp_error error = {
+        .condition = symbol, .description = shortened(problem->description, ENGINE_DESCRIPTION), .info = problem->info};
+    if (error.info.len == 0) {
         error.info = engine_put_tracking(conn, tracking);
     }
     nv_writer w = nv_writer_of(out, ENGINE_ERROR_ROOM);
     nv_amqp_encode_error(&w, &error);
+    if (w.err != NV_OK || nv_writer_len(&w) + AROUND_ERROR > conn->peer_max_frame) {
+        error.info = engine_put_tracking(conn, tracking);
+        error.description = shortened(error.description, ENGINE_DESCRIPTION / 3);
+        w = nv_writer_of(out, ENGINE_ERROR_ROOM);
+        nv_amqp_encode_error(&w, &error);
+    }
     return w.err == NV_OK ? nv_writer_span(&w) : NV_SPAN_EMPTY;
 }
 
