@@ -290,9 +290,11 @@ static void groups_are_bounded_and_paged(void **state)
     nv_expr_env env = {.resolve = resolve_number, .arg = &number};
     nv_query_groups groups;
     nv_query_groups_init(&groups, &tree);
-    for (; number < NV_QUERY_GROUPS_MAX; number++) {
+    for (uint32_t i = 0; i < NV_QUERY_GROUPS_MAX; i++) {
+        number = i;
         assert_int_equal(nv_query_groups_add(&groups, &env), NV_OK);
     }
+    number = NV_QUERY_GROUPS_MAX;
     assert_int_equal(nv_query_groups_add(&groups, &env), NV_E_LIMIT);
     number = 5; /* a group that is there takes more */
     assert_int_equal(nv_query_groups_add(&groups, &env), NV_OK);

@@ -35,7 +35,7 @@ static void see_peer(void *arg, const nv_peer *peer)
     bool right = strcmp(sha1, tls_shared.device.sha1) == 0 && strcmp(sha256, tls_shared.device.sha256) == 0 &&
                  nv_span_eq_str(peer->certificate->cn, "device-1") && peer->certificate->der.len > 200 &&
                  peer->certificate->not_before_us < now_us &&
-                 peer->certificate->not_after_us > now_us + 28 * 86400 * NV_US_PER_S && peer->tls;
+                 peer->certificate->not_after_us > now_us + INT64_C(28) * 86400 * NV_US_PER_S && peer->tls;
     atomic_fetch_add(right ? &s->with_certificate : &s->wrong, 1);
 }
 
