@@ -1,6 +1,7 @@
 /* Names of the hub, refusals, policies' tokens, presence: the parts of the core that need no session. */
 #include "base/alloc.h"
 #include "base/diag.h"
+#include "codec/base64.h"
 #include "codec/sas.h"
 #include "core/method.h"
 #include "support/fake_core.h"
@@ -230,6 +231,38 @@ static void test_service_tokens(void **state)
     assert_int_equal(nv_auth_service(core.hub, NV_SPAN_EMPTY, NV_SPAN_EMPTY, 0, &why, detail), NV_E_UNAUTHORIZED);
     assert_int_equal(why, NV_REFUSAL_NO_CREDENTIAL);
     assert_false(nv_auth_token_is_policy(nv_span_str("x")));
+    fake_core_deinit(&core);
+}
+
+/* The UTF-8 bytes of a policy key's base64 text sign, too, where that is asked for. */
+static void test_text_keys(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 1, &nv_limits_open);
+    nv_key text = {.len = 0};
+    nv_writer w = nv_writer_of(text.bytes, sizeof(text.bytes));
+    nv_base64_encode(nv_span_of(fake_policy_key.bytes, fake_policy_key.len), &w);
+    text.len = (uint8_t)nv_writer_len(&w);
+    assert_int_equal(text.len, 44);
+    for (int i = 0; i < 8; i++) {
+        bool as_text = i & 1;
+        bool allowed = i & 2;
+        bool wrong = i & 4;
+        char token[600];
+        nv_key key = as_text ? text : fake_policy_key;
+        key.bytes[0] = (uint8_t)(key.bytes[0] ^ (wrong ? 1 : 0));
+        size_t len = service_token(token, sizeof(token), FAKE_HUB_NAME, "service", &key, 60);
+        nv_auth_policy check = {.token = nv_span_of(token, len), .text_keys = allowed};
+        nv_err err = nv_auth_check_policy(core.hub, &check);
+        bool good = !wrong && (!as_text || allowed);
+        assert_int_equal(err, good ? NV_OK : NV_E_UNAUTHORIZED);
+        assert_int_equal(check.refusal, good ? NV_REFUSAL_NONE : NV_REFUSAL_TOKEN_SIGNATURE);
+        assert_int_equal(check.granted, good ? NV_RIGHT_SERVICE_CONNECT : 0);
+        if (good) {
+            assert_int_equal(check.expires_wall_us, FAKE_NOW_US + 60 * NV_US_PER_S);
+        }
+    }
     fake_core_deinit(&core);
 }
 
@@ -499,6 +532,7 @@ int main(void)
         cmocka_unit_test(test_refusals_of_many),
         cmocka_unit_test(test_every_refusal_explains_itself),
         cmocka_unit_test(test_service_tokens),
+        cmocka_unit_test(test_text_keys),
         cmocka_unit_test(test_presence),
         cmocka_unit_test(test_newest_claim_wins),
         cmocka_unit_test(test_release_before_grant),

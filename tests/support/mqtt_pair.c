@@ -20,6 +20,12 @@ static void wake(nv_carrier *carrier)
 
 void mqtt_pair_open(mqtt_pair *pair, nv_hub_loop *loop, uint64_t connection_id)
 {
+    mqtt_pair_open_with(pair, loop, connection_id, nv_mqtt_device_new);
+}
+
+void mqtt_pair_open_with(mqtt_pair *pair, nv_hub_loop *loop, uint64_t connection_id,
+                         nv_session *(*make)(nv_carrier *carrier))
+{
     *pair = (mqtt_pair){.carrier = {.loop = loop, .wake = wake}, .clock = loop->hub->clock};
     pair->peer.connection_id = connection_id;
     pair->peer.address = nv_span_str("192.0.2.1:50000");
@@ -27,7 +33,7 @@ void mqtt_pair_open(mqtt_pair *pair, nv_hub_loop *loop, uint64_t connection_id)
     pair->carrier.out = &pair->out;
     nv_buf_init(&pair->in, PAIR_MAX);
     nv_buf_init(&pair->out, PAIR_MAX);
-    pair->session = nv_mqtt_device_new(&pair->carrier);
+    pair->session = make(&pair->carrier);
 }
 
 static void lose(mqtt_pair *pair, const char *why)

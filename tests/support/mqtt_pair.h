@@ -27,6 +27,9 @@ typedef struct mqtt_pair {
 
 /** A connection on @p loop. The pair must not move. */
 void mqtt_pair_open(mqtt_pair *pair, nv_hub_loop *loop, uint64_t connection_id);
+/** The same with any session: what is said in bytes works with it. */
+void mqtt_pair_open_with(mqtt_pair *pair, nv_hub_loop *loop, uint64_t connection_id,
+                         nv_session *(*make)(nv_carrier *carrier));
 /** Append to what the client sends, and let the session eat. */
 void mqtt_pair_send(mqtt_pair *pair, nv_span bytes);
 /** Let the carrier do its work: input that may go on, closing, freeing. Call it after running the executors. */
