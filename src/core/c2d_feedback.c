@@ -40,6 +40,7 @@ struct nv_feedback {
     size_t batch_count;
     uint32_t ops;
     bool reading;
+    bool again;     /* something changed that the read under way may not have seen */
     nv_timer timer; /* the oldest record becomes old */
     _Atomic bool wanted;
     _Atomic bool told;
@@ -312,7 +313,8 @@ static void read_done(nv_state_op *op)
 {
     read_op *self = nv_container_of(op, read_op, op);
     nv_feedback *feedback = self->feedback;
-    feedback->reading = false;
+    bool again = feedback->again;
+    feedback->reading = feedback->again = false;
     feedback->ops--;
     if (op->status == NV_OK && !is_closed(feedback)) {
         give(self);
@@ -320,6 +322,9 @@ static void read_done(nv_state_op *op)
         answer_empty(feedback, is_closed(feedback) ? NV_HUB_ERROR_ServiceUnavailable : nv_c2d_error_of(op->status));
     }
     read_free(self);
+    if (again && !feedback->reading) {
+        serve(feedback);
+    }
 }
 
 static void note_locked(read_op *self)
@@ -338,6 +343,7 @@ static void note_locked(read_op *self)
 static void serve(nv_feedback *feedback)
 {
     atomic_store(&feedback->wanted, !nv_list_empty(&feedback->takers));
+    feedback->again = feedback->reading;
     if (feedback->reading || nv_list_empty(&feedback->takers) || is_closed(feedback)) {
         return;
     }

@@ -808,8 +808,7 @@ static void credit_is_kept(void **state)
     (void)state;
     rig_add_events(&on, 0, "d", 0, 50);
     rig_client *c = connect_service();
-    rig_link *link = rig_attach_link(c, &(rig_attach){.address = READER, .credit = 0});
-    link->keep = true; /* so that the engine gives no more by itself */
+    rig_link *link = rig_attach_link(c, &(rig_attach){.address = READER, .keep = true}); /* no more by itself */
     flow(c, link, 0, 0);
     flow(c, link, 3, 3);
     flow(c, link, 7, 7);
@@ -823,20 +822,53 @@ static void credit_is_kept(void **state)
     rig_disconnect(c);
 }
 
+/** What there is comes first, then the rest of the credit goes back; without anything to come it goes at once. */
+static void drains(void **state)
+{
+    (void)state;
+    static const char *const filters[] = {NULL, "amqp.annotation.x-opt-offset > '@latest'",
+                                          "amqp.annotation.x-opt-sequence-number > '21'",
+                                          "amqp.annotation.x-opt-enqueued-time > '4000000000000'"};
+    fill_partition();
+    rig_client *c = connect_service();
+    for (size_t i = 0; i < NV_COUNT_OF(filters); i++) {
+        rig_link *link =
+            rig_attach_link(c, &(rig_attach){.address = READER, .filter = filters[i], .credit = 100, .keep = true});
+        rig_drain(c, link);
+        RIG_UNTIL(c, link->link->credit == 0);
+        assert_int_equal(link->count, i == 0 ? 20 : 0);
+        rig_add_events(&on, 0, "late", (unsigned)i, 1);
+        rig_rest(c);
+        assert_int_equal(link->count, i == 0 ? 20 : 0);
+        rig_detach(c, link);
+    }
+    rig_disconnect(c);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(redirects),          TEST(redirected_address_attaches),
-        TEST(addresses),          TEST(rights),
-        TEST(reads_event_hub),    TEST(reads_partition),
-        TEST(management_refuses), TEST(answers_find_their_way),
-        TEST(positions),          TEST(latest),
-        TEST(wrong_positions),    TEST(epochs),
-        TEST(sixth_reader),       TEST(group_that_goes),
-        TEST(connection_lost),    TEST(events_in_order),
-        TEST(runtime_metrics),    TEST(credit_is_kept),
+        TEST(redirects),
+        TEST(redirected_address_attaches),
+        TEST(addresses),
+        TEST(rights),
+        TEST(reads_event_hub),
+        TEST(reads_partition),
+        TEST(management_refuses),
+        TEST(answers_find_their_way),
+        TEST(positions),
+        TEST(latest),
+        TEST(wrong_positions),
+        TEST(epochs),
+        TEST(sixth_reader),
+        TEST(group_that_goes),
+        TEST(connection_lost),
+        TEST(events_in_order),
+        TEST(runtime_metrics),
+        TEST(credit_is_kept),
+        TEST(drains),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

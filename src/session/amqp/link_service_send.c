@@ -175,12 +175,15 @@ static void read_body(reading *r, const nv_amqp_message *message)
 
 static void read_expiry(reading *r, const nv_amqp_message *message)
 {
-    if (NV_AMQP_HAS(&message->properties, properties, absolute_expiry_time)) {
-        int64_t ms = message->properties.absolute_expiry_time;
-        r->op->send.expires_us = ms <= 0                         ? 1 /* long ago; 0 is the default */
-                                 : ms > INT64_MAX / NV_US_PER_MS ? INT64_MAX
-                                                                 : ms * NV_US_PER_MS;
+    if (!NV_AMQP_HAS(&message->properties, properties, absolute_expiry_time)) {
+        return;
     }
+    int64_t ms = message->properties.absolute_expiry_time;
+    if (ms <= nv_wall_us(amqp_hub(r->op->from->server)->clock) / NV_US_PER_MS) {
+        fail_argument(r, "the message has expired: its absolute-expiry-time is not ahead of the hub's clock");
+        return;
+    }
+    r->op->send.expires_us = ms > INT64_MAX / NV_US_PER_MS ? INT64_MAX : ms * NV_US_PER_MS;
 }
 
 static void read_message(reading *r, const nv_amqp_delivery *delivery)
@@ -192,13 +195,10 @@ static void read_message(reading *r, const nv_amqp_delivery *delivery)
     } else if (nv_amqp_message_read(delivery->bytes, &message) != NV_OK) {
         fail(r, NV_AMQP_ERR_DECODE_ERROR, NV_HUB_ERROR_IotHubFormatError, "the message cannot be decoded");
     } else {
-        read_to(r, &message);
-        read_expiry(r, &message);
-        if (!r->wrong) {
-            read_properties(r, &message);
-        }
-        if (!r->wrong) {
-            read_body(r, &message);
+        static void (*const parts[])(reading *, const nv_amqp_message *) = {read_to, read_expiry, read_properties,
+                                                                            read_body};
+        for (size_t i = 0; i < NV_COUNT_OF(parts) && !r->wrong; i++) {
+            parts[i](r, &message);
         }
     }
 }

@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "core/registry.h"
+#include "session/amqp/engine_impl.h"
 #include "session/amqp/server.h"
 
 #include <setjmp.h>
@@ -239,6 +240,7 @@ rig_link *rig_attach_begin(rig_client *c, const rig_attach *how)
         put_filter(&w, how);
     }
     rig_link *self = nv_calloc(1, sizeof(*self));
+    self->keep = how->keep;
     assert_true(c->link_count < RIG_LINKS);
     (void)snprintf(name, sizeof(name), "link-%zu", c->link_count);
     c->links[c->link_count++] = self;
@@ -280,6 +282,12 @@ void rig_detach(rig_client *c, rig_link *link)
 void rig_credit(rig_client *c, rig_link *link, uint32_t credit)
 {
     nv_amqp_link_set_credit(link->link, credit);
+    rig_move(c);
+}
+
+void rig_drain(rig_client *c, rig_link *link)
+{
+    engine_send_flow(engine_session_of(link->link->session), engine_link_of(link->link), true);
     rig_move(c);
 }
 

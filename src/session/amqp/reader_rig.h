@@ -72,6 +72,7 @@ typedef struct rig_attach {
     uint32_t credit;
     uint8_t snd_settle_mode; /* 2: mixed */
     uint8_t rcv_settle_mode;
+    bool keep;                /* rig_link.keep */
     nv_amqp_session *session; /* NULL: the connection's first */
 } rig_attach;
 
@@ -103,6 +104,8 @@ rig_link *rig_attach_link(rig_client *client, const rig_attach *how);
 void rig_detach(rig_client *client, rig_link *link);
 /** Allow so many deliveries from now on. */
 void rig_credit(rig_client *client, rig_link *link, uint32_t credit);
+/** Ask to have the credit used up or given back. link->link->credit is 0 when it is. */
+void rig_drain(rig_client *client, rig_link *link);
 /** Send one message; the outcome is to come. @return its cookie */
 uint64_t rig_send(rig_client *client, rig_link *link, nv_span message);
 /** ... and wait for it. */
