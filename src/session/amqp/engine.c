@@ -383,13 +383,26 @@ static bool on_session_frame(nv_amqp_conn *conn, uint16_t channel, nv_amqp_perfo
         engine_on_disposition(conn, s, &p->disposition);
         return true;
     default:
-        if (s->unanswered > 0) {
+        if (engine_must_wait(s)) {
             engine_stop(conn, ENGINE_STOP_ATTACH); /* END waits for the owner's answer */
             return false;
         }
         engine_on_end(conn, s, &p->end);
         return true;
     }
+}
+
+static bool must_wait(const nv_amqp_conn *conn)
+{
+    if (conn->_p->unanswered == 0) {
+        return false;
+    }
+    for (nv_list *at = conn->sessions.next; at != &conn->sessions; at = at->next) {
+        if (engine_must_wait(engine_session_of(nv_container_of(at, nv_amqp_session, _node)))) {
+            return true;
+        }
+    }
+    return false;
 }
 
 static bool on_opened_frame(nv_amqp_conn *conn, uint16_t channel, nv_amqp_performative *p, nv_span body,
@@ -407,7 +420,7 @@ static bool on_opened_frame(nv_amqp_conn *conn, uint16_t channel, nv_amqp_perfor
     case NV_AMQP_END:
         return on_session_frame(conn, channel, p, body, payload);
     case NV_AMQP_CLOSE:
-        if (conn->_p->unanswered > 0) {
+        if (must_wait(conn)) {
             engine_stop(conn, ENGINE_STOP_ATTACH);
             return false;
         }

@@ -99,7 +99,8 @@ typedef struct nv_amqp_conn_ops {
     /**
      * The peer attached a link: answer with nv_amqp_link_accept() or _refuse(), now or later; link->attach is valid
      * until then. Transfers that arrive before are kept waiting (nothing is read). Who answers later sets link->ops
-     * and link->owner at once: detached() tells when the link is over before that. NULL: all are refused.
+     * and link->owner at once: detached() tells when the link is over before that, and no answer is due. Who does not
+     * must answer: what would end the link waits, or the link lives on, dead, until then. NULL: all are refused.
      */
     void (*attach)(nv_amqp_conn *conn, nv_amqp_link *link);
     /** The connection is over: CLOSE from the peer, an error of ours, or the transport is gone. Each link was told

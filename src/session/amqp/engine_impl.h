@@ -341,6 +341,8 @@ void engine_bury(nv_amqp_conn *conn);
 /** @return false: not now, the frame stays */
 bool engine_on_attach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attach *attach, nv_span body);
 bool engine_on_detach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_detach *detach);
+/** A link of it waits for an answer of its owner, who does not hear of its end otherwise. */
+bool engine_must_wait(const engine_session *s);
 /** The owner is told, then the memory goes at the end of the call. */
 void engine_link_kill(engine_link *l, const nv_amqp_problem *problem);
 /** An error of the peer's that only its link pays for: DETACH with the condition. */

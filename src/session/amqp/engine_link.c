@@ -144,6 +144,8 @@ static void empty(engine_link *l)
     engine_look_at_budget(conn);
 }
 
+static bool owes_answer(const engine_link *l);
+
 /* Our DETACH is out; the handle is taken until the peer's comes. */
 static void gone(engine_link *l)
 {
@@ -165,6 +167,7 @@ void engine_link_kill(engine_link *l, const nv_amqp_problem *problem)
 {
     engine_session *s = engine_link_session(l);
     const nv_amqp_link_ops *ops = l->pub.ops;
+    bool owed = owes_answer(l);
     empty(l);
     l->state = ENGINE_LINK_DEAD;
     l->pub.ops = NULL;
@@ -180,7 +183,7 @@ void engine_link_kill(engine_link *l, const nv_amqp_problem *problem)
         l->pub.conn->_p->unanswered--;
         s->unanswered--;
         engine_go(l->pub.conn, ENGINE_STOP_ATTACH);
-        if (!ops) { /* nobody can be told: it stays until it is answered */
+        if (owed) { /* nobody can be told: it stays until it is answered */
             s->owed++;
             nv_list_push_back(&l->pub.conn->_p->owed, &l->pub._node);
             return;
@@ -229,7 +232,62 @@ void engine_tell_late(nv_amqp_conn *conn, bool all)
 
 void engine_link_free(engine_link *l)
 {
+    free(l->held);
     free(l);
+}
+
+/* ---- our ATTACH, as it is written ------------------------------------------------------------------------------ */
+
+static nv_amqp_performative attach_of(const engine_link *l)
+{
+    nv_amqp_performative p = {.code = NV_AMQP_ATTACH};
+    p.attach.name = l->pub.name;
+    NV_AMQP_SET(&p.attach, attach, handle, l->handle);
+    NV_AMQP_SET(&p.attach, attach, role, !l->pub.sender);
+    NV_AMQP_SET(&p.attach, attach, snd_settle_mode, l->pub.snd_settle_mode);
+    NV_AMQP_SET(&p.attach, attach, rcv_settle_mode, l->pub.rcv_settle_mode);
+    if (l->pub.sender) {
+        NV_AMQP_SET(&p.attach, attach, initial_delivery_count, l->delivery_count);
+    }
+    NV_AMQP_SET(&p.attach, attach, max_message_size, l->max_message);
+    return p;
+}
+
+static bool send_attach(engine_link *l, const nv_amqp_performative *p)
+{
+    const nv_amqp_attach *a = &p->attach;
+    size_t room = a->name.len + a->source.len + a->target.len + a->properties.len + a->desired_capabilities.len;
+    return engine_write(l->pub.conn, NV_AMQP_FRAME_AMQP, l->pub.session->channel, p, room);
+}
+
+/* Null termini: there will be no link (part 2 section 2.6.3). @return false: it fits no frame of the peer's */
+static bool send_refusal(engine_link *l)
+{
+    uint8_t tracking[128];
+    nv_amqp_performative p = attach_of(l);
+    p.attach.properties = engine_put_tracking(l->pub.conn, tracking);
+    return send_attach(l, &p);
+}
+
+/* Nobody would hear of its end: the owner has it in hand, and must answer first. */
+static bool owes_answer(const engine_link *l)
+{
+    return l->held && (!l->pub.ops || !l->pub.ops->detached);
+}
+
+bool engine_must_wait(const engine_session *s)
+{
+    if (s->unanswered == 0) {
+        return false;
+    }
+    for (const nv_list *node = s->pub.links.next; node != &s->pub.links; node = node->next) {
+        const nv_amqp_link *link =
+            (const nv_amqp_link *)(const void *)((const char *)node - offsetof(nv_amqp_link, _node));
+        if (owes_answer((const engine_link *)(const void *)link)) {
+            return true;
+        }
+    }
+    return false;
 }
 
 /* ---- DETACH ------------------------------------------------------------------------------------------------- */
@@ -287,12 +345,15 @@ bool engine_on_detach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_detac
     if (!l) {
         return true; /* it crossed the end of the link */
     }
-    if (l->held) {
+    if (owes_answer(l)) {
         engine_stop(conn, ENGINE_STOP_ATTACH);
         return false;
     }
     nv_amqp_problem problem = engine_problem_of(detach->error);
-    if (l->state == ENGINE_LINK_ATTACHED) {
+    if (l->held) {
+        send_refusal(l);
+    }
+    if (l->held || l->state == ENGINE_LINK_ATTACHED) {
         send_detach(l, detach->closed, &(nv_amqp_problem){.condition = NV_AMQP_ERR_NONE});
     }
     engine_link_kill(l, &problem);
@@ -364,7 +425,7 @@ static bool steal(nv_amqp_conn *conn, nv_span name, bool sender)
         return true;
     }
     if (old->held) {
-        return false;
+        return false; /* the owner has not decided about that one: the newer is refused */
     }
     engine_link_fail(old, NV_AMQP_ERR_STOLEN, "a newer link has the same name and role");
     return true;
@@ -460,28 +521,6 @@ bool engine_on_attach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attac
 
 /* ---- the owner's answer ------------------------------------------------------------------------------------- */
 
-static nv_amqp_performative attach_of(const engine_link *l)
-{
-    nv_amqp_performative p = {.code = NV_AMQP_ATTACH};
-    p.attach.name = l->pub.name;
-    NV_AMQP_SET(&p.attach, attach, handle, l->handle);
-    NV_AMQP_SET(&p.attach, attach, role, !l->pub.sender);
-    NV_AMQP_SET(&p.attach, attach, snd_settle_mode, l->pub.snd_settle_mode);
-    NV_AMQP_SET(&p.attach, attach, rcv_settle_mode, l->pub.rcv_settle_mode);
-    if (l->pub.sender) {
-        NV_AMQP_SET(&p.attach, attach, initial_delivery_count, l->delivery_count);
-    }
-    NV_AMQP_SET(&p.attach, attach, max_message_size, l->max_message);
-    return p;
-}
-
-static bool send_attach(engine_link *l, const nv_amqp_performative *p)
-{
-    const nv_amqp_attach *a = &p->attach;
-    size_t room = a->name.len + a->source.len + a->target.len + a->properties.len + a->desired_capabilities.len;
-    return engine_write(l->pub.conn, NV_AMQP_FRAME_AMQP, l->pub.session->channel, p, room);
-}
-
 void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept)
 {
     engine_link *l = engine_link_of(link);
@@ -545,14 +584,12 @@ void nv_amqp_link_refuse(nv_amqp_link *link, nv_amqp_condition condition, const 
         engine_leave(conn);
         return;
     }
-    uint8_t tracking[128];
-    nv_amqp_performative p = attach_of(l);
-    p.attach.properties = engine_put_tracking(conn, tracking);
     nv_amqp_problem problem = engine_problem(condition, description);
     problem.info = info;
     answered(l);
     l->state = ENGINE_LINK_ATTACHED;
-    if (!send_attach(l, &p)) { /* a name that fits no frame of the peer's */
+    if (!send_refusal(l)) { /* a name that fits no frame of the peer's */
+        link->ops = NULL;
         engine_link_kill(l, &problem);
     } else {
         send_detach(l, true, &problem);

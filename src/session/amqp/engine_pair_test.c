@@ -427,6 +427,42 @@ static void open_waiting(void)
     open_waiting_with(NULL);
 }
 
+static void want_to_be_told(void)
+{
+    p->server.waiting->ops = &amqp_owner_link_ops;
+    p->server.waiting->owner = &p->server;
+}
+
+/* An owner that wants to be told hears of the end before it has answered. */
+static void test_no_answer_needed(void **state)
+{
+    (void)state;
+    for (int how = 0; how < 3; how++) {
+        open_waiting();
+        want_to_be_told();
+        if (how == 0) {
+            nv_amqp_link_detach(p->client.links[0], NV_AMQP_ERR_NONE, NULL);
+        } else if (how == 1) {
+            nv_amqp_session_end(p->client.session, NV_AMQP_ERR_NONE, NULL);
+        } else {
+            nv_amqp_conn_close(&p->client.conn, NV_AMQP_ERR_NONE, NULL);
+        }
+        nv_buf_clear(&p->client.log);
+        run();
+        assert_non_null(strstr(amqp_owner_log(&p->server), "detached events"));
+        assert_int_equal(p->server.ended, how == 2);
+        assert_int_equal(p->client.conn.link_count, 0);
+        if (how == 0) { /* and the name is free */
+            p->server.attach_later = false;
+            (void)amqp_owner_attach(&p->client, "events", true, 0);
+            run();
+            assert_int_equal(p->client.conn.link_count, 1);
+            assert_non_null(strstr(amqp_owner_log(&p->client), "room events 100"));
+        }
+        close_pair();
+    }
+}
+
 static void test_late_answer(void **state)
 {
     (void)state;
@@ -455,13 +491,20 @@ static void test_late_answer(void **state)
 static void test_answer_to_the_dead(void **state)
 {
     (void)state;
-    for (int accept = 0; accept < 3; accept++) {
+    for (int accept = 0; accept < 4; accept++) {
         open_waiting();
+        if (accept == 3) { /* it wants to be told, and is not asked for an answer */
+            want_to_be_told();
+        }
         amqp_script_put(&p->server.end.in, "transfer handle=9 id=0 tag=01\n");
         amqp_end_serve(&p->server.end);
         assert_false(p->server.ended);
         assert_int_equal(p->server.conn.link_count, 0);
-        assert_int_equal(p->server.waiting->attach->handle, 0); /* still there to be looked at */
+        bool told = strstr(amqp_owner_log(&p->server), "detached events") != NULL;
+        assert_int_equal(told, accept == 3);
+        if (accept < 3) {
+            assert_int_equal(p->server.waiting->attach->handle, 0); /* still there to be looked at */
+        }
         if (accept == 1) {
             accept_waiting();
             nv_buf_clear(&p->server.log);
@@ -809,6 +852,7 @@ int main(void)
         cmocka_unit_test(test_budget),
         cmocka_unit_test(test_late_sasl),
         cmocka_unit_test(test_late_answer),
+        cmocka_unit_test(test_no_answer_needed),
         cmocka_unit_test(test_answer_to_the_dead),
         cmocka_unit_test(test_answer_after_the_end),
         cmocka_unit_test(test_end_in_callbacks),
