@@ -444,6 +444,7 @@ void amqp_device_attach(amqp_server *s, nv_amqp_link *link, const amqp_address *
     if (!amqp_auth_device(s, address->device_id, address->module_id, &token)) {
         nv_hub_refuse(amqp_hub(s), "amqp", s->conn.session.carrier->peer, address->device_id, address->module_id,
                       NV_REFUSAL_NOT_COVERED, "");
+        nv_metric_add(NV_M_AMQP_REFUSED, 1);
         nv_amqp_link_refuse(link, NV_AMQP_ERR_UNAUTHORIZED_ACCESS,
                             "ErrorCode:IotHubUnauthorizedAccess;no token of this connection covers the device",
                             NV_SPAN_EMPTY);

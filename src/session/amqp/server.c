@@ -14,6 +14,7 @@
 #define HOST_MAX         255u
 #define SAYS_EXPIRED     "ErrorCode:IotHubUnauthorizedAccess;the token has expired"
 #define DRAIN_US         (5 * NV_US_PER_S)
+#define SERVICES_SLACK   16u
 
 /* What a stranger may have: its $cbs pair, and one too many. */
 #define STRANGER_SESSIONS 8u
@@ -194,23 +195,6 @@ static void forget(amqp_server *s, service *entry)
     free(entry);
 }
 
-static void remember(amqp_server *s, const nv_amqp_link *link, nv_span path)
-{
-    service *entry = service_of(s, link);
-    if (entry) {
-        forget(s, entry);
-    }
-    entry = nv_malloc(sizeof(*entry) + path.len);
-    entry->link = link;
-    entry->exists = true;
-    entry->path_len = path.len;
-    if (path.len > 0) {
-        memcpy(entry->path, path.ptr, path.len);
-    }
-    nv_list_push_back(&s->services, &entry->node);
-    (void)nv_map_put(&s->by_link, nv_span_of(&entry->link, sizeof(entry->link)), entry);
-}
-
 static void note_existing(amqp_server *s)
 {
     for (nv_list *at = s->conn.sessions.next; at != &s->conn.sessions; at = at->next) {
@@ -238,6 +222,22 @@ static void sweep_services(amqp_server *s)
             forget(s, entry);
         }
     }
+}
+
+static void remember(amqp_server *s, const nv_amqp_link *link, nv_span path)
+{
+    if (s->by_link.count > 2 * (size_t)s->conn.link_count + SERVICES_SLACK) {
+        sweep_services(s);
+    }
+    service *entry = nv_malloc(sizeof(*entry) + path.len);
+    entry->link = link;
+    entry->exists = true;
+    entry->path_len = path.len;
+    if (path.len > 0) {
+        memcpy(entry->path, path.ptr, path.len);
+    }
+    nv_list_push_back(&s->services, &entry->node);
+    (void)nv_map_put(&s->by_link, nv_span_of(&entry->link, sizeof(entry->link)), entry);
 }
 
 void amqp_server_close_if_empty(amqp_server *s, nv_amqp_condition condition, const char *description)
