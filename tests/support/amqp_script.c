@@ -64,12 +64,12 @@ static nv_span text(nv_span line, const char *key)
     } while (0)
 
 typedef struct scratch {
-    uint8_t bytes[2][512];
+    uint8_t bytes[2][1024];
 } scratch;
 
 static nv_span encoded(uint8_t *memory, const nv_amqp_performative *p)
 {
-    nv_writer w = nv_writer_of(memory, 512);
+    nv_writer w = nv_writer_of(memory, 1024);
     nv_amqp_encode(&w, p);
     return nv_writer_span(&w);
 }
@@ -92,7 +92,7 @@ static nv_span terminus(nv_span line, const char *key, nv_amqp_code code, uint8_
     if (!address.ptr) {
         return NV_SPAN_EMPTY;
     }
-    uint8_t value[256];
+    uint8_t value[600];
     nv_writer w = nv_writer_of(value, sizeof(value));
     nv_amqp_put_string(&w, address);
     nv_amqp_performative p = {.code = code};

@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #define NAME_MAX_BYTES 1024u
+#define AROUND_NAME    192u /* the rest of an ATTACH with null termini: a refusal always fits a frame */
 
 /* ---- names: one per role and connection (amqp.md section 1.3) ------------------------------------------------- */
 
@@ -501,9 +502,9 @@ bool engine_on_attach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attac
         engine_session_fail(s, NV_AMQP_ERR_HANDLE_IN_USE, "handle %" PRIu32 " is attached", attach->handle);
         return true;
     }
-    if (attach->name.len > NAME_MAX_BYTES || attach->snd_settle_mode > 2 || attach->rcv_settle_mode > 1) {
-        engine_session_fail(s, NV_AMQP_ERR_INVALID_FIELD, "attach: a name longer than %u bytes or an unknown mode",
-                            NAME_MAX_BYTES);
+    bool long_name = attach->name.len > NAME_MAX_BYTES || attach->name.len + AROUND_NAME > conn->peer_max_frame;
+    if (long_name || attach->snd_settle_mode > 2 || attach->rcv_settle_mode > 1) {
+        engine_session_fail(s, NV_AMQP_ERR_INVALID_FIELD, "attach: a name that is too long, or an unknown mode");
         return true;
     }
     engine_link *asked = find_asked(s, attach->name, attach->role);
