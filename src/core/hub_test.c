@@ -3,6 +3,7 @@
 #include "base/diag.h"
 #include "codec/base64.h"
 #include "codec/sas.h"
+#include "core/event_hub.h"
 #include "core/method.h"
 #include "support/fake_core.h"
 
@@ -521,6 +522,43 @@ static void test_ticks(void **state)
     fake_core_deinit(&core);
 }
 
+/* ---- consumer groups that cannot be stored ---------------------------------------------------------------------- */
+
+static void note_change(nv_group_change *change)
+{
+    *(bool *)change->arg = true;
+}
+
+static nv_hub_error change_group(fake_core *core, bool create)
+{
+    bool done = false;
+    nv_group_change change = {.name = nv_span_str("web"), .create = create, .done = note_change, .arg = &done};
+    nv_group_change_do(&core->hub->loops[1], &change);
+    fake_core_run(core);
+    assert_true(done);
+    return change.error;
+}
+
+static void test_groups_follow_the_store(void **state)
+{
+    (void)state;
+    fake_core core;
+    fake_core_init(&core, 2, &nv_limits_open);
+    fake_state_set_status(&core, NV_E_NO_SPACE);
+    assert_int_equal(change_group(&core, true), NV_HUB_ERROR_ServiceUnavailable);
+    assert_false(nv_group_exists(core.hub, nv_span_str("web")));
+    fake_state_set_status(&core, NV_OK);
+    assert_int_equal(change_group(&core, true), NV_HUB_ERROR_NONE);
+    assert_true(nv_group_exists(core.hub, nv_span_str("web")));
+    fake_state_set_status(&core, NV_E_IO);
+    assert_int_equal(change_group(&core, false), NV_HUB_ERROR_ServiceUnavailable);
+    assert_true(nv_group_exists(core.hub, nv_span_str("web")));
+    fake_state_set_status(&core, NV_OK);
+    assert_int_equal(change_group(&core, false), NV_HUB_ERROR_NONE);
+    assert_false(nv_group_exists(core.hub, nv_span_str("web")));
+    fake_core_deinit(&core);
+}
+
 int main(void)
 {
     nv_diag_setup(NV_LEVEL_ERROR, false, 2);
@@ -538,6 +576,7 @@ int main(void)
         cmocka_unit_test(test_release_before_grant),
         cmocka_unit_test(test_settle),
         cmocka_unit_test(test_ticks),
+        cmocka_unit_test(test_groups_follow_the_store),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
