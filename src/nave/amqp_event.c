@@ -29,9 +29,7 @@ static bool value_of(const nv_amqp_value *from, nv_value *to)
             to->boolean = from->boolean;
         } else if (from->type == NV_AMQP_UUID || nv_amqp_is_text(from)) {
             to->bytes = from->bytes;
-        } else if (from->type >= NV_AMQP_BYTE && from->type <= NV_AMQP_LONG) {
-            to->i = from->i;
-        } else if (from->type == NV_AMQP_TIMESTAMP) {
+        } else if ((from->type >= NV_AMQP_BYTE && from->type <= NV_AMQP_LONG) || from->type == NV_AMQP_TIMESTAMP) {
             to->i = from->i;
         } else {
             to->u = from->u;

@@ -322,7 +322,7 @@ static void add_part(feed *f, nv_span id)
         return;
     }
     *p = (part){.f = f, .number = (uint32_t)number};
-    memcpy(p->id, id.ptr, id.len);
+    (void)snprintf(p->id, sizeof(p->id), "%.*s", NV_SPAN_ARG(id));
     f->part_count++;
 }
 

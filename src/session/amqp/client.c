@@ -326,7 +326,6 @@ void nv_amqp_node_ask(nv_amqp_node *node, nv_amqp_ask *ask)
 
 static void node_free(nv_amqp_node *node)
 {
-    nv_list_remove(&node->link);
     free(node->address);
     free(node->reply_to);
     free(node);
@@ -431,8 +430,9 @@ static void free_client(nv_amqp_conn *conn)
 {
     nv_amqp_client *client = client_of(conn);
     nv_amqp_conn_deinit(conn);
-    while (!nv_list_empty(&client->nodes)) {
-        node_free(nv_container_of(client->nodes.next, nv_amqp_node, link));
+    nv_list *link;
+    while ((link = nv_list_pop_front(&client->nodes))) {
+        node_free(nv_container_of(link, nv_amqp_node, link));
     }
     drop_token(client);
     free(client->hostname);
