@@ -97,15 +97,16 @@ int nv_amqp_place_of(nv_client *client, nv_amqp_place *out)
     return found ? code : refuse("AMQP", "this hub does not listen for it; start it with amqp.port");
 }
 
-int nv_amqp_is_nave(nv_client *client, bool *out)
+int nv_amqp_rather_http(nv_client *client, bool *out)
 {
-    nv_answer answer = {0};
-    *out = client->local != NULL;
-    int code = *out ? NV_EXIT_OK : nv_client_request(client, "GET", "/nave/v1/hub", NULL, NULL, &answer);
-    if (code == NV_EXIT_OK && !*out) {
-        /* A hub of ours that refuses says so in its own form. */
-        *out = nv_json_member(answer.body, "hostName") || nv_json_member(answer.body, "errorCode");
+    if (client->local) {
+        *out = nv_json_member(nv_json_member(client->local, "endpoints"), "https") != NULL;
+        return NV_EXIT_OK;
     }
+    nv_answer answer = {0};
+    int code = nv_client_request(client, "GET", "/nave/v1/hub", NULL, NULL, &answer);
+    /* A hub of ours that refuses says so in its own form. */
+    *out = nv_json_member(answer.body, "hostName") || nv_json_member(answer.body, "errorCode");
     nv_answer_deinit(&answer);
     return code;
 }

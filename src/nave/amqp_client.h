@@ -45,8 +45,9 @@ typedef struct nv_amqp_place {
  */
 int nv_amqp_place_of(nv_client *client, nv_amqp_place *out);
 
-/** Is the hub one that knows /nave/v1/? @return an exit code when it cannot be asked, said on stderr */
-int nv_amqp_is_nave(nv_client *client, bool *out);
+/** Is the hub one that knows /nave/v1/, and listens for HTTPS? @return an exit code when it cannot be asked, said on
+ * stderr */
+int nv_amqp_rather_http(nv_client *client, bool *out);
 
 /**
  * Connect: TLS with the trust of run->client. Exactly one ended() of the config comes, also when there was never a

@@ -209,7 +209,7 @@ static int send_message(const nv_args *args, const char *http_body, const nv_amq
     nv_client client = {0};
     int code = nv_client_open(&client, args);
     if (code == NV_EXIT_OK && !over) {
-        code = nv_amqp_is_nave(&client, &http);
+        code = nv_amqp_rather_http(&client, &http);
     }
     if (code == NV_EXIT_OK) {
         code = http ? send_http(&client, args, http_body) : nv_amqp_send_to(&client, message);

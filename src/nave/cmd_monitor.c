@@ -266,7 +266,7 @@ static int choose(monitor *m, nv_client *client, const char *over)
         return usage("an event hub is read by AMQP: leave --over http out");
     }
     if (!over && !client->entity && !nv_args_has(m->args, "consumer-group")) {
-        code = nv_amqp_is_nave(client, &http);
+        code = nv_amqp_rather_http(client, &http);
     }
     return code != NV_EXIT_OK ? code : http ? run(m, client) : nv_monitor_amqp(m, client);
 }

@@ -643,6 +643,13 @@ def monitor_amqp_survives_a_restart():
 
 
 @case
+def without_https():
+    with Hub("--set", "https.port=0") as hub:
+        one_sentence(hub.cli("monitor", "--partition", "9", code=1)[1], "no partition 9")
+        one_sentence(hub.cli("send", "nobody", "x", code=1)[1], "DeviceNotFound")
+
+
+@case
 def another_hub():
     """A hub that knows nothing of /nave/v1/, on the ports that clients know: a namespace of its own is needed."""
     with Hub("--set", "https.port=9443", "--set", "amqp.port=5671") as hub:

@@ -17,7 +17,7 @@
 #define FILTER_TEXT_MAX 256u
 
 struct nv_amqp_node {
-    nv_list link; /* nv_amqp_client.nodes */
+    nv_amqp_node *next; /* of nv_amqp_client.nodes */
     nv_amqp_client *client;
     char *address;
     char *reply_to;
@@ -35,7 +35,7 @@ struct nv_amqp_client {
     char *container_id;
     char *audience;
     const nv_clock *clock;
-    nv_list nodes;
+    nv_amqp_node *nodes;
     /* the token */
     nv_amqp_node *cbs;
     nv_amqp_ask put;
@@ -292,7 +292,8 @@ nv_amqp_node *nv_amqp_node_open(nv_amqp_client *client, const char *address)
     node->address = nv_strdup(address);
     node->reply_to = joined(address, "-receiver");
     nv_list_init(&node->asks);
-    nv_list_push_back(&client->nodes, &node->link);
+    node->next = client->nodes;
+    client->nodes = node;
     nv_writer text_writer = nv_writer_of(text, sizeof(text));
     nv_writer target_writer = nv_writer_of(target, sizeof(target));
     nv_amqp_target mine = {.address = encoded_string(&text_writer, node->reply_to)};
@@ -430,9 +431,9 @@ static void free_client(nv_amqp_conn *conn)
 {
     nv_amqp_client *client = client_of(conn);
     nv_amqp_conn_deinit(conn);
-    nv_list *link;
-    while ((link = nv_list_pop_front(&client->nodes))) {
-        node_free(nv_container_of(link, nv_amqp_node, link));
+    for (nv_amqp_node *node = client->nodes, *next = NULL; node; node = next) {
+        next = node->next;
+        node_free(node);
     }
     drop_token(client);
     free(client->hostname);
@@ -471,7 +472,6 @@ nv_session *nv_amqp_client_new(nv_carrier *carrier, const nv_amqp_client_config 
     memcpy(client->put_properties, put, sizeof(put));
     client->put_properties[NV_COUNT_OF(put)] = client->audience; /* and NULL behind it */
     client->clock = config->clock ? config->clock : nv_clock_system();
-    nv_list_init(&client->nodes);
     char *response = NULL;
     nv_amqp_config engine = {
         .container_id = client->container_id,
