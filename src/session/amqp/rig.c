@@ -160,7 +160,7 @@ static bool end_transport(amqp_client *c)
 
 static bool serve(amqp_client *c)
 {
-    bool moved = move(c, &c->out, &c->conn.session, c->hub);
+    bool moved = !c->mute && move(c, &c->out, &c->conn.session, c->hub);
     if (!c->stuck) {
         moved = move(c, &c->hub_out, c->hub, &c->conn.session) || moved;
     }

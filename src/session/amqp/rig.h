@@ -122,6 +122,7 @@ typedef struct amqp_client {
     nv_buf hub_out;
     bool cut;
     bool stuck; /* the client reads nothing */
+    bool mute;  /* what it says does not arrive */
     size_t step;
 } amqp_client;
 

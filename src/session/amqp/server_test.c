@@ -467,6 +467,46 @@ static void test_names_of_links(void **state)
     amqp_rig_free(rig);
 }
 
+/* ---- silence ------------------------------------------------------------------------------------------------ */
+
+/* conformance: amqp.md 11 */
+/* conformance: amqp.md 60 */
+static void test_heartbeats_alone(void **state)
+{
+    (void)state;
+    amqp_rig *rig = amqp_rig_new(NULL);
+    amqp_rig_add(rig, "d1", NULL);
+    amqp_client_options options = {
+        .mechanism = "PLAIN",
+        .user = "d1@sas.hub",
+        .password = amqp_rig_token(rig, &(amqp_token){.resource = "hub.test/devices/d1"}),
+        .idle_time_out_ms = 20000,
+    };
+    amqp_client *c = amqp_client_new(rig, &options);
+    amqp_client_link *l = amqp_client_attach(c, true, EVENTS, NULL);
+    for (int s = 0; s < 30 * 60; s += 10) { /* in each half of what the client bears it hears something */
+        size_t heard = nv_buf_len(&c->from_hub);
+        amqp_rig_advance(rig, 10 * NV_US_PER_S);
+        assert_true(nv_buf_len(&c->from_hub) > heard);
+    }
+    assert_false(c->ended || l->ended); /* and it speaks itself, as the hub asked */
+    amqp_client_send_body(l, "after half an hour");
+    amqp_client_free(c);
+
+    options.idle_time_out_ms = 0;
+    c = amqp_client_new(rig, &options);
+    (void)amqp_client_attach(c, true, EVENTS, NULL);
+    c->mute = true;
+    amqp_rig_advance(rig, 239 * NV_US_PER_S);
+    assert_non_null(c->hub);
+    assert_false(c->hub->closing);
+    amqp_rig_advance(rig, 10 * NV_US_PER_S);
+    assert_true(c->ended || !c->hub || c->hub->closing); /* 240 s of silence */
+    assert_int_equal(nv_devices_connected(rig->hub), 0);
+    amqp_client_free(c);
+    amqp_rig_free(rig);
+}
+
 /* ---- the end ------------------------------------------------------------------------------------------------ */
 
 static void test_drain(void **state)
@@ -521,17 +561,12 @@ static void test_lines_of_the_log(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_headers_and_open),
-        cmocka_unit_test(test_plain_of_devices),
-        cmocka_unit_test(test_plain_of_policies),
-        cmocka_unit_test(test_policy_with_a_path),
-        cmocka_unit_test(test_strangers),
-        cmocka_unit_test(test_strangers_are_bounded),
-        cmocka_unit_test(test_certificates),
-        cmocka_unit_test(test_what_is_not_there),
-        cmocka_unit_test(test_answers),
-        cmocka_unit_test(test_names_of_links),
-        cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_headers_and_open),  cmocka_unit_test(test_plain_of_devices),
+        cmocka_unit_test(test_plain_of_policies), cmocka_unit_test(test_policy_with_a_path),
+        cmocka_unit_test(test_strangers),         cmocka_unit_test(test_strangers_are_bounded),
+        cmocka_unit_test(test_certificates),      cmocka_unit_test(test_what_is_not_there),
+        cmocka_unit_test(test_answers),           cmocka_unit_test(test_names_of_links),
+        cmocka_unit_test(test_heartbeats_alone),  cmocka_unit_test(test_drain),
         cmocka_unit_test(test_lines_of_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
