@@ -236,6 +236,40 @@ static void test_credit(void **state)
     close_pair();
 }
 
+/* Credit is taken back while the sender gives up more of it than is left: its count is believed. */
+static void test_credit_taken_back(void **state)
+{
+    (void)state;
+    open_links();
+    nv_amqp_link *link = p->server.links[0];
+    nv_amqp_link_set_credit(link, 10);
+    amqp_script_put(&p->server.end.in, "flow next-in=0 handle=0 count=50 drain\n");
+    amqp_end_serve(&p->server.end);
+    assert_int_equal(link->credit, 0);
+    nv_buf_clear(&p->server.end.out);
+    nv_amqp_link_set_credit(link, 20);
+    expect_said(&p->server, "flow next-in=0 window=8192 next-out=0 handle=0 count=50 credit=20\n");
+    close_pair();
+}
+
+/* A peer that takes frames of any size gets them in pieces all the same. */
+static void test_no_giant_frames(void **state)
+{
+    (void)state;
+    nv_amqp_config config = amqp_client_config;
+    config.max_frame_size = UINT32_MAX;
+    open_pair(NULL, &config);
+    run();
+    (void)amqp_owner_attach(&p->client, "in", false, 1);
+    run();
+    p->server.to_send = 1;
+    p->server.send_size = 70000;
+    amqp_owner_send(&p->server, p->server.links[0]);
+    expect_said(&p->server, "transfer handle=0 id=0 tag=4 format=0 more 65506 bytes\n"
+                            "transfer handle=0 id=0 tag=4 format=0 4494 bytes\n");
+    close_pair();
+}
+
 static void test_drain_of_a_slow_owner(void **state)
 {
     (void)state;
@@ -332,6 +366,8 @@ int main(void)
         cmocka_unit_test(test_settlements_share_a_frame),
         cmocka_unit_test(test_no_change_behind_the_back),
         cmocka_unit_test(test_credit),
+        cmocka_unit_test(test_credit_taken_back),
+        cmocka_unit_test(test_no_giant_frames),
         cmocka_unit_test(test_drain_of_a_slow_owner),
         cmocka_unit_test(test_not_now),
         cmocka_unit_test(test_budget),

@@ -74,9 +74,9 @@ void engine_on_sender_flow(engine_link *l, const nv_amqp_flow *flow)
     /* It has used credit up without a transfer: drain. Its link-credit is of no interest (amqp.md section 2.1). */
     if (NV_AMQP_HAS(flow, flow, delivery_count) && l->state == ENGINE_LINK_ATTACHED) {
         uint32_t used = flow->delivery_count - l->delivery_count;
-        if (used <= l->pub.credit) {
+        if (used <= l->limit - l->delivery_count) {
             l->delivery_count += used;
-            l->pub.credit -= used;
+            l->pub.credit -= used < l->pub.credit ? used : l->pub.credit;
         }
     }
 }

@@ -5,7 +5,8 @@
 
 /* ---- the head of a TRANSFER, written by hand ------------------------------------------------------------------ */
 
-#define HEAD_MAX 80u
+#define HEAD_MAX   80u
+#define FRAME_MOST 65536u /* whatever the peer would take: a frame goes into the output whole */
 
 /** Frame header and performative; the payload follows. */
 typedef struct transfer_head {
@@ -109,7 +110,8 @@ static bool send_frames(engine_link *l, const engine_head *head, outgoing *m)
     nv_amqp_conn *conn = l->pub.conn;
     engine_session *s = engine_link_session(l);
     transfer_head t = make_head(l, head);
-    size_t most = conn->peer_max_frame - t.len;
+    uint32_t frame = conn->peer_max_frame < FRAME_MOST ? conn->peer_max_frame : FRAME_MOST;
+    size_t most = frame - t.len;
     for (;;) {
         size_t left = left_of(m);
         size_t len = left < most ? left : most;
@@ -258,7 +260,7 @@ void engine_on_receiver_flow(engine_link *l, const nv_amqp_flow *flow)
 {
     if (NV_AMQP_HAS(flow, flow, link_credit)) {
         uint32_t seen = NV_AMQP_HAS(flow, flow, delivery_count) ? flow->delivery_count : 0;
-        uint32_t in_flight = l->delivery_count - seen;
+        uint32_t in_flight = engine_before(seen, l->delivery_count) ? l->delivery_count - seen : 0;
         l->pub.credit = flow->link_credit > in_flight ? flow->link_credit - in_flight : 0;
     }
     l->pub.drain = flow->drain;
