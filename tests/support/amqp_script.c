@@ -377,6 +377,21 @@ static void say_transfer(nv_buf *out, const nv_amqp_transfer *t, size_t len)
         t->message_format, t->settled ? " settled" : "", t->more ? " more" : "", len);
 }
 
+static void say_mechanisms(nv_buf *out, nv_span any)
+{
+    nv_reader r = nv_reader_of(any);
+    nv_amqp_value array;
+    nv_amqp_value name;
+    if (!nv_amqp_read(&r, &array) || array.type != NV_AMQP_ARRAY) {
+        SAY(" no array");
+        return;
+    }
+    nv_reader at = nv_reader_of(array.bytes);
+    while (nv_amqp_array_next(&array, &at, &name)) {
+        SAY(" %.*s", NV_SPAN_ARG(name.bytes));
+    }
+}
+
 static void say_performative(nv_buf *out, const nv_amqp_performative *p, size_t payload)
 {
     switch ((int)p->code) {
@@ -412,12 +427,34 @@ static void say_performative(nv_buf *out, const nv_amqp_performative *p, size_t 
     case NV_AMQP_CLOSE:
         say_error(out, p->close.error);
         break;
+    case NV_AMQP_SASL_MECHANISMS:
+        say_mechanisms(out, p->sasl_mechanisms.mechanisms);
+        break;
     case NV_AMQP_SASL_OUTCOME:
         SAY(" code=%u", p->sasl_outcome.code);
         break;
     default:
         break;
     }
+}
+
+/* Every field of the table must be there, as null if need be: pyamqp reads them by their place. */
+static bool is_full(nv_span body, nv_amqp_code code)
+{
+    uint32_t wanted = 0;
+    switch ((int)code) {
+#define X(NAME, name, number, symbol, fields)                                                                          \
+    case NV_AMQP_##NAME:                                                                                               \
+        wanted = NV_AMQP_COUNT_OF_##name;                                                                              \
+        break;
+        NV_AMQP_TABLE(X)
+#undef X
+    default:
+        break;
+    }
+    nv_reader r = nv_reader_of(nv_span_skip(body, 3)); /* 0x00 0x53 code */
+    nv_amqp_value list;
+    return body.ptr[1] == 0x53 && nv_amqp_read(&r, &list) && list.type == NV_AMQP_LIST && list.count == wanted;
 }
 
 void amqp_script_say(nv_span bytes, nv_buf *out)
@@ -450,6 +487,6 @@ void amqp_script_say(nv_span bytes, nv_buf *out)
             SAY(" ch=%u", frame.channel);
         }
         say_performative(out, &p, nv_reader_left(&r));
-        SAY("\n");
+        SAY("%s\n", is_full(frame.body, p.code) ? "" : " with fields missing");
     }
 }
