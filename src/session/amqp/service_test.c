@@ -513,6 +513,65 @@ static void file_notifications_are_silent(void **state)
     rig_disconnect(c);
 }
 
+/** Every kind of link that a service has. */
+static size_t attach_all(rig_client *c, rig_link **links)
+{
+    static const struct {
+        const char *address;
+        bool sender;
+    } rows[] = {{"hub/ConsumerGroups/$Default/Partitions/0", false},
+                {"$management", false},
+                {"$management", true},
+                {FEEDBACK, false},
+                {"/messages/devicebound", true},
+                {"/messages/serviceBound/filenotifications", false}};
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        links[i] = rig_attach_link(
+            c, &(rig_attach){.address = rows[i].address, .sender = rows[i].sender, .credit = rows[i].sender ? 0 : 10});
+        assert_true(links[i]->attached && !links[i]->refused);
+    }
+    return NV_COUNT_OF(rows);
+}
+
+/** A hub that stops waits for nobody who only listens: the clock stands, so nothing here can be a deadline. */
+static void hub_stops(void **state)
+{
+    (void)state;
+    rig_link *links[8];
+    rig_client *c = connect_service();
+    size_t count = attach_all(c, links);
+    rig_rest(c);
+    c->line.session->ops->drain(c->line.session, nv_mono_us(&on.clock.clock));
+    RIG_UNTIL(c, c->ended);
+    for (size_t i = 0; i < count; i++) {
+        assert_true(links[i]->detached);
+    }
+    rig_disconnect(c);
+}
+
+/** What a token opened ends with it, whatever it is doing. */
+static void token_expires(void **state)
+{
+    (void)state;
+    rig_link *links[8];
+    rig_client *c = connect_service();
+    make_feedback(c, 1);
+    size_t count = attach_all(c, links);
+    links[3]->keep = true;
+    rig_add_events(&on, 0, "d1", 0, 5);
+    for (int i = 0; i < 36; i++) {
+        rig_rest(c);
+        rig_advance(c, 100 * NV_US_PER_S);
+    }
+    rig_advance(c, NV_US_PER_S);
+    for (size_t i = 0; i < count; i++) {
+        RIG_UNTIL(c, links[i]->detached);
+        rig_assert_detached(links[i], "amqp:unauthorized-access", "expired");
+    }
+    assert_int_equal(links[0]->count, 5);
+    rig_disconnect(c);
+}
+
 #define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
 
 int main(void)
@@ -527,6 +586,8 @@ int main(void)
         TEST(feedback_receivers_compete),
         TEST(feedback_drains),
         TEST(file_notifications_are_silent),
+        TEST(hub_stops),
+        TEST(token_expires),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
