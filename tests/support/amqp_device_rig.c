@@ -152,13 +152,16 @@ static void peer_run(rig_peer *peer)
 
 void rig_run(amqp_rig *rig)
 {
-    for (int i = 0; i < 8; i++) {
+    for (int i = 0; i < 9; i++) {
         peer_run(&rig->a);
         peer_run(&rig->b);
-        fake_core_run(&rig->core);
+        for (size_t p = 0; p < rig->more_count; p++) {
+            peer_run(&rig->more[p]);
+        }
+        if (i < 8) {
+            fake_core_run(&rig->core);
+        }
     }
-    peer_run(&rig->a);
-    peer_run(&rig->b);
 }
 
 void rig_advance(amqp_rig *rig, int64_t us)

@@ -72,6 +72,8 @@ typedef struct amqp_rig {
     fake_core core;
     rig_peer a;
     rig_peer b;
+    rig_peer *more; /* the caller's */
+    size_t more_count;
 } amqp_rig;
 
 amqp_rig *rig_new(const nv_limits *limits);
