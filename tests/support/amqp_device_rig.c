@@ -71,7 +71,9 @@ static void on_attached(nv_amqp_link *link, const nv_amqp_attach *attach)
 static bool on_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery)
 {
     rig_link *l = link->owner;
-    assert_true(l->message_count < RIG_MESSAGES);
+    if (l->message_count == RIG_MESSAGES) {
+        return true; /* further ones are not kept */
+    }
     rig_message *m = &l->messages[l->message_count++];
     *m = (rig_message){.id = delivery->id, .settled = delivery->settled, .tag_len = delivery->tag.len};
     memcpy(m->tag, delivery->tag.ptr, delivery->tag.len);
@@ -86,8 +88,10 @@ static void on_outcome(nv_amqp_link *link, uint32_t id, uint64_t cookie, const n
 {
     (void)cookie;
     rig_link *l = link->owner;
-    assert_true(l->outcome_count < RIG_MESSAGES);
     assert_true(outcome->settled);
+    if (l->outcome_count == RIG_MESSAGES) {
+        return;
+    }
     rig_outcome *o = &l->outcomes[l->outcome_count++];
     *o = (rig_outcome){.id = id, .kind = outcome->kind};
     copy_text(o->condition, sizeof(o->condition), outcome->problem.symbol);
@@ -212,7 +216,7 @@ amqp_rig *rig_new_faulty(void)
     return rig;
 }
 
-void rig_free(amqp_rig *rig)
+void rig_release(amqp_rig *rig)
 {
     fake_log_set_mode(&rig->core, FAKE_LOG_AUTO);
     while (fake_log_complete(&rig->core, NV_OK)) {
@@ -226,6 +230,11 @@ void rig_free(amqp_rig *rig)
     while (fake_c2d_settle_one()) {
         fake_core_run(&rig->core);
     }
+}
+
+void rig_free(amqp_rig *rig)
+{
+    rig_release(rig);
     rig_cut(rig, &rig->a);
     rig_cut(rig, &rig->b);
     fake_core_run(&rig->core);

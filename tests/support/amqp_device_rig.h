@@ -79,6 +79,8 @@ typedef struct amqp_rig {
 amqp_rig *rig_new(const nv_limits *limits);
 /** With testing.fault_injection. */
 amqp_rig *rig_new_faulty(void);
+/** What the stores hold back is done, and nothing is held any more. */
+void rig_release(amqp_rig *rig);
 /** Everybody leaves; checks that nothing remains. */
 void rig_free(amqp_rig *rig);
 /** Until nothing happens any more. */
