@@ -201,6 +201,7 @@ static void step(world *w, nv_reader *r)
         l = live(w, what >> 3, arg & 1u);
         if (l) {
             nv_amqp_link_detach(l->link, NV_AMQP_ERR_NONE, NULL);
+            l->link = NULL;
         }
         break;
     case 6:

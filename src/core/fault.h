@@ -15,9 +15,9 @@
     X(NONE, "", "")                                                                                                    \
     X(KILL_TCP, "KillTcp", "the connection is cut; it cannot connect for the duration")                                \
     X(SHUT_DOWN_MQTT, "ShutDownMqtt", "the connection ends in order; it cannot connect for the duration")              \
-    X(THROTTLE, "InvokeThrottling", "MQTT messages wait for the duration; others are refused as with 429")                \
+    X(THROTTLE, "InvokeThrottling", "MQTT messages wait for the duration; others are refused as with 429")             \
     X(QUOTA, "InvokeMaxMessageQuota", "messages are refused for the duration: MQTT closes, others answer 403")         \
-    X(SHUT_DOWN_AMQP, "ShutDownAmqp", "the AMQP connection is closed in order; no links for the duration")              \
+    X(SHUT_DOWN_AMQP, "ShutDownAmqp", "the AMQP connection is closed in order; no links for the duration")             \
     X(AMQP_CONNECTION, "KillAmqpConnection", "the AMQP connection is closed with an error")                            \
     X(AMQP_SESSION, "KillAmqpSession", "the session of the device's links is ended with an error")                     \
     X(AMQP_CBS_REQUEST, "KillAmqpCBSLinkReq", "the link for tokens is detached")                                       \
