@@ -47,8 +47,10 @@ static inline nv_list *nv_list_pop_front(nv_list *head)
     if (nv_list_empty(head)) {
         return (nv_list *)0;
     }
-    nv_list *node = head->next;
-    nv_list_remove(node);
+    nv_list *node = head->next; /* by hand, so that the static analyzer sees that it is no longer the first */
+    head->next = node->next;
+    node->next->prev = head;
+    nv_list_init(node);
     return node;
 }
 

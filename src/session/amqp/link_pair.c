@@ -20,20 +20,13 @@ void amqp_pair_init(amqp_pair *pair, amqp_device *device, const amqp_pair_kind *
     nv_list_init(&pair->waiting);
 }
 
-static void drop_first(amqp_pair *pair)
-{
-    waiting_message *message = nv_container_of(pair->waiting.next, waiting_message, link);
-    nv_list_remove(&message->link);
-    pair->waiting_count--;
-    pair->waiting_bytes -= message->len;
-    free(message);
-}
-
 void amqp_pair_deinit(amqp_pair *pair)
 {
-    while (!nv_list_empty(&pair->waiting)) {
-        drop_first(pair); /* NOLINT(clang-analyzer-unix.Malloc) */
+    for (nv_list *node = nv_list_pop_front(&pair->waiting); node; node = nv_list_pop_front(&pair->waiting)) {
+        free(nv_container_of(node, waiting_message, link));
     }
+    pair->waiting_count = 0;
+    pair->waiting_bytes = 0;
 }
 
 /* ---- to the device -------------------------------------------------------------------------------------------------
@@ -91,11 +84,15 @@ void amqp_pair_send(amqp_pair *pair, nv_span head, nv_span body)
 static void send_waiting(amqp_pair *pair)
 {
     while (pair->out && !nv_list_empty(&pair->waiting) && nv_amqp_link_room(pair->out->base.link)) {
-        const waiting_message *first = nv_container_of(pair->waiting.next, waiting_message, link);
-        if (send_now(pair, nv_span_of(first->bytes, first->len), NV_SPAN_EMPTY) == NV_E_AGAIN) {
+        waiting_message *first = nv_container_of(pair->waiting.next, waiting_message, link);
+        nv_span bytes = nv_span_of(first->bytes, first->len); /* NOLINT(clang-analyzer-unix.Malloc) */
+        if (send_now(pair, bytes, NV_SPAN_EMPTY) == NV_E_AGAIN) {
             return;
         }
-        drop_first(pair);
+        nv_list_remove(&first->link);
+        pair->waiting_count--;
+        pair->waiting_bytes -= first->len;
+        free(first);
     }
 }
 

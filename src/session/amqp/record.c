@@ -18,6 +18,11 @@ _Static_assert((int)NV_AMQP_COUNT_OF_properties == (int)FIELDS_MAX, "put_section
 
 /* ---- values ---------------------------------------------------------------------------------------------------- */
 
+static bool is_signed(nv_value_type type)
+{
+    return (type >= NV_VALUE_BYTE && type <= NV_VALUE_LONG) || type == NV_VALUE_TIMESTAMP;
+}
+
 /* The primitives that a record has; decimals are none of them. */
 static bool value_of(const nv_amqp_value *from, nv_value *out)
 {
@@ -41,9 +46,7 @@ static bool value_of(const nv_amqp_value *from, nv_value *out)
         out->bytes = from->bytes;
     } else if (out->type == NV_VALUE_BOOL) {
         out->boolean = from->boolean;
-    } else if (out->type >= NV_VALUE_BYTE && out->type <= NV_VALUE_LONG) {
-        out->i = from->i;
-    } else if (out->type == NV_VALUE_TIMESTAMP) {
+    } else if (is_signed(out->type)) {
         out->i = from->i;
     } else {
         out->u = from->u;
@@ -69,7 +72,7 @@ static nv_amqp_value amqp_value_of(const nv_value *from)
         out.bytes = from->bytes;
     } else if (from->type == NV_VALUE_BOOL) {
         out.boolean = from->boolean;
-    } else if ((from->type >= NV_VALUE_BYTE && from->type <= NV_VALUE_LONG) || from->type == NV_VALUE_TIMESTAMP) {
+    } else if (is_signed(from->type)) {
         out.i = from->i;
     } else if (from->type != NV_VALUE_NULL) {
         out.u = from->u;
@@ -323,7 +326,6 @@ void amqp_put_record_value(nv_writer *w, const nv_value *value)
 static void put_field(nv_writer *w, nv_amqp_type type, const nv_value *value)
 {
     char scratch[NV_VALUE_TEXT_SIZE];
-    nv_span text = NV_SPAN_EMPTY;
     if (value->type == NV_VALUE_NULL) {
         nv_amqp_put_null(w);
         return;
@@ -337,7 +339,7 @@ static void put_field(nv_writer *w, nv_amqp_type type, const nv_value *value)
         }
         return;
     }
-    text = nv_value_text(value, scratch);
+    nv_span text = nv_value_text(value, scratch);
     if (type == NV_AMQP_BINARY) {
         nv_amqp_put_binary(w, text);
     } else if (type == NV_AMQP_SYMBOL && is_ascii(text)) {
