@@ -112,6 +112,12 @@ static void drop_ring(engine_link *l)
     engine_ring_deinit(&l->ring);
 }
 
+/* Nobody would hear of its end: the owner has it in hand, and must answer first. */
+static bool owes_answer(const engine_link *l)
+{
+    return l->held && (!l->pub.ops || !l->pub.ops->detached);
+}
+
 /* The owner has answered, or never will. */
 static void forget_attach(engine_link *l)
 {
@@ -144,8 +150,6 @@ static void empty(engine_link *l)
     l->rest = NULL;
     engine_look_at_budget(conn);
 }
-
-static bool owes_answer(const engine_link *l);
 
 /* Our DETACH is out; the handle is taken until the peer's comes. */
 static void gone(engine_link *l)
@@ -268,12 +272,6 @@ static bool send_refusal(engine_link *l)
     nv_amqp_performative p = attach_of(l);
     p.attach.properties = engine_put_tracking(l->pub.conn, tracking);
     return send_attach(l, &p);
-}
-
-/* Nobody would hear of its end: the owner has it in hand, and must answer first. */
-static bool owes_answer(const engine_link *l)
-{
-    return l->held && (!l->pub.ops || !l->pub.ops->detached);
 }
 
 bool engine_must_wait(const engine_session *s)
