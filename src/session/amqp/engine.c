@@ -533,11 +533,11 @@ static size_t input(nv_session *session, nv_span bytes, int64_t now_us)
 static void sent(nv_session *session, int64_t now_us)
 {
     nv_amqp_conn *conn = (nv_amqp_conn *)(void *)session;
-    if (!session->reading) {
-        conn->_p->heard_us = now_us; /* nobody listens to it: its silence is our doing */
-    }
     engine_enter(conn);
     engine_output_room(conn);
+    if (!session->reading || nv_buf_len(session->out) > conn->config.output_mark) {
+        conn->_p->heard_us = now_us; /* it takes what it gets, and nobody may be listening: a slow line is no silence */
+    }
     end_verb(conn);
 }
 

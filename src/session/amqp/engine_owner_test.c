@@ -324,6 +324,35 @@ static void test_heartbeats(void **state)
     close_pair();
 }
 
+/* One who reads slowly is not listened to while its output waits: it lives as long as it reads. */
+static void test_slow_is_not_silent(void **state)
+{
+    (void)state;
+    nv_amqp_config server = amqp_server_config;
+    server.idle_time_out_ms = 20000;
+    open_pair(&server, NULL);
+    run();
+    (void)amqp_owner_attach(&p->client, "a", false, 100000);
+    run();
+    p->server.quiet = p->client.quiet = true;
+    p->server.to_send = 20000;
+    p->server.send_size = 1000;
+    amqp_owner_send(&p->server, p->server.links[0]);
+    for (int i = 0; i < 100; i++) {
+        nv_manual_clock_advance(&p->clock, NV_US_PER_S);
+        nv_buf_consume(&p->server.end.out, 5000);
+        p->server.end.unread = SIZE_MAX;
+        amqp_end_serve(&p->server.end);
+        assert_false(p->server.ended);
+    }
+    for (int i = 0; i < 21; i++) { /* until it stops */
+        nv_manual_clock_advance(&p->clock, NV_US_PER_S);
+        amqp_end_serve(&p->server.end);
+    }
+    assert_true(p->server.ended);
+    close_pair();
+}
+
 static void test_deadlines(void **state)
 {
     (void)state;
@@ -479,19 +508,13 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_late_answer),
-        cmocka_unit_test(test_no_answer_needed),
-        cmocka_unit_test(test_answer_to_the_dead),
-        cmocka_unit_test(test_answer_after_the_end),
-        cmocka_unit_test(test_end_in_callbacks),
-        cmocka_unit_test(test_output_mark),
-        cmocka_unit_test(test_output_full),
-        cmocka_unit_test(test_too_big_to_send),
-        cmocka_unit_test(test_heartbeats),
-        cmocka_unit_test(test_deadlines),
-        cmocka_unit_test(test_long_errors),
-        cmocka_unit_test(test_long_attach),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_late_answer),        cmocka_unit_test(test_no_answer_needed),
+        cmocka_unit_test(test_answer_to_the_dead), cmocka_unit_test(test_answer_after_the_end),
+        cmocka_unit_test(test_end_in_callbacks),   cmocka_unit_test(test_output_mark),
+        cmocka_unit_test(test_output_full),        cmocka_unit_test(test_too_big_to_send),
+        cmocka_unit_test(test_heartbeats),         cmocka_unit_test(test_slow_is_not_silent),
+        cmocka_unit_test(test_deadlines),          cmocka_unit_test(test_long_errors),
+        cmocka_unit_test(test_long_attach),        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
