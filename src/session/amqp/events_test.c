@@ -1,5 +1,5 @@
 /** The Event Hubs-compatible endpoint over AMQP: redirect, addresses, $management, positions, readers (amqp.md 5). */
-#include "session/amqp/reader_rig.h"
+#include "support/amqp_reader_rig.h"
 
 #include "core/event_hub.h"
 

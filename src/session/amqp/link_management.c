@@ -21,15 +21,15 @@
 
 /** An answer that waits. */
 typedef struct answer {
-    nv_list node;
     size_t len;
     uint8_t bytes[];
 } answer;
 
 /** A link that answers go out on. */
 typedef struct reply_link {
-    char *address; /* its target, as reply-to may name it; owned */
-    nv_list waiting;
+    char *address;                /* its target, as reply-to may name it; owned */
+    answer *waiting[WAITING_MAX]; /* a ring */
+    uint32_t first;
     uint32_t count;
 } reply_link;
 
@@ -48,14 +48,14 @@ static nv_err send_answer(nv_amqp_link *link, nv_span bytes)
 static void on_room(nv_amqp_link *link)
 {
     reply_link *self = link->owner;
-    while (!nv_list_empty(&self->waiting)) {
-        answer *first = nv_container_of(self->waiting.next, answer, node);
+    while (self->count > 0) {
+        answer *first = self->waiting[self->first];
         if (send_answer(link, nv_span_of(first->bytes, first->len)) == NV_E_AGAIN) {
             return;
         }
-        nv_list_remove(&first->node);
-        self->count--;
         free(first);
+        self->first = (self->first + 1) % WAITING_MAX;
+        self->count--;
     }
     if (link->drain) {
         nv_amqp_link_drained(link);
@@ -66,9 +66,8 @@ static void on_reply_detached(nv_amqp_link *link, const nv_amqp_problem *problem
 {
     (void)problem;
     reply_link *self = link->owner;
-    nv_list *node;
-    while ((node = nv_list_pop_front(&self->waiting)) != NULL) {
-        free(nv_container_of(node, answer, node));
+    for (uint32_t i = 0; i < self->count; i++) {
+        free(self->waiting[(self->first + i) % WAITING_MAX]);
     }
     free(self->address);
     free(self);
@@ -76,17 +75,17 @@ static void on_reply_detached(nv_amqp_link *link, const nv_amqp_problem *problem
 
 static const nv_amqp_link_ops reply_ops = {.room = on_room, .detached = on_reply_detached};
 
+/** There is room for one more. */
 static void put_answer(nv_amqp_link *link, nv_span bytes)
 {
     reply_link *self = link->owner;
-    if (nv_list_empty(&self->waiting) && send_answer(link, bytes) != NV_E_AGAIN) {
+    if (self->count == 0 && send_answer(link, bytes) != NV_E_AGAIN) {
         return;
     }
     answer *waits = nv_malloc(sizeof(*waits) + bytes.len);
     waits->len = bytes.len;
     memcpy(waits->bytes, bytes.ptr, bytes.len);
-    nv_list_push_back(&self->waiting, &waits->node);
-    self->count++;
+    self->waiting[(self->first + self->count++) % WAITING_MAX] = waits;
 }
 
 static bool answers_to(const nv_amqp_link *link, nv_span reply_to)
@@ -339,7 +338,6 @@ void amqp_open_management(amqp_server *s, amqp_device *device, nv_amqp_link *lin
     if (link->sender) {
         reply_link *self = nv_calloc(1, sizeof(*self));
         self->address = nv_span_dup(link->target ? nv_amqp_text_of(link->target->address) : NV_SPAN_EMPTY);
-        nv_list_init(&self->waiting);
         accept.ops = &reply_ops;
         accept.owner = self;
     } else {

@@ -1,5 +1,5 @@
 /** Services over AMQP: messages to devices and the feedback for them (amqp.md section 4). */
-#include "session/amqp/reader_rig.h"
+#include "support/amqp_reader_rig.h"
 
 #include "codec/json.h"
 #include "core/c2d.h"

@@ -2,8 +2,8 @@
  * For tests: a service or an event reader on the hub's AMQP server, both in memory, over a real hub with a real state
  * store and a real log under a manual clock.
  */
-#ifndef NV_SESSION_AMQP_READER_RIG_H
-#define NV_SESSION_AMQP_READER_RIG_H
+#ifndef NV_TESTS_SUPPORT_AMQP_READER_RIG_H
+#define NV_TESTS_SUPPORT_AMQP_READER_RIG_H
 
 #include "session/amqp/engine.h"
 #include "session/http_rig.h"

@@ -7,7 +7,7 @@
  */
 #include "base/diag.h"
 #include "session/amqp/engine_impl.h"
-#include "session/amqp/reader_rig.h"
+#include "support/amqp_reader_rig.h"
 
 #include <setjmp.h>
 #include <stdarg.h>

@@ -1,4 +1,4 @@
-#include "session/amqp/reader_rig.h"
+#include "support/amqp_reader_rig.h"
 
 #include "base/alloc.h"
 #include "core/registry.h"
