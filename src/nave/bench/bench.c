@@ -1,5 +1,6 @@
 #include "nave/bench/bench.h"
 
+#include "nave/bench/amqp.h"
 #include "nave/bench/mqtt.h"
 #include "nave/bench/sink.h"
 #include "nave/bench/store_bench.h"
@@ -15,6 +16,7 @@ typedef struct subcommand {
 
 static const subcommand subcommands[] = {
     {"mqtt", nv_bench_mqtt_main, nv_bench_mqtt_usage, "publish, hold idle connections, or connect as fast as it goes"},
+    {"amqp", nv_bench_amqp_main, nv_bench_amqp_usage, "send, read what is stored, both at once, or hold idle devices"},
     {"disk", nv_bench_disk_main, nv_bench_disk_usage, "the disk, written and synced as the log does it"},
     {"log", nv_bench_log_main, nv_bench_log_usage, "the telemetry log alone: append, read back"},
     {"sink", nv_bench_sink_main, nv_bench_sink_usage, "the smallest MQTT server, to compare with"},

@@ -9,7 +9,7 @@
 #define NV_NAVE_BENCH_BENCH_H
 
 /**
- * Run one subcommand: argv[1] is its name (mqtt, sink, disk, log). Figures go to stdout, words to stderr.
+ * Run one subcommand: argv[1] is its name (mqtt, amqp, sink, disk, log). Figures go to stdout, words to stderr.
  * Blocks: until the measurement ends. Call once per process: it sets signal dispositions.
  * @return the exit code: 0 measured, 1 refused or failed (the figures say how often and why), 2 usage
  */

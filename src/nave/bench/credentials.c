@@ -81,6 +81,11 @@ static nv_err add_device(nv_bench_credentials *out, const signer *s, const char 
     }
     uint8_t *copy = nv_malloc(nv_writer_len(&w));
     memcpy(copy, packet, nv_writer_len(&w));
+    nv_span signature = nv_writer_span(&password);
+    if (s) {
+        out->tokens[out->count] = nv_calloc(1, signature.len + 1);
+        memcpy(out->tokens[out->count], signature.ptr, signature.len);
+    }
     out->ids[out->count] = nv_strdup(id);
     out->connects[out->count++] = nv_span_of(copy, nv_writer_len(&w));
     return NV_OK;
@@ -94,6 +99,8 @@ static nv_err add_service(nv_bench_credentials *out, const signer *s)
     if (s->policy.len == 0) {
         return NV_OK;
     }
+    out->policy = nv_calloc(1, s->policy.len + 1);
+    memcpy(out->policy, s->policy.ptr, s->policy.len);
     nv_writer w = nv_writer_of(token, MAX_TEXT);
     nv_sas_write(&w, s->host, s->expires_unix_s, s->policy, nv_span_of(s->key, s->key_len));
     token[nv_writer_len(&w)] = '\0';
@@ -106,7 +113,8 @@ nv_err nv_bench_credentials_init(nv_bench_credentials *out, const nv_bench_mqtt_
     signer s = {0};
     nv_err err = o->anonymous ? NV_OK : signer_init(&s, o);
     *out = (nv_bench_credentials){.connects = nv_calloc(o->devices, sizeof(*out->connects)),
-                                  .ids = nv_calloc(o->devices, sizeof(*out->ids))};
+                                  .ids = nv_calloc(o->devices, sizeof(*out->ids)),
+                                  .tokens = nv_calloc(o->devices, sizeof(*out->tokens))};
     if (err == NV_OK && !o->anonymous) {
         err = add_service(out, &s);
     }
@@ -124,8 +132,11 @@ void nv_bench_credentials_deinit(nv_bench_credentials *credentials)
     for (size_t i = 0; i < credentials->count; i++) {
         free((void *)(uintptr_t)credentials->connects[i].ptr);
         free(credentials->ids[i]);
+        free(credentials->tokens[i]);
     }
     free(credentials->service);
+    free(credentials->policy);
+    free(credentials->tokens);
     free(credentials->host);
     free(credentials->connects);
     free(credentials->ids);

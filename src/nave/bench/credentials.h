@@ -12,6 +12,8 @@ typedef struct nv_bench_credentials {
     size_t count;
     nv_span *connects; /* one CONNECT packet per device; owned, as are the bytes */
     char **ids;        /* client id of each device; owned */
+    char **tokens;     /* shared access signature of each device, NULL when anonymous; owned */
+    char *policy;      /* that signs; NULL without one; owned */
     char *service;     /* token of the policy for the whole hub, for REST; NULL without a policy; owned */
     char *host;        /* the hub's name; NULL when anonymous; owned */
 } nv_bench_credentials;

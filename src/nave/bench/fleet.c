@@ -473,19 +473,19 @@ void nv_fleet_poll(nv_fleet *fleet, int64_t timeout_ns)
 
 /* ---- whole ------------------------------------------------------------------------------------------------ */
 
-static bool resolve(nv_fleet *fleet)
+bool nv_bench_resolve(const nv_bench_mqtt_options *o, struct sockaddr_storage *to, socklen_t *to_len)
 {
     struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
     struct addrinfo *found = NULL;
     char port[16];
-    (void)snprintf(port, sizeof(port), "%u", (unsigned)fleet->o->port);
-    int rc = getaddrinfo(fleet->o->host, port, &hints, &found);
+    (void)snprintf(port, sizeof(port), "%u", (unsigned)o->port);
+    int rc = getaddrinfo(o->host, port, &hints, &found);
     if (rc != 0) {
-        fprintf(stderr, "nave bench: %s: %s\n", fleet->o->host, gai_strerror(rc));
+        fprintf(stderr, "nave bench: %s: %s\n", o->host, gai_strerror(rc));
         return false;
     }
-    memcpy(&fleet->to, found->ai_addr, found->ai_addrlen);
-    fleet->to_len = found->ai_addrlen;
+    memcpy(to, found->ai_addr, found->ai_addrlen);
+    *to_len = found->ai_addrlen;
     freeaddrinfo(found);
     return true;
 }
@@ -498,30 +498,41 @@ static int on_ticket(SSL *ssl, SSL_SESSION *session)
     return 1; /* the reference is ours now */
 }
 
-static bool init_tls(nv_fleet *fleet)
+SSL_CTX *nv_bench_tls_new(const nv_bench_mqtt_options *o, bool lean)
 {
-    int version = fleet->o->tls_version == 0 ? TLS1_3_VERSION : TLS1_2_VERSION;
-    SSL_CTX *ctx = fleet->tls = SSL_CTX_new(TLS_client_method());
+    int version = o->tls_version == 0 ? TLS1_3_VERSION : TLS1_2_VERSION;
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
     /* One cipher and one curve for every server, so that they differ in themselves only. */
     if (!ctx || !SSL_CTX_set_min_proto_version(ctx, version) || !SSL_CTX_set_max_proto_version(ctx, version) ||
         !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256") ||
         !SSL_CTX_set_cipher_list(ctx, "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256") ||
         !SSL_CTX_set1_groups_list(ctx, "X25519:P-256")) {
         fprintf(stderr, "nave bench: OpenSSL cannot be set up\n");
-        return false;
+        SSL_CTX_free(ctx);
+        return NULL;
     }
-    if (fleet->o->ca && !SSL_CTX_load_verify_locations(ctx, fleet->o->ca, NULL)) {
-        fprintf(stderr, "nave bench: %s holds no certificates that can be read\n", fleet->o->ca);
-        return false;
+    if (o->ca && !SSL_CTX_load_verify_locations(ctx, o->ca, NULL)) {
+        fprintf(stderr, "nave bench: %s holds no certificates that can be read\n", o->ca);
+        SSL_CTX_free(ctx);
+        return NULL;
     }
-    SSL_CTX_set_verify(ctx, fleet->o->ca ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
+    SSL_CTX_set_verify(ctx, o->ca ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
     SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    if (fleet->o->mode == NV_BENCH_IDLE) {
+    if (lean) {
         SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
     } else {
         SSL_CTX_set_read_ahead(ctx, 1);
     }
     SSL_CTX_set_quiet_shutdown(ctx, 1);
+    return ctx;
+}
+
+static bool init_tls(nv_fleet *fleet)
+{
+    SSL_CTX *ctx = fleet->tls = nv_bench_tls_new(fleet->o, fleet->o->mode == NV_BENCH_IDLE);
+    if (!ctx) {
+        return false;
+    }
     SSL_CTX_set_session_cache_mode(ctx, SSL_SESS_CACHE_CLIENT | SSL_SESS_CACHE_NO_INTERNAL);
     if (fleet->o->resume) {
         fleet->keep_sessions = true;
@@ -564,8 +575,8 @@ bool nv_fleet_init(nv_fleet *fleet, const nv_bench_mqtt_options *o, const nv_fle
         fleet->clients[i].link.fd = -1;
     }
     fleet->filters = filters_of(o);
-    return fleet->epoll >= 0 && nv_bench_credentials_init(&fleet->credentials, o) == NV_OK && resolve(fleet) &&
-           (!o->tls || init_tls(fleet));
+    return fleet->epoll >= 0 && nv_bench_credentials_init(&fleet->credentials, o) == NV_OK &&
+           nv_bench_resolve(o, &fleet->to, &fleet->to_len) && (!o->tls || init_tls(fleet));
 }
 
 void nv_fleet_deinit(nv_fleet *fleet)

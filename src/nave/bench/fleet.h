@@ -128,6 +128,12 @@ struct nv_fleet {
 
 int64_t nv_fleet_now_ns(void);
 
+/** Where o->host and o->port are. @return false after one sentence on stderr */
+NV_NODISCARD bool nv_bench_resolve(const nv_bench_mqtt_options *o, struct sockaddr_storage *to, socklen_t *to_len);
+/** A client's context: one cipher and one curve for every server. @param lean  buffers are given back when they are
+ * empty, for connections that wait. Owned by the caller. @return NULL after one sentence on stderr */
+SSL_CTX *nv_bench_tls_new(const nv_bench_mqtt_options *o, bool lean);
+
 /** Credentials, address, TLS, epoll; opens nothing. @return false after one sentence on stderr */
 NV_NODISCARD bool nv_fleet_init(nv_fleet *fleet, const nv_bench_mqtt_options *o, const nv_fleet_hooks *hooks,
                                 void *mode);
