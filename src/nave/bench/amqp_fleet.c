@@ -119,8 +119,7 @@ static void lost(nv_amqp_peer *peer)
 {
     nv_amqp_fleet_failure failure = NV_AMQP_FLEET_CLOSED;
     if (peer->state == NV_AMQP_PEER_CONNECTING) {
-        bool tcp = !peer->link.ssl || peer->link.error == ECONNREFUSED || peer->link.error == ETIMEDOUT;
-        failure = tcp ? NV_AMQP_FLEET_TCP : NV_AMQP_FLEET_TLS;
+        failure = !peer->link.ssl || peer->link.error ? NV_AMQP_FLEET_TCP : NV_AMQP_FLEET_TLS;
     } else if (peer->state == NV_AMQP_PEER_OPENING) {
         failure = NV_AMQP_FLEET_REFUSED;
     }
@@ -331,9 +330,16 @@ static void on_readable(nv_amqp_peer *peer)
     } while (peer->link.fd >= 0 && nv_link_pending(&peer->link));
 }
 
-/* TCP (and TLS) are through, as far as one can tell before the first write. */
+/* TCP is through or has failed; then TLS. */
 static void advance(nv_amqp_peer *peer)
 {
+    int error = 0;
+    socklen_t len = sizeof(error);
+    if (getsockopt(peer->link.fd, SOL_SOCKET, SO_ERROR, &error, &len) == 0 && error) {
+        peer->link.error = error;
+        lost(peer);
+        return;
+    }
     if (peer->link.ssl) {
         ssize_t done = nv_link_handshake(&peer->link);
         if (done == NV_LINK_AGAIN) {
