@@ -18,9 +18,9 @@ def rate_floors(results):
             lambda v: v >= 1.0
 
 
-def disk_p99(disks):
+def disk_p99(disks, scenario="lat-1x1-commit"):
     """The p99 of one small commit, from `nave bench disk` in the same run; None when there was none."""
-    found = [probe["write_4096_p99_us"] for probe in disks.get("lat-1x1-commit", []) if "write_4096_p99_us" in probe]
+    found = [probe["write_4096_p99_us"] for probe in disks.get(scenario, []) if "write_4096_p99_us" in probe]
     return statistics.median(found) if found else None
 
 
@@ -53,6 +53,25 @@ def service_floors(results):
         lambda v: v < 2
 
 
+def amqp_floors(results, disks):
+    yield "amqp-commit-50x16: rate against RabbitMQ's AMQP 1.0", ">= 3.0 x", \
+        median(results, "amqp-commit-50x16", "nave-commit", "ratio"), "x", lambda v: v >= 3
+    ours, mqtt = (median(results, name, "nave-commit") for name in ("amqp-commit-50x16", "amqp-mqtt-commit-50x16"))
+    yield "amqp-commit-50x16: rate against our MQTT", ">= 0.5 x", ours / mqtt if ours and mqtt else None, "x", \
+        lambda v: v >= 0.5
+    yield "amqp-read: to one reader", ">= 500,000", median(results, "amqp-read", "nave-os"), "/s", lambda v: v >= 500000
+    fast = median(results, "amqp-through-os", "nave-os")
+    yield "amqp-through-os: p99 from device to reader", "< 5,000 us", fast, "us", lambda v: v < 5000
+    safe = median(results, "amqp-through-commit", "nave-commit")
+    disk = disk_p99(disks, "amqp-through-commit")
+    yield "amqp-through-commit: p99 above that, in p99 of the disk", "<= 2.0", \
+        (safe - fast) / disk if fast and safe and disk else None, "", lambda v: v <= 2
+    yield "amqp-idle-tls: resident bytes per connection", "< 60,000", median(results, "amqp-idle-tls", "nave-os"), "B", \
+        lambda v: v < 60000
+    yield "amqp-idle-shared: resident bytes per device", "< 8,000", median(results, "amqp-idle-shared", "nave-os"), "B", \
+        lambda v: v < 8000
+
+
 def query_floors(queries):
     last = queries[-1] if queries else {}
     if last.get("twins") == 100000:
@@ -66,7 +85,7 @@ def query_floors(queries):
 def table(results, disks, rest, queries):
     """Markdown lines; nothing when the hub was not measured."""
     rows = [r for r in [*rate_floors(results), *latency_floors(results, disks), *size_floors(results, rest),
-                        *service_floors(results), *query_floors(queries)]
+                        *service_floors(results), *amqp_floors(results, disks), *query_floors(queries)]
             if r[2] is not None]
     if not rows:
         return []

@@ -18,7 +18,8 @@ mqtt:
   plain_port: {plain}
   port: {tls}
 amqp:
-  port: {amqp}
+  plain_port: {amqp}
+  port: {amqps}
 https:
   port: {https}
 admin:
@@ -39,12 +40,12 @@ class Hub:
     def __init__(self, program, folder, certs, durability):
         self.program, self.folder, self.certs, self.durability = program, folder, certs, durability
         self.data, self.config = os.path.join(folder, "data"), os.path.join(folder, "nave.yaml")
-        self.https, self.amqp, self.admin = free_port(), free_port(), free_port()
+        self.https, self.admin = free_port(), free_port()
         self.host_name, self.device_key, self.owner_key = "localhost", None, None
 
-    def write_config(self, plain, tls):
+    def write_config(self, plain, tls, amqp, amqps):
         with open(self.config, "w", encoding="ascii") as file:
-            file.write(CONFIG.format(plain=plain, tls=tls, amqp=self.amqp, https=self.https, admin=self.admin,
+            file.write(CONFIG.format(plain=plain, tls=tls, amqp=amqp, amqps=amqps, https=self.https, admin=self.admin,
                                      durability=self.durability, **self.certs))
 
     def argv(self):

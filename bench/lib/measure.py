@@ -19,8 +19,9 @@ def say(text):
 
 
 def generator_argv(context, scenario, server):
-    argv = context.generator + ["mqtt", "--port", str(server.tls_port if scenario.tls else server.port),
-                                "--pid", str(server.pid()), "-o", "json"] + server.credentials(scenario.service) + scenario.args
+    port = server.port_of(scenario.protocol, scenario.tls)
+    argv = context.generator + [scenario.protocol, "--port", str(port), "--pid", str(server.pid()), "-o", "json"]
+    argv += server.credentials(scenario.protocol, scenario.service) + scenario.args
     if scenario.tls:
         argv += ["--tls", "--ca", context.certs["ca"]]
     if scenario.timed:
@@ -92,6 +93,18 @@ def run_scenario(context, scenario):
     return {"runs": runs, "disk": [p for p in probes if p]}
 
 
+def fill(context, scenario, server):
+    """Telemetry for those that read: as fast as MQTT brings it, for so many seconds."""
+    if not scenario.fill_s:
+        return
+    argv = context.generator + ["mqtt", "--port", str(server.port), "-o", "json", "--connections", str(scenario.devices),
+                                "--window", "64", "--size", "256", "--warmup", "0", "--duration", str(scenario.fill_s)]
+    result = subprocess.run(pinned(GENERATOR_CORE, argv + server.credentials()), capture_output=True, text=True, timeout=600,
+                            check=False)
+    if result.returncode != 0:
+        raise Failure("the log was not filled: %s" % result.stderr.strip()[-400:])
+
+
 def take_turn(context, scenario, server):
     """Start or wake the server, measure, hold it still again. What goes wrong is a failed measurement."""
     try:
@@ -99,6 +112,7 @@ def take_turn(context, scenario, server):
             server.resume()
         else:
             server.start(scenario.devices)
+            fill(context, scenario, server)
         figures = measure(context, scenario, server)
         if scenario.fresh:
             server.stop()
@@ -126,7 +140,7 @@ def measure_rest(context):
         shutil.rmtree(folder, ignore_errors=True)
         os.makedirs(folder)
         instance = hub.Hub(context.nave, folder, context.certs, "commit")
-        instance.write_config(free_port(), free_port())
+        instance.write_config(*(free_port() for _ in range(4)))
         for attempt in ("keys", "measured"):
             began = time.monotonic()
             process = Process(instance.argv(), os.path.join(folder, "output.log"))

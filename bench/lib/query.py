@@ -110,7 +110,7 @@ def measure_queries(context, say, sizes=None):
     os.makedirs(folder)
     instance = hub.Hub(context.nave, folder, context.certs, "commit")
     plain = free_port()
-    instance.write_config(plain, free_port())
+    instance.write_config(plain, *(free_port() for _ in range(3)))
     process = Process(instance.argv(), os.path.join(folder, "output.log"))
     rows, filled = [], 0
     try:

@@ -7,9 +7,6 @@ import subprocess
 
 from . import floors
 
-BASE = "mosquitto"
-
-
 def command(*argv):
     try:
         return subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False).stdout.strip()
@@ -39,7 +36,7 @@ def values(runs, metric):
 
 
 def summary(scenario, runs):
-    """Per server: median, least, most, ratio to mosquitto, worst foreign share, and the columns' medians."""
+    """Per server: median, least, most, ratio to the scenario's base, worst foreign share, and the columns' medians."""
     out = {}
     for name, figures in runs.items():
         found = values(figures, scenario.metric)
@@ -51,7 +48,7 @@ def summary(scenario, runs):
             seen = values(figures, column)
             row[column] = statistics.median(seen) if seen else None
         out[name] = row
-    base = out.get(BASE, {}).get("median")
+    base = out.get(scenario.base, {}).get("median")
     for row in out.values():
         row["ratio"] = row["median"] / base if base and row["median"] is not None else None
     return out
@@ -71,7 +68,7 @@ def scenario_table(scenario, rows, disk):
     lines = ["### %s" % scenario.name, "", "%s. Unit: %s%s." % (scenario.title, scenario.unit,
              ", lower is better" if scenario.lower_is_better else ""), "",
              "| server | median | least - most | x %s | %sforeign CPU %% |" % (
-                 BASE, "".join(c + " | " for c in scenario.columns)),
+                 scenario.base, "".join(c + " | " for c in scenario.columns)),
              "|---|" + "---|" * (4 + len(scenario.columns))]
     for name, row in rows.items():
         lines.append("| %s%s | %s | %s - %s | %s | %s%s |" % (
@@ -112,7 +109,7 @@ def query_table(rows):
 
 def markdown(about, scenarios, results, disks, rest, queries, stores):
     lines = ["%(date)s, commit %(commit)s. %(processor)s, %(cores)d cores, %(memory_gb)d GB, Linux "
-             "%(kernel)s." % about, "", "| server | what it stores before PUBACK |", "|---|---|"]
+             "%(kernel)s." % about, "", "| server | what it stores before it acknowledges |", "|---|---|"]
     lines += ["| %s | %s |" % item for item in stores.items()] + [""] + floors.table(results, disks, rest, queries)
     growth = {}
     for scenario in scenarios:

@@ -22,7 +22,10 @@ class Scenario:
     devices: int = 0
     rounds: int = 0       # 0: as asked
     disk_probe: bool = False
+    protocol: str = "mqtt"  # the generator's subcommand
+    fill_s: float = 0  # seconds of telemetry stored before the first measurement
     service: bool = False  # the generator is a service too: it signs by the owner's policy and knows the HTTPS port
+    base: str = "mosquitto"  # what the ratios are to
     columns: List[str] = field(default_factory=list)
 
 
@@ -55,6 +58,16 @@ def storm(name, title, *args):
 
 def service(name, title, *args, **more):
     return Scenario(name, title, ["nave-commit"], list(args), tls=True, service=True, **more)
+
+
+def amqp(name, title, *args, servers=("nave-os",), **more):
+    return Scenario(name, title, list(servers), list(args), protocol="amqp", **more)
+
+
+def through(name, title, server, *args, **more):
+    return amqp(name, title, "--mode", "through", "--window", "1000", *args, servers=[server], metric="latency_p99_us",
+                unit="us", lower_is_better=True, service=True,
+                columns=["latency_p50_us", "latency_p999_us", "events_measured", "outcome_p99_us"], **more)
 
 
 def growth():
@@ -105,6 +118,28 @@ SCENARIOS = [
     service("c2d-100", "messages to 100 devices, sent by REST over 50 connections, completed by PUBACK",
             "--mode", "c2d", "--connections", "100", "--requests", "50", "--window", "16", "--size", "64",
             metric="operations_per_s", unit="messages/s", devices=100, columns=RATE),
+    amqp("amqp-commit-50x16", "telemetry over AMQP, 256 B, 50 links, window 16; hub with `durability: commit`",
+         "--connections", "50", "--window", "16", servers=["nave-commit", "rabbitmq-amqp"], base="rabbitmq-amqp", devices=50,
+         columns=RATE),
+    Scenario("amqp-mqtt-commit-50x16", "the same over MQTT, to compare with", ["nave-commit"], publish(50, 16), devices=50,
+             columns=RATE),
+    amqp("amqp-os-50x16", "the same over AMQP; hub with `durability: os`", "--connections", "50", "--window", "16",
+         devices=50, columns=RATE),
+    amqp("amqp-shared-50x16", "50 links of 50 devices on one connection; hub with `durability: commit`", "--connections", "1",
+         "--devices", "50", "--window", "16", servers=["nave-commit"], devices=50, columns=RATE),
+    amqp("amqp-read", "one reader of all partitions from the log, 256 B", "--mode", "read", "--credit", "10000",
+         unit="events/s", devices=50, fill_s=4, service=True, columns=["encoded_mbytes_per_s", "server_cpu_s_per_million"]),
+    through("amqp-through-os", "from device to reader at 20,000 a second: p99; hub with `durability: os`", "nave-os", "--rate",
+            "20000", "--connections", "50", devices=50),
+    through("amqp-through-commit", "the same; hub with `durability: commit`, beside the disk itself", "nave-commit", "--rate",
+            "20000", "--connections", "50", devices=50, disk_probe=True),
+    amqp("amqp-idle-tls", "1,000 idle device connections over TLS 1.3, two links each, resident bytes each", "--mode", "idle",
+         "--connections", "1000", "--duration", "2", metric="rss_per_connection_bytes", unit="bytes", lower_is_better=True,
+         tls=True, fresh=True, timed=False, devices=1000, columns=["opened_per_s", "rss_before_bytes"]),
+    amqp("amqp-idle-shared", "5,000 idle devices on one connection over TLS 1.3, two links each, resident bytes each",
+         "--mode", "idle", "--connections", "1", "--devices", "5000", "--duration", "2", metric="rss_per_device_bytes",
+         unit="bytes", lower_is_better=True, tls=True, fresh=True, timed=False, devices=5000,
+         columns=["opened_per_s", "rss_before_bytes"]),
 ] + list(growth())
 
 SMOKE = [
@@ -122,6 +157,11 @@ SMOKE = [
             metric="wall_s", unit="s", timed=False, devices=20),
     service("smoke-c2d", "messages to devices", "--mode", "c2d", "--connections", "20", "--requests", "4", "--window",
             "4", "--size", "64", metric="operations_per_s", unit="messages/s", devices=20),
+    amqp("smoke-amqp", "AMQP", "--connections", "2", "--devices", "20", "--window", "16", devices=20),
+    through("smoke-amqp-through", "AMQP, to a reader", "nave-os", "--rate", "500", "--connections", "4", tls=True, devices=20),
+    amqp("smoke-amqp-read", "AMQP, from the log", "--mode", "read", service=True, fill_s=0.2, devices=20),
+    amqp("smoke-amqp-idle", "AMQP, idle", "--mode", "idle", "--connections", "20", "--duration", "0.1", tls=True,
+         metric="rss_per_connection_bytes", unit="bytes", timed=False, devices=20, fresh=True),
     Scenario("smoke-idle", "idle", ["ref", "nave-os"],
              ["--mode", "idle", "--connections", "200", "--subscribe", "yes", "--duration", "0.2"],
              metric="rss_per_connection_bytes", unit="bytes", timed=False, devices=200, fresh=True),

@@ -37,7 +37,7 @@ class Server:
 
     def __init__(self, name, context):
         self.name, self.context = name, context
-        self.process, self.port, self.tls_port = None, None, None
+        self.process, self.port, self.tls_port, self.amqp_port, self.amqps_port = None, None, None, None, None
         self.folder = os.path.join(context.work, name)
 
     @staticmethod
@@ -47,7 +47,7 @@ class Server:
     def start(self, devices):
         shutil.rmtree(self.folder, ignore_errors=True)
         os.makedirs(self.folder)
-        self.port, self.tls_port = free_port(), free_port()
+        self.port, self.tls_port, self.amqp_port, self.amqps_port = (free_port() for _ in range(4))
         try:
             self.launch(devices)
         except BaseException:
@@ -86,7 +86,12 @@ class Server:
             self.process = None
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def credentials(self, service=False):
+    def port_of(self, protocol, tls):
+        if protocol == "amqp":
+            return self.amqps_port if tls else self.amqp_port
+        return self.tls_port if tls else self.port
+
+    def credentials(self, protocol="mqtt", service=False):
         return ["--anonymous"]
 
 
@@ -175,6 +180,7 @@ class NatsStored(Nats):
 class Rabbit(Server):
     stores = "nothing: no queue is bound, so messages are routed to nobody"
     program = "/usr/lib/rabbitmq/bin/rabbitmq-server"
+    plugin = "rabbitmq_mqtt"
     queue = False
 
     def __init__(self, name, context):
@@ -195,7 +201,7 @@ class Rabbit(Server):
         if self.queue:
             out["queues"] = [{"name": "keeper", "vhost": "/", "durable": True, "auto_delete": False,
                               "arguments": {"x-max-length": 1000000}}]
-            out["bindings"] = [{"source": "amq.topic", "vhost": "/", "destination": "keeper",
+            out["bindings"] = [] if self.plugin == "rabbitmq_amqp1_0" else [{"source": "amq.topic", "vhost": "/", "destination": "keeper",
                                 "destination_type": "queue", "routing_key": "bench.#", "arguments": {}}]
         return out
 
@@ -204,16 +210,19 @@ class Rabbit(Server):
         with open(at("definitions.json"), "w", encoding="ascii") as file:
             json.dump(self.definitions(), file)
         with open(at("enabled_plugins"), "w", encoding="ascii") as file:
-            file.write("[rabbitmq_mqtt].\n")
+            file.write("[%s].\n" % self.plugin)
         with open(at("rabbitmq.conf"), "w", encoding="ascii") as file:
-            file.write("listeners.tcp = none\nload_definitions = %s\nloopback_users = none\nlog.file.level = warning\n"
-                       "mqtt.allow_anonymous = true\nmqtt.default_user = guest\nmqtt.default_pass = guest\n"
-                       "mqtt.listeners.tcp.1 = 127.0.0.1:%d\nmqtt.listeners.ssl.1 = 127.0.0.1:%d\n"
-                       "mqtt.tcp_listen_options.nodelay = true\nmqtt.tcp_listen_options.backlog = 4096\n"
-                       "ssl_options.certfile = %s\nssl_options.keyfile = %s\nssl_options.verify = verify_none\n"
-                       % (at("definitions.json"), self.port, self.tls_port, self.context.certs["cert"],
-                          self.context.certs["key"]))
+            file.write("load_definitions = %s\nloopback_users = none\nlog.file.level = warning\n" % at("definitions.json")
+                       + self.listeners())
         return at
+
+    def listeners(self):
+        return ("listeners.tcp = none\nmqtt.allow_anonymous = true\nmqtt.default_user = guest\n"
+                "mqtt.default_pass = guest\n"
+                "mqtt.listeners.tcp.1 = 127.0.0.1:%d\nmqtt.listeners.ssl.1 = 127.0.0.1:%d\n"
+                "mqtt.tcp_listen_options.nodelay = true\nmqtt.tcp_listen_options.backlog = 4096\n"
+                "ssl_options.certfile = %s\nssl_options.keyfile = %s\nssl_options.verify = verify_none\n"
+                % (self.port, self.tls_port, self.context.certs["cert"], self.context.certs["key"]))
 
     def launch(self, devices):
         at = self.write_files()
@@ -225,6 +234,9 @@ class Rabbit(Server):
                    RABBITMQ_LOG_BASE=at("log"), RABBITMQ_PID_FILE=at("pid"), RABBITMQ_CONF_ENV_FILE=at("none"),
                    RUNNING_UNDER_SYSTEMD="yes")  # the script then becomes the server: the id is the server's own
         self.run([self.program], env)
+        self.wait_served()
+
+    def wait_served(self):
         self.wait_port(self.tls_port)
         self.wait_mqtt()
 
@@ -242,6 +254,21 @@ class RabbitQueue(Rabbit):
     queue = True
 
 
+class RabbitAmqp(RabbitQueue):
+    """The AMQP 1.0 plugin; its listener is that of AMQP 0.9.1."""
+    stores = "every message, durable, in one durable queue, written and synced in groups before its outcome"
+    plugin = "rabbitmq_amqp1_0"
+
+    def listeners(self):
+        return "listeners.tcp.1 = 127.0.0.1:%d\ntcp_listen_options.nodelay = true\n" % self.amqp_port
+
+    def wait_served(self):
+        self.wait_port(self.amqp_port)
+
+    def credentials(self, protocol="amqp", service=False):
+        return ["--queue", "/amq/queue/keeper"]
+
+
 class Nave(Server):
     durability = "commit"
     stores = "every message, on the disk before PUBACK (group commit, synced)"
@@ -256,15 +283,15 @@ class Nave(Server):
 
     def launch(self, devices):
         self.hub = hub.Hub(self.context.nave, self.folder, self.context.certs, self.durability)
-        self.hub.write_config(self.port, self.tls_port)
+        self.hub.write_config(self.port, self.tls_port, self.amqp_port, self.amqps_port)
         self.run(self.hub.argv())
         self.hub.wait_ready(self.process)
         self.hub.add_devices(devices)
 
-    def credentials(self, service=False):
+    def credentials(self, protocol="mqtt", service=False):
         if service:
-            return ["--hub", self.hub.host_name, "--policy", "iothubowner", "--key", self.hub.owner_key,
-                    "--https-port", str(self.hub.https)]
+            rest = ["--https-port", str(self.hub.https)] if protocol == "mqtt" else []
+            return ["--hub", self.hub.host_name, "--policy", "iothubowner", "--key", self.hub.owner_key] + rest
         return ["--hub", self.hub.host_name, "--policy", "device", "--key", self.hub.device_key]
 
 
@@ -274,4 +301,4 @@ class NaveOs(Nave):
 
 
 KINDS = {"ref": Sink, "nave-os": NaveOs, "nave-commit": Nave, "mosquitto": Mosquitto, "nats": Nats,
-         "nats-stored": NatsStored, "rabbitmq": Rabbit, "rabbitmq-queue": RabbitQueue}
+         "nats-stored": NatsStored, "rabbitmq": Rabbit, "rabbitmq-queue": RabbitQueue, "rabbitmq-amqp": RabbitAmqp}
