@@ -40,7 +40,7 @@ static bool on_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery)
 static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     nv_amqp_peer *peer = link->owner;
-    if (peer->state == NV_AMQP_PEER_READY) {
+    if (nv_amqp_peer_is_up(peer)) {
         nv_amqp_fleet_fail_problem(peer->fleet, peer, NV_AMQP_FLEET_LINK, problem);
     }
 }

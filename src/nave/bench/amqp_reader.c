@@ -86,7 +86,7 @@ static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     nv_amqp_reader_link *r = link->owner;
     r->link = NULL;
-    if (r->peer->state == NV_AMQP_PEER_READY) {
+    if (nv_amqp_peer_is_up(r->peer)) {
         nv_amqp_fleet_fail_problem(r->readers->fleet, r->peer, NV_AMQP_FLEET_LINK, problem);
     }
 }

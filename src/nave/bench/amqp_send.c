@@ -132,7 +132,7 @@ static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     sender *one = link->owner;
     one->link = NULL;
-    if (one->peer->state == NV_AMQP_PEER_READY) {
+    if (nv_amqp_peer_is_up(one->peer)) {
         nv_amqp_fleet_fail_problem(&one->s->fleet, one->peer, NV_AMQP_FLEET_LINK, problem);
     }
 }
