@@ -1,6 +1,7 @@
 #include "session/http_event_json.h"
 
 #include "base/clock.h"
+#include "codec/amqp/value.h"
 #include "codec/hex.h"
 #include "codec/utf8.h"
 
@@ -207,8 +208,21 @@ static bool write_json_body(nv_json_writer *w, nv_span body)
     return err == NV_OK;
 }
 
+/* An amqp-value of text or binary is what some clients make of a plain body. @return false: it is something else */
+static bool unwrap_value(nv_span *body)
+{
+    nv_amqp_value value;
+    nv_reader r = nv_reader_of(*body);
+    if (!nv_amqp_read(&r, &value) || nv_reader_left(&r) || !nv_amqp_is_text(&value)) {
+        return false;
+    }
+    *body = value.bytes;
+    return true;
+}
+
 void nv_event_write_body(nv_json_writer *w, nv_span body, bool plain, nv_span type, nv_span encoding)
 {
+    plain = plain || unwrap_value(&body);
     bool json = plain && names(type, "application/json") && names(encoding, "utf-8");
     if (json && write_json_body(w, body)) {
         return;

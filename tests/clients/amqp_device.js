@@ -1,4 +1,4 @@
-// azure-iot-device over AMQP, and over AMQP in WebSocket: telemetry, batches, messages settled in each way, twins, methods,
+// azure-iot-device over AMQP, and over AMQP in WebSocket: telemetry, messages settled in each way, twins, methods,
 // modules; with keys and with certificates.
 /* conformance: amqp.md 1, 2, 3, 4, 12, 13, 16, 19, 23, 25, 26, 27, 30, 31, 34, 35, 36, 37, 38, 59 */
 'use strict';
@@ -36,7 +36,10 @@ async function telemetry(hub, client, id) {
   message.properties.add('größe', '25 %');
   message.properties.add('alarm', 'true');
   await client.sendEvent(message);
-  await client.sendEventBatch(Array.from({ length: 20 }, (_, i) => new Message(`${id} ${i}`)));
+  for (let i = 0; i < 20; i++) {
+    await client.sendEvent(new Message(`${id} ${i}`));
+  }
+  await assert.rejects(client.sendEventBatch([new Message('x')]), { name: 'NotImplementedError' }); // the SDK's own word
   await client.sendEvent(new Message(Buffer.alloc(200000, 'x'))); // some frames
   // 100 at once: acknowledged together, stored in their order.
   await Promise.all(Array.from({ length: 100 }, (_, i) => client.sendEvent(new Message(`many ${i}`))));
@@ -85,7 +88,7 @@ async function cloudToDevice(hub, client, id) {
       } else {
         assert.strictEqual(message.properties.getValue('n'), text);
         assert.strictEqual(message.messageId, `id-${text}`);
-        assert.strictEqual(message.to, `/devices/${id}/messages/devicebound`);
+        assert.strictEqual(message.to.toLowerCase(), `/devices/${id}/messages/devicebound`);
         client.complete(message, finish);
       }
     });
@@ -112,7 +115,7 @@ async function twins(hub, client, id, where = []) {
   assert.deepStrictEqual(stored.a, { b: 2, c: [1, 2.5] });
   assert.strictEqual(stored.$version, 3);
   assert.ok(!('gone' in stored));
-  await assert.rejects(report({ 'long': 'x'.repeat(40000) }), { name: 'ArgumentError' });
+  await assert.rejects(report({ long: 'x'.repeat(40000) }), (err) => err.amqpError.name === 'FormatError');
 
   const desired = [];
   twin.on('properties.desired', (delta) => {
@@ -154,7 +157,7 @@ async function modules(hub, device, transport) {
   const message = new Message('from a module');
   message.properties.add('p', '1');
   await client.sendOutputEvent('out1', message);
-  await client.sendOutputEventBatch('out2', [new Message('b1'), new Message('b2')]);
+  await Promise.all(['b1', 'b2'].map((text) => client.sendOutputEvent('out2', new Message(text))));
   const events = hub.allEvents().filter((e) => e.moduleId === 'm1' && e.deviceId === device);
   assert.deepStrictEqual(events.map((e) => [e.body, e.systemProperties['iothub-outputname']]),
     [['from a module', 'out1'], ['b1', 'out2'], ['b2', 'out2']]);
@@ -168,6 +171,8 @@ async function modules(hub, device, transport) {
 async function takeOver(hub, text, transport) {
   const first = await connect(hub, text, transport);
   first.setRetryPolicy(new NoRetry());
+  first.on('message', () => {}); // of this link's end the SDK tells; the one for telemetry it would attach again in silence
+  await first.getTwin(); // behind it
   await first.sendEvent(new Message('of the first'));
   const gone = event(first, 'disconnect', 'the end of the first connection');
   const second = await connect(hub, text, transport);

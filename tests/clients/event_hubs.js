@@ -82,13 +82,13 @@ async function connectDevices(shown) {
 }
 
 async function fill(devices) {
-  await Promise.all(devices.map((device, d) => device.sendEventBatch(Array.from({ length: EACH }, (_, n) => {
+  await Promise.all(devices.map((device, d) => Promise.all(Array.from({ length: EACH }, (_, n) => {
     const message = new Message(JSON.stringify({ d, n }));
     message.contentType = 'application/json';
     message.contentEncoding = 'utf-8';
     message.messageId = `${d}-${n}`;
     message.properties.add('n', String(n));
-    return message;
+    return device.sendEvent(message);
   }))));
 }
 

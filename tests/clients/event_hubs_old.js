@@ -31,10 +31,10 @@ async function test(shown) {
   const device = Client.fromConnectionString(
     `HostName=${shown.hostName};DeviceId=d1;SharedAccessKey=${identity.authentication.symmetricKey.primaryKey}`, Amqp);
   await device.open();
-  await device.sendEventBatch(Array.from({ length: COUNT }, (_, n) => {
+  await Promise.all(Array.from({ length: COUNT }, (_, n) => {
     const message = new Message(JSON.stringify({ n }));
     message.properties.add('n', String(n));
-    return message;
+    return device.sendEvent(message);
   }));
   await device.close();
 

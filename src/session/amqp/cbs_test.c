@@ -545,6 +545,7 @@ static void test_expiry_of_policies(void **state)
     assert_false(feedback->ended);
     amqp_rig_advance(rig, 32 * NV_US_PER_S);
     amqp_client_expect_end(feedback, UNAUTHORIZED);
+    amqp_rig_advance(rig, 4 * NV_US_PER_S);
     assert_true(c->ended);
     amqp_client_free(c);
     amqp_rig_free(rig);

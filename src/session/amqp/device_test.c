@@ -37,6 +37,8 @@ static void test_take_over(void **state)
     amqp_client_link *newer = amqp_client_attach(second, true, EVENTS("d1"), NULL);
     amqp_client_expect_end(events, STOLEN);
     amqp_client_expect_end(bound, STOLEN);
+    assert_false(first->ended); /* its links tell it, so that it can go by itself */
+    amqp_rig_advance(rig, 4 * NV_US_PER_S);
     assert_true(first->ended); /* nobody else is on it */
     assert_string_equal(first->condition, "amqp:connection:forced");
     assert_true(newer->attached && !newer->ended);
@@ -67,6 +69,7 @@ static void test_take_over_of_one_of_many(void **state)
     one = amqp_client_attach(many, true, EVENTS("d1"), NULL); /* its token is still good: it takes it back */
     assert_false(one->ended);
     amqp_client_expect_end(newer, STOLEN);
+    amqp_rig_advance(rig, 4 * NV_US_PER_S);
     assert_true(other->ended);
     amqp_client_free(other);
     amqp_client_free(many);
@@ -138,6 +141,7 @@ static void test_revoked(void **state)
         amqp_client_expect_end(two, STOLEN);
         do_change(rig, "d2", what == REKEY_OTHER ? DISABLE : what);
         amqp_client_expect_end(newer, UNAUTHORIZED);
+        amqp_rig_advance(rig, 4 * NV_US_PER_S);
         assert_true(alone->ended); /* it was all there was */
         assert_string_equal(alone->condition, UNAUTHORIZED);
         amqp_client_free(alone);

@@ -232,6 +232,7 @@ void nv_amqp_conn_close(nv_amqp_conn *conn, nv_amqp_condition condition, const c
     if (conn->state < NV_AMQP_CONN_OPENING) {
         engine_finish(conn, &problem);
     } else {
+        engine_end_sessions(conn, &problem);
         send_close(conn, &problem);
         kill_sessions(conn, &problem);
         engine_go(conn, ENGINE_STOP_SASL | ENGINE_STOP_DELIVERY | ENGINE_STOP_ATTACH | ENGINE_STOP_BUDGET);

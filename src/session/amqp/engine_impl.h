@@ -334,6 +334,9 @@ void engine_session_fail(engine_session *s, nv_amqp_condition condition, const c
 void engine_send_flow(engine_session *s, engine_link *link, bool drain);
 /** Its links are told, it is taken out of the tables. */
 void engine_session_kill(engine_session *s, const nv_amqp_problem *problem);
+/** Before CLOSE: there are clients that believe the end of the connection only once each link or each session has ended
+ * (azure-iot-amqp-base otherwise waits for 45 s). */
+void engine_end_sessions(nv_amqp_conn *conn, const nv_amqp_problem *problem);
 void engine_bury(nv_amqp_conn *conn);
 
 /* ---- engine_link.c ------------------------------------------------------------------------------------------ */

@@ -117,6 +117,16 @@ static void send_end(engine_session *s, const nv_amqp_problem *problem)
     (void)engine_write(conn, NV_AMQP_FRAME_AMQP, s->pub.channel, &p, p.end.error.len);
 }
 
+void engine_end_sessions(nv_amqp_conn *conn, const nv_amqp_problem *problem)
+{
+    for (nv_list *node = conn->sessions.next; node != &conn->sessions; node = node->next) {
+        engine_session *s = engine_session_of(nv_container_of(node, nv_amqp_session, _node));
+        if (s->state == ENGINE_SESSION_BEGUN) {
+            send_end(s, problem);
+        }
+    }
+}
+
 static void kill_links(nv_list *links, const nv_amqp_problem *problem)
 {
     while (!nv_list_empty(links)) {

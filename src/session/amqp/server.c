@@ -15,6 +15,7 @@
 #define SAYS_EXPIRED     "ErrorCode:IotHubUnauthorizedAccess;the token has expired"
 #define DRAIN_US         (5 * NV_US_PER_S)
 #define SERVICES_SLACK   16u
+#define LEAVE_US         (3 * NV_US_PER_S) /* from the end of the last link to CLOSE */
 
 /* What a stranger may have: its $cbs pair, and one too many. */
 #define STRANGER_SESSIONS 8u
@@ -143,7 +144,7 @@ static int64_t earlier(int64_t a, int64_t b)
 
 void amqp_server_update_deadline(amqp_server *s)
 {
-    int64_t at_us = earlier(s->authorize_by_us, s->drain_by_us);
+    int64_t at_us = earlier(earlier(s->authorize_by_us, s->drain_by_us), s->leave_by_us);
     if (s->expires_wall_us < INT64_MAX) {
         const nv_clock *clock = amqp_hub(s)->clock;
         int64_t left_us = s->expires_wall_us - nv_wall_us(clock);
@@ -240,11 +241,19 @@ static void remember(amqp_server *s, const nv_amqp_link *link, nv_span path)
     (void)nv_map_put(&s->by_link, nv_span_of(&entry->link, sizeof(entry->link)), entry);
 }
 
-void amqp_server_close_if_empty(amqp_server *s, nv_amqp_condition condition, const char *description)
+static bool is_empty(amqp_server *s)
 {
     sweep_services(s);
-    if (!s->ended && s->device_count == 0 && nv_list_empty(&s->services)) {
-        nv_amqp_conn_close(&s->conn, condition, description);
+    return !s->ended && s->device_count == 0 && nv_list_empty(&s->services);
+}
+
+void amqp_server_close_if_empty(amqp_server *s, nv_amqp_condition condition, const char *description)
+{
+    if (is_empty(s)) {
+        s->leave_by_us = nv_mono_us(amqp_hub(s)->clock) + LEAVE_US;
+        s->leave_condition = condition;
+        s->leave_text = description;
+        amqp_server_update_deadline(s);
     }
 }
 
@@ -461,6 +470,13 @@ static void on_tick(nv_amqp_conn *conn, int64_t now_us)
         nv_amqp_conn_close(conn, NV_AMQP_ERR_CONNECTION_FORCED, "the hub stops");
         return;
     }
+    if (now_us >= s->leave_by_us) {
+        s->leave_by_us = INT64_MAX;
+        if (is_empty(s)) {
+            nv_amqp_conn_close(conn, s->leave_condition, s->leave_text);
+            return;
+        }
+    }
     if (now_us >= s->authorize_by_us) {
         s->authorize_by_us = INT64_MAX;
         nv_hub_refuse(amqp_hub(s), "amqp", conn->session.carrier->peer, NV_SPAN_EMPTY, NV_SPAN_EMPTY,
@@ -571,7 +587,7 @@ nv_session *nv_amqp_server_new(nv_carrier *carrier)
     nv_map_init(&s->by_key, nv_rng_u64(hub->rng));
     nv_map_init(&s->by_link, nv_rng_u64(hub->rng));
     s->host = nv_span_dup(hub->host_names[0]);
-    s->expires_wall_us = s->authorize_by_us = s->drain_by_us = INT64_MAX;
+    s->expires_wall_us = s->authorize_by_us = s->drain_by_us = s->leave_by_us = INT64_MAX;
     char guid[NV_GUID_TEXT_SIZE];
     nv_guid_make(hub->rng, guid);
     (void)snprintf(s->container_id, sizeof(s->container_id), "DeviceGateway_%s", guid);

@@ -156,8 +156,11 @@ struct amqp_server {
     int64_t expires_wall_us; /* when to look what has expired; never later than it is due */
     int64_t authorize_by_us; /* monotonic: a stranger is closed then */
     int64_t drain_by_us;
-    bool certificate; /* EXTERNAL or no SASL: the client certificate opens devices */
-    bool draining;    /* the hub stops: take no more messages (delivery() says false) */
+    int64_t leave_by_us; /* nobody is left on it: closed then, with the two below, if it did not go by itself */
+    nv_amqp_condition leave_condition;
+    const char *leave_text; /* static */
+    bool certificate;       /* EXTERNAL or no SASL: the client certificate opens devices */
+    bool draining;          /* the hub stops: take no more messages (delivery() says false) */
     bool ended;
 };
 
@@ -186,7 +189,8 @@ void amqp_server_known(amqp_server *s);
 void amqp_server_update_deadline(amqp_server *s);
 /** Go on with an end, or a drain, that waits. Harmless otherwise. */
 void amqp_server_settle(amqp_server *s);
-/** Nobody is left on the connection: CLOSE with why the last one went. */
+/** Nobody is left on the connection: CLOSE with why the last one went (@p description is static), after a while: a
+ * client that was told by its links closes it itself, and is confused by a CLOSE in the middle of that. */
 void amqp_server_close_if_empty(amqp_server *s, nv_amqp_condition condition, const char *description);
 nv_subject amqp_subject(const amqp_server *s, nv_span device_id, nv_span module_id);
 
