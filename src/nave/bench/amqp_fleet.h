@@ -127,11 +127,8 @@ static inline uint32_t nv_amqp_peer_device(const nv_amqp_peer *peer, uint32_t n)
     return peer->index + n * peer->fleet->device_peers;
 }
 
-/** False: its links end because it does, which is counted once. */
-static inline bool nv_amqp_peer_is_up(const nv_amqp_peer *peer)
-{
-    return peer->state == NV_AMQP_PEER_READY && peer->conn.state == NV_AMQP_CONN_OPENED;
-}
+/** A link ended, and not by us: a failure, unless it ends because its connection does, which is counted there. */
+void nv_amqp_peer_lost_link(nv_amqp_peer *peer, const nv_amqp_problem *problem);
 
 uint64_t nv_amqp_fleet_failure_count(const nv_amqp_fleet *fleet);
 /** Parameters of the run and the cipher: the head of every report. */

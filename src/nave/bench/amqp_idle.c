@@ -40,9 +40,7 @@ static bool on_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery)
 static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     nv_amqp_peer *peer = link->owner;
-    if (nv_amqp_peer_is_up(peer)) {
-        nv_amqp_fleet_fail_problem(peer->fleet, peer, NV_AMQP_FLEET_LINK, problem);
-    }
+    nv_amqp_peer_lost_link(peer, problem);
 }
 
 static void on_ready(nv_amqp_fleet *fleet, nv_amqp_peer *peer)

@@ -86,9 +86,7 @@ static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     nv_amqp_reader_link *r = link->owner;
     r->link = NULL;
-    if (nv_amqp_peer_is_up(r->peer)) {
-        nv_amqp_fleet_fail_problem(r->readers->fleet, r->peer, NV_AMQP_FLEET_LINK, problem);
-    }
+    nv_amqp_peer_lost_link(r->peer, problem);
 }
 
 static bool number(const nv_amqp_value *map, const char *key, int64_t *out)

@@ -132,9 +132,7 @@ static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     sender *one = link->owner;
     one->link = NULL;
-    if (nv_amqp_peer_is_up(one->peer)) {
-        nv_amqp_fleet_fail_problem(&one->s->fleet, one->peer, NV_AMQP_FLEET_LINK, problem);
-    }
+    nv_amqp_peer_lost_link(one->peer, problem);
 }
 
 static void attach(sending *s, nv_amqp_peer *peer, uint32_t number)
