@@ -81,7 +81,7 @@ void nv_amqp_fleet_fail_problem(nv_amqp_fleet *fleet, nv_amqp_peer *peer, nv_amq
 
 void nv_amqp_peer_lost_link(nv_amqp_peer *peer, const nv_amqp_problem *problem)
 {
-    nv_span forced = nv_span_str(nv_amqp_condition_name(NV_AMQP_ERR_CONNECTION_FORCED)); /* of the END before CLOSE */
+    nv_span forced = nv_span_str(nv_amqp_condition_name(NV_AMQP_ERR_DETACH_FORCED)); /* of the END before CLOSE */
     bool alone = peer->conn.state == NV_AMQP_CONN_OPENED && !nv_span_eq(problem->symbol, forced);
     if (peer->state == NV_AMQP_PEER_READY && alone) {
         nv_amqp_fleet_fail_problem(peer->fleet, peer, NV_AMQP_FLEET_LINK, problem);

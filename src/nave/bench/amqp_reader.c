@@ -9,6 +9,7 @@
 #include <stdlib.h>
 
 #define FILTER_NAME  "apache.org:selector-filter:string"
+#define CAPABILITY   "com.microsoft:enable-receiver-runtime-metric" /* tells where the end is */
 #define SOURCE_BYTES 1024u
 
 static bool on_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery);
@@ -62,10 +63,14 @@ static void attach(nv_amqp_reader_link *r)
 {
     char name[64];
     uint8_t source[SOURCE_BYTES];
+    uint8_t metrics[64];
+    nv_writer w = nv_writer_of(metrics, sizeof(metrics));
+    nv_amqp_put_symbol_of(&w, CAPABILITY);
     (void)snprintf(name, sizeof(name), "reader-%u-%u-%u", r->peer->index, r->partition, (unsigned)r->readers->rounds);
     r->known = false;
     nv_amqp_attach_options options = {.name = name,
                                       .source = source_of(r, source),
+                                      .desired_capabilities = nv_writer_span(&w),
                                       .ops = &reader_ops,
                                       .owner = r,
                                       .credit = (uint32_t)r->readers->fleet->o->credit};

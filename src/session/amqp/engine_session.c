@@ -119,10 +119,16 @@ static void send_end(engine_session *s, const nv_amqp_problem *problem)
 
 void engine_end_sessions(nv_amqp_conn *conn, const nv_amqp_problem *problem)
 {
+    nv_amqp_problem detach = *problem;
+    if (problem->condition == NV_AMQP_ERR_CONNECTION_FORCED) {
+        detach.condition =
+            NV_AMQP_ERR_DETACH_FORCED; /* "try again later" to Node's SDK, which does not know the other */
+        detach.symbol = nv_span_str(nv_amqp_condition_name(detach.condition));
+    }
     for (nv_list *node = conn->sessions.next; node != &conn->sessions; node = node->next) {
         engine_session *s = engine_session_of(nv_container_of(node, nv_amqp_session, _node));
         if (s->state == ENGINE_SESSION_BEGUN) {
-            send_end(s, problem);
+            send_end(s, &detach);
         }
     }
 }
