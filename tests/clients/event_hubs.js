@@ -254,8 +254,8 @@ async function refusals(shown) {
     await client.close();
   };
   const wrong = string.replace(/SharedAccessKey=[^;]*/, `SharedAccessKey=${Buffer.alloc(32, 7).toString('base64')}`);
-  await Promise.all([refused(GROUP, wrong, 'UnauthorizedError'), refused('nobody', string, 'MessagingEntityNotFoundError'),
-    refused(GROUP, string.replace(/EntityPath=[^;]*/, 'EntityPath=elsewhere'), 'MessagingEntityNotFoundError')]);
+  await Promise.all([refused(GROUP, wrong, 'UnauthorizedError'), refused('nobody', string, 'ServiceCommunicationError'),
+    refused(GROUP, string.replace(/EntityPath=[^;]*/, 'EntityPath=elsewhere'), 'ServiceCommunicationError')]);
   const producer = new EventHubProducerClient(string, once1);
   await assert.rejects(producer.sendBatch([{ body: 'x' }]), { code: 'UnauthorizedError' });
   await producer.close();
