@@ -122,21 +122,29 @@ static void end(amqp_device *d)
     amqp_device_settle(d);
 }
 
-static void end_if_linkless(amqp_device *d)
+/* Settle it afterwards. */
+static void look_at_links(amqp_device *d)
 {
     if (is_live(d) && nv_list_empty(&d->links) && nv_list_empty(&d->waiting)) {
         if (d->_state == DEVICE_HELD) {
             nv_subject subject = amqp_subject(d->server, d->_device_id, d->_module_id);
             nv_diag(NV_LEVEL_DEBUG, "amqp", &subject, "its last link is gone");
         }
-        end(d);
+        set_state(d, DEVICE_ENDING);
     }
 }
 
-/* The link is to be answered from here on. */
-static nv_amqp_link *take_waiting(waiting *w)
+static void end_if_linkless(amqp_device *d)
 {
-    nv_amqp_link *link = w->link;
+    look_at_links(d);
+    amqp_device_settle(d);
+}
+
+/* The link of the oldest ATTACH that waits: to be answered from here on. */
+static nv_amqp_link *take_first(amqp_device *d)
+{
+    waiting *w = nv_container_of(d->waiting.next, waiting, node);
+    nv_amqp_link *link = w->link; /* NOLINT(clang-analyzer-unix.Malloc): the list forgot what was freed */
     link->ops = NULL;
     link->owner = NULL;
     nv_list_remove(&w->node);
@@ -147,7 +155,8 @@ static nv_amqp_link *take_waiting(waiting *w)
 static void refuse_waiting(amqp_device *d, nv_amqp_condition condition, const char *description)
 {
     while (!nv_list_empty(&d->waiting)) {
-        amqp_refuse(d->server, take_waiting(nv_container_of(d->waiting.next, waiting, node)), condition, description);
+        nv_amqp_link *link = take_first(d); /* NOLINT(clang-analyzer-unix.Malloc) */
+        amqp_refuse(d->server, link, condition, description);
     }
 }
 
@@ -262,9 +271,9 @@ static void granted(nv_claim *claim)
     nv_diag(NV_LEVEL_INFO, "amqp", &subject, "connected");
     amqp_device_operation_begin(d);
     while (d->_state == DEVICE_HELD && !nv_list_empty(&d->waiting)) {
-        open_link(d, take_waiting(nv_container_of(d->waiting.next, waiting, node)));
+        open_link(d, take_first(d)); /* NOLINT(clang-analyzer-unix.Malloc) */
     }
-    end_if_linkless(d);
+    look_at_links(d);
     amqp_device_operation_end(d);
     s->conn.session.carrier->wake(s->conn.session.carrier);
 }

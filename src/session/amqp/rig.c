@@ -484,11 +484,18 @@ void amqp_client_cut(amqp_client *c)
     amqp_rig_settle(c->rig);
 }
 
+static void message_free(amqp_client_message *m)
+{
+    nv_list_remove(&m->node);
+    free(m);
+}
+
 static void link_free(amqp_client_link *l)
 {
     nv_list_remove(&l->node);
-    for (nv_list *node = nv_list_pop_front(&l->messages); node; node = nv_list_pop_front(&l->messages)) {
-        free(nv_container_of(node, amqp_client_message, node));
+    while (!nv_list_empty(&l->messages)) {
+        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
+        message_free(nv_container_of(l->messages.next, amqp_client_message, node));
     }
     nv_buf_deinit(&l->info);
     nv_buf_deinit(&l->answer);
@@ -502,7 +509,7 @@ void amqp_client_free(amqp_client *c)
     nv_list_remove(&c->node);
     c->conn.session.ops->free(&c->conn.session);
     while (!nv_list_empty(&c->links)) {
-        link_free(nv_container_of(c->links.next, amqp_client_link, node));
+        link_free(nv_container_of(c->links.next, amqp_client_link, node)); /* NOLINT(clang-analyzer-unix.Malloc) */
     }
     nv_buf_deinit(&c->out);
     nv_buf_deinit(&c->hub_out);
