@@ -16,6 +16,9 @@
 
 #define KEY_SELECTOR "apache.org:selector-filter:string"
 
+/* Of the order in which things were heard. */
+static uint64_t heard;
+
 static void copy_text(char *out, size_t size, nv_span text)
 {
     (void)snprintf(out, size, "%.*s", NV_SPAN_ARG(text));
@@ -46,6 +49,7 @@ static bool on_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery)
     memcpy(to->tag, delivery->tag.ptr, delivery->tag.len);
     to->id = delivery->id;
     to->settled = delivery->settled;
+    to->when = heard++;
     assert_int_equal(nv_amqp_message_read(nv_span_of(to->bytes, to->len), &to->message), NV_OK);
     if (!delivery->settled && !self->keep) {
         nv_amqp_link_accept_delivery(link, delivery->id);
@@ -60,6 +64,7 @@ static void on_outcome(nv_amqp_link *link, uint32_t id, uint64_t cookie, const n
     rig_outcome *to = &self->outcomes[self->outcome_count++];
     to->cookie = cookie;
     to->kind = outcome->kind;
+    to->when = heard++;
     copy_text(to->symbol, sizeof(to->symbol), outcome->problem.symbol);
     copy_text(to->description, sizeof(to->description), outcome->problem.description);
     if (!outcome->settled) {

@@ -20,6 +20,7 @@ typedef struct rig_delivery {
     size_t tag_len;
     uint32_t id;
     bool settled;
+    uint64_t when; /* how many things the client had heard before, of all its links */
 } rig_delivery;
 
 typedef struct rig_outcome {
@@ -27,6 +28,7 @@ typedef struct rig_outcome {
     nv_amqp_outcome_kind kind;
     char symbol[64];
     char description[300];
+    uint64_t when; /* as in rig_delivery */
 } rig_outcome;
 
 /** What a client knows of one of its links. */

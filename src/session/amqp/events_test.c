@@ -262,6 +262,7 @@ static const rig_delivery *ask(rig_client *c, rig_link *requests, rig_link *answ
     const rig_outcome *outcome = rig_send_wait(c, requests, write_question(memory, sizeof(memory), q));
     assert_int_equal(outcome->kind, NV_AMQP_OUT_ACCEPTED);
     RIG_UNTIL(c, answers->count > before);
+    assert_true(outcome->when < answers->deliveries[before].when); /* conformance: amqp.md 19 */
     return &answers->deliveries[before];
 }
 
@@ -822,6 +823,31 @@ static void credit_is_kept(void **state)
     rig_disconnect(c);
 }
 
+/** A backlog larger than the output goes to both readers of a connection, turn by turn. */
+static void readers_take_turns(void **state)
+{
+    (void)state;
+    rig_add_events(&on, 0, "d", 0, 3000);
+    rig_client *c = connect_service();
+    c->line.window = 32u << 10; /* read at most so much a turn */
+    const rig_attach how = {.address = READER, .credit = 4000};
+    rig_link *one = rig_attach_begin(c, &how);
+    rig_link *two = rig_attach_begin(c, &how);
+    RIG_UNTIL(c, one->count == 3000 && two->count == 3000);
+    size_t ones = 0;
+    size_t twos = 0;
+    while (ones < 3000 && twos < 3000) { /* as they came on the wire */
+        if (one->deliveries[ones].when < two->deliveries[twos].when) {
+            ones++;
+        } else {
+            twos++;
+        }
+        assert_true(ones < twos + 1000 && twos < ones + 1000);
+    }
+    assert_true(c->line.most_queued < (1u << 20)); /* what waits for the peer is bounded, whatever the credit */
+    rig_disconnect(c);
+}
+
 /** What there is comes first, then the rest of the credit goes back; without anything to come it goes at once. */
 static void drains(void **state)
 {
@@ -869,6 +895,7 @@ int main(void)
         TEST(runtime_metrics),
         TEST(credit_is_kept),
         TEST(drains),
+        TEST(readers_take_turns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

@@ -196,6 +196,8 @@ static size_t send_record(events_link *self)
     nv_err err = nv_amqp_link_send(link, &send, &id);
     if (err == NV_E_TOO_BIG) {
         too_big(self);
+    } else if (err != NV_OK && err != NV_E_AGAIN) {
+        detach(self, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, "the hub is short of memory: try again later");
     }
     if (err != NV_OK) {
         return 0;
