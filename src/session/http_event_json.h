@@ -14,7 +14,8 @@ void nv_event_write_json(nv_json_writer *w, const nv_record *record);
 void nv_event_write_value(nv_json_writer *w, const nv_value *value);
 /**
  * "body", and "bodyBase64" for what is no text.
- * @param plain  bytes as the device sent them; false: an encoded AMQP value, whose bytes count where it is text or binary
+ * @param plain  bytes as the device sent them; false: an encoded AMQP value, whose bytes count where it is text or
+ * binary
  * @param type      content-type, which says with
  * @param encoding  content-encoding whether the body is JSON
  */

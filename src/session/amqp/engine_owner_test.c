@@ -1,5 +1,5 @@
 /** Owners of the engine that answer late or end things in the middle; room, time, and many links. */
-#include "engine_rig.h"
+#include "support/amqp_engine_rig.h"
 #include "support/amqp_script.h"
 
 #include <malloc.h>

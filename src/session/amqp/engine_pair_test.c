@@ -1,6 +1,6 @@
 /** Both halves of the engine against each other in memory: in pieces, cut off, in order, within credit and budget. */
 #include "base/rng.h"
-#include "engine_rig.h"
+#include "support/amqp_engine_rig.h"
 #include "support/amqp_script.h"
 
 #include <setjmp.h>

@@ -1,6 +1,6 @@
 /** Two ends of the engine in memory, for its tests. */
-#ifndef NV_SESSION_AMQP_ENGINE_RIG_H
-#define NV_SESSION_AMQP_ENGINE_RIG_H
+#ifndef NV_TESTS_SUPPORT_AMQP_ENGINE_RIG_H
+#define NV_TESTS_SUPPORT_AMQP_ENGINE_RIG_H
 
 #include "support/amqp_pair.h"
 

@@ -1,4 +1,4 @@
-#include "engine_rig.h"
+#include "support/amqp_engine_rig.h"
 
 #include "support/amqp_script.h"
 
