@@ -430,6 +430,9 @@ static void say_performative(nv_buf *out, const nv_amqp_performative *p, size_t 
     case NV_AMQP_SASL_MECHANISMS:
         say_mechanisms(out, p->sasl_mechanisms.mechanisms);
         break;
+    case NV_AMQP_SASL_INIT:
+        SAY(" with %.*s", NV_SPAN_ARG(p->sasl_init.mechanism));
+        break;
     case NV_AMQP_SASL_OUTCOME:
         SAY(" code=%u", p->sasl_outcome.code);
         break;

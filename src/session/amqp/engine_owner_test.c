@@ -71,6 +71,52 @@ static void test_no_answer_needed(void **state)
     }
 }
 
+/* Credit and a transfer come before the answer: the one is kept, the other waits. */
+static void test_before_the_answer(void **state)
+{
+    (void)state;
+    open_pair(NULL, NULL);
+    p->server.attach_later = true;
+    run();
+    (void)amqp_owner_attach(&p->client, "in", false, 0);
+    run();
+    amqp_script_put(&p->server.end.in, "flow next-in=0 handle=0 credit=3\n");
+    amqp_end_serve(&p->server.end);
+    p->server.to_send = 2;
+    accept_waiting();
+    assert_int_equal(p->server.sent, 0); /* not from inside of a call of its own */
+    amqp_end_serve(&p->server.end);
+    assert_int_equal(p->server.sent, 2);
+    close_pair();
+
+    open_waiting();
+    amqp_script_put(&p->server.end.in, "transfer handle=0 id=0 tag=01 body=3\n");
+    amqp_end_serve(&p->server.end);
+    assert_false(p->server.conn.session.reading);
+    accept_waiting();
+    amqp_end_serve(&p->server.end);
+    assert_int_equal(p->server.deliveries, 1);
+    close_pair();
+}
+
+/* Another link of the same name while the owner still thinks about the first. */
+static void test_name_in_doubt(void **state)
+{
+    (void)state;
+    open_waiting();
+    nv_amqp_link *first = p->server.waiting;
+    nv_buf_clear(&p->server.end.out);
+    amqp_script_put(&p->server.end.in, "attach name=events handle=5 sender\n");
+    amqp_end_serve(&p->server.end);
+    expect_said(&p->server, "attach name=events handle=1 receiver snd=2 rcv=0 max=1048576\n"
+                            "detach handle=1 closed error=amqp:resource-locked\n");
+    assert_ptr_equal(p->server.waiting, first);
+    nv_amqp_link_detach(first, NV_AMQP_ERR_NOT_ALLOWED, "no"); /* a refusal by another name */
+    expect_said(&p->server, "attach name=events handle=0 receiver snd=2 rcv=0 max=1048576\n"
+                            "detach handle=0 closed error=amqp:not-allowed\n");
+    close_pair();
+}
+
 static void test_late_answer(void **state)
 {
     (void)state;
@@ -437,6 +483,20 @@ static void test_long_attach(void **state)
     amqp_owner_deinit(&p->server);
 }
 
+/* ---- the hub stops -------------------------------------------------------------------------------------------------
+ */
+
+static void test_stop(void **state)
+{
+    (void)state;
+    open_links();
+    p->server.conn.session.ops->drain(&p->server.conn.session, 0);
+    run();
+    assert_non_null(strstr(amqp_owner_log(&p->client), "ended amqp:connection:forced: the hub stops"));
+    assert_true(p->server.ended);
+    close_pair();
+}
+
 /* ---- many ----------------------------------------------------------------------------------------------------------
  */
 
@@ -508,13 +568,23 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_late_answer),        cmocka_unit_test(test_no_answer_needed),
-        cmocka_unit_test(test_answer_to_the_dead), cmocka_unit_test(test_answer_after_the_end),
-        cmocka_unit_test(test_end_in_callbacks),   cmocka_unit_test(test_output_mark),
-        cmocka_unit_test(test_output_full),        cmocka_unit_test(test_too_big_to_send),
-        cmocka_unit_test(test_heartbeats),         cmocka_unit_test(test_slow_is_not_silent),
-        cmocka_unit_test(test_deadlines),          cmocka_unit_test(test_long_errors),
-        cmocka_unit_test(test_long_attach),        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_before_the_answer),
+        cmocka_unit_test(test_name_in_doubt),
+        cmocka_unit_test(test_late_answer),
+        cmocka_unit_test(test_no_answer_needed),
+        cmocka_unit_test(test_answer_to_the_dead),
+        cmocka_unit_test(test_answer_after_the_end),
+        cmocka_unit_test(test_end_in_callbacks),
+        cmocka_unit_test(test_output_mark),
+        cmocka_unit_test(test_output_full),
+        cmocka_unit_test(test_too_big_to_send),
+        cmocka_unit_test(test_heartbeats),
+        cmocka_unit_test(test_slow_is_not_silent),
+        cmocka_unit_test(test_deadlines),
+        cmocka_unit_test(test_long_errors),
+        cmocka_unit_test(test_long_attach),
+        cmocka_unit_test(test_stop),
+        cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

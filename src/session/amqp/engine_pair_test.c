@@ -189,6 +189,43 @@ static void test_settlements_share_a_frame(void **state)
     close_pair();
 }
 
+/* One that stays unsettled for long does not keep room for all that come after it; and in quiet nothing is kept. */
+static void test_one_stays(void **state)
+{
+    (void)state;
+    nv_amqp_config config = amqp_server_config;
+    config.idle_time_out_ms = 60000;
+    open_pair(&config, NULL);
+    run();
+    (void)amqp_owner_attach(&p->client, "events", true, 0);
+    run();
+    p->server.keep = p->server.quiet = p->client.quiet = true;
+    for (uint32_t i = 0; i < 500; i++) {
+        client_sends(1, 1);
+        run();
+        if (i % 2) {
+            nv_amqp_link_accept_delivery(p->server.links[0], i);
+        }
+        if (i >= 50 && i % 2 == 0) {
+            nv_amqp_link_accept_delivery(p->server.links[0], i - 40);
+        }
+        run();
+    }
+    assert_int_equal(p->server.kept, 500);
+    assert_int_equal(p->client.outcomes[NV_AMQP_OUT_ACCEPTED], 475);
+    nv_amqp_link_settle_oldest(p->server.links[0], 100, &(nv_amqp_outcome){.kind = NV_AMQP_OUT_NONE});
+    run();
+    assert_int_equal(p->client.outcomes[NV_AMQP_OUT_NONE], 25);
+    advance(30 * NV_US_PER_S);
+    client_sends(1, 1);
+    run();
+    advance(59 * NV_US_PER_S); /* the ring is given back, and made again */
+    client_sends(1, 1);
+    run();
+    assert_int_equal(p->server.kept, 502);
+    close_pair();
+}
+
 /* A frame that was sent, even in part, is not changed any more. */
 static void test_no_change_behind_the_back(void **state)
 {
@@ -268,6 +305,55 @@ static void test_no_giant_frames(void **state)
     expect_said(&p->server, "transfer handle=0 id=0 tag=4 format=0 more 65506 bytes\n"
                             "transfer handle=0 id=0 tag=4 format=0 4494 bytes\n");
     close_pair();
+}
+
+/* The owner's own tag, and none is sent when there is no room. */
+static void test_tags(void **state)
+{
+    (void)state;
+    open_links();
+    nv_buf_clear(&p->server.end.out);
+    uint32_t id;
+    nv_amqp_send send = {.tag = nv_span_str("0123456789abcdef"), .format = 5, .body = nv_span_str("x")};
+    assert_int_equal(nv_amqp_link_send(p->server.links[1], &send, &id), NV_OK);
+    expect_said(&p->server, "transfer handle=1 id=0 tag=16 format=5 1 bytes\n");
+    for (int i = 0; i < 9; i++) {
+        assert_int_equal(nv_amqp_link_send(p->server.links[1], &send, &id), NV_OK);
+    }
+    assert_int_equal(nv_amqp_link_send(p->server.links[1], &send, &id), NV_E_AGAIN);
+    close_pair();
+}
+
+/* What a server may say to our client that ends its SASL layer. */
+static void test_client_sasl(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *in;
+        const char *log;
+    } rows[] = {
+        {"hex 0000001802010000005340c00b01e00801a305504c41494e", ""},
+        {"hex 0000001502010000005340c00801a305504c41494e", ""}, /* one mechanism alone */
+        {"hex 0000001802010000005340c00b01e00801a30543524d2d35",
+         "ended amqp:unauthorized-access: SASL: the peer does not offer the mechanism\n"},
+        {"hex 0000001802010000005340c00b01e00801a305504c41494e\nhex 0000001102010000005344c00402500140",
+         "ended amqp:unauthorized-access: SASL: the peer refused\n"},
+        {"hex 0000000c02010000ffffffff", "ended amqp:decode-error: malformed SASL frame\n"},
+        {"hex 0000001002010000005342c00301a000", "ended amqp:not-allowed: unexpected SASL frame\n"},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        nv_manual_clock_init(&p->clock, 0);
+        amqp_owner_client(&p->client, &p->clock.clock, NULL);
+        nv_buf_clear(&p->client.end.out);
+        amqp_script_put(&p->client.end.in, "header sasl\n");
+        amqp_script_put(&p->client.end.in, rows[i].in);
+        amqp_end_serve(&p->client.end);
+        assert_string_equal(amqp_owner_log(&p->client), rows[i].log);
+        if (i < 2) {
+            expect_said(&p->client, "sasl_init with PLAIN\n");
+        }
+        amqp_owner_deinit(&p->client);
+    }
 }
 
 static void test_drain_of_a_slow_owner(void **state)
@@ -364,10 +450,13 @@ int main(void)
         cmocka_unit_test(test_cut_at_each_byte),
         cmocka_unit_test(test_settled_before_reply),
         cmocka_unit_test(test_settlements_share_a_frame),
+        cmocka_unit_test(test_one_stays),
         cmocka_unit_test(test_no_change_behind_the_back),
         cmocka_unit_test(test_credit),
         cmocka_unit_test(test_credit_taken_back),
         cmocka_unit_test(test_no_giant_frames),
+        cmocka_unit_test(test_tags),
+        cmocka_unit_test(test_client_sasl),
         cmocka_unit_test(test_drain_of_a_slow_owner),
         cmocka_unit_test(test_not_now),
         cmocka_unit_test(test_budget),

@@ -272,6 +272,11 @@ static const rule link_rules[] = {
     {"4.5.1 no transactions", BEGIN_UP, NULL, "attach name=tx handle=0 sender coordinator",
      "attach name=tx handle=0 receiver snd=2 rcv=0 max=1048576\ndetach handle=0 closed error=amqp:not-implemented\n",
      ""},
+    {"2.6.3 a target that is none", BEGIN_UP, NULL, "hex 0000001c02000000005312c00f07a101614342404040005329a10162",
+     "close error=amqp:decode-error\nclosed\n", NULL},
+    {"2.7.2 the peer's handle-max",
+     "header amqp\nopen container=c\nbegin handle-max=0\nattach name=in handle=0 sender\n", NULL,
+     "attach name=b handle=1 sender", "end error=amqp:resource-limit-exceeded\n", NULL},
     {"too many links", IN_UP, one_link, "attach name=b handle=1 sender target=/t",
      "attach name=b handle=1 receiver snd=2 rcv=0 max=1048576\n"
      "detach handle=1 closed error=amqp:resource-limit-exceeded\n",
@@ -405,6 +410,8 @@ static const rule send_rules[] = {
     {"of what was never sent", OUT_2, send_3, "disposition receiver first=7 last=4000000 accepted", "", ""},
     {"2.7.6 last before first", OUT_2, send_3, "disposition receiver first=3 last=2 accepted",
      "end error=amqp:invalid-field\n", "detached out amqp:invalid-field\n"},
+    {"2.5.6 it has seen what was not sent", OUT_UP "flow window=1 next-in=0 handle=0 count=0 credit=9\n", send_3,
+     "flow window=1 next-in=7", SENT(1), "room out 8\n"},
     {"ids are of the session", OUT_2 "begin ch=1\n", send_3, "disposition ch=1 receiver first=0 settled accepted", "",
      ""},
 };
