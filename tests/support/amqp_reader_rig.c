@@ -329,6 +329,29 @@ void rig_assert_detached(const rig_link *link, const char *symbol, const char *s
     }
 }
 
+nv_amqp_value rig_in_map(const nv_amqp_value *map, const char *key, nv_amqp_type key_type)
+{
+    nv_reader at = nv_reader_of(map->bytes);
+    nv_amqp_value name;
+    nv_amqp_value value;
+    while (nv_amqp_map_next(&at, &name, &value)) {
+        if (nv_span_eq_str(name.bytes, key)) {
+            assert_int_equal(name.type, key_type);
+            return value;
+        }
+    }
+    fail_msg("%s is not there", key);
+    return (nv_amqp_value){.type = NV_AMQP_NULL};
+}
+
+void rig_assert_text(const nv_amqp_value *value, nv_amqp_type type, const char *want)
+{
+    assert_int_equal(value->type, type);
+    if (!nv_span_eq_str(value->bytes, want)) {
+        fail_msg("\"%.*s\", wanted \"%s\"", NV_SPAN_ARG(value->bytes), want);
+    }
+}
+
 /* ---- what happens behind ------------------------------------------------------------------------------------- */
 
 static void on_stored(nv_log_batch *batch, nv_err status, void *arg)

@@ -117,6 +117,10 @@ void rig_settle(rig_client *client, rig_link *link, const rig_delivery *delivery
 /** Was it refused, or detached, with that condition and a sentence that contains @p says? Fails if not. */
 void rig_assert_detached(const rig_link *link, const char *symbol, const char *says);
 
+/** The value of a key, which must be there and of that type. */
+nv_amqp_value rig_in_map(const nv_amqp_value *map, const char *key, nv_amqp_type key_type);
+void rig_assert_text(const nv_amqp_value *value, nv_amqp_type type, const char *want);
+
 /** Append @p count events of @p device to a partition, bodies "{device}-{n}" from @p first on. Durable. */
 void rig_add_events(nv_rig_hub *on, uint32_t partition, const char *device, unsigned first, unsigned count);
 void rig_add_device(nv_rig_hub *on, const char *device);
