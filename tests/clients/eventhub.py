@@ -2,6 +2,7 @@
 higher level, a consumer that goes on over the end of the hub, and WebSocket."""
 # conformance: amqp.md 2, 4, 10, 12, 14, 16, 17, 19, 45, 46, 47, 48, 49, 50, 51, 52, 54, 56
 import base64
+import concurrent.futures
 import datetime
 import json
 import queue
@@ -141,21 +142,20 @@ def contents(endpoint):
 
 
 def positions(endpoint, events):
+    """Work to be done: each start position and what has to be read first."""
     partition = events[0][0]
     mine = [event for p, event, _ in events if p == partition]
     middle = mine[20]
 
-    def first(position, **options):
-        return endpoint.read(1, partition_id=partition, starting_position=position, **options)[0][1].sequence_number
+    def first(expected, position, inclusive=False):
+        got = endpoint.read(1, partition_id=partition, starting_position=position, starting_position_inclusive=inclusive)
+        assert got[0][1].sequence_number == expected, (position, inclusive, got[0][1].sequence_number)
 
     here = middle.sequence_number
-    assert first(here) == here + 1
-    assert first(here, starting_position_inclusive=True) == here
-    assert first(middle.offset) == here + 1
-    assert first(middle.offset, starting_position_inclusive=True) == here
     after = next(event for event in mine if event.enqueued_time >= middle.enqueued_time)
-    assert first(middle.enqueued_time - datetime.timedelta(milliseconds=1)) == after.sequence_number
-    assert first({"0": "-1", "1": "-1", "2": "-1", "3": "-1"}[partition]) == 0
+    return [(first, here + 1, here), (first, here, here, True), (first, here + 1, middle.offset), (first, here, middle.offset, True),
+            (first, after.sequence_number, middle.enqueued_time - datetime.timedelta(milliseconds=1)),
+            (first, 0, {"0": "-1", "1": "-1", "2": "-1", "3": "-1"})]
 
 
 def latest(endpoint, device):
@@ -172,15 +172,19 @@ def latest(endpoint, device):
 
 
 def owners(endpoint):
-    first = Reader(endpoint.consumer(), partition_id="0", starting_position="-1", owner_level=1)
+    first = Reader(endpoint.consumer(group="owners"), partition_id="0", starting_position="-1", owner_level=1)
     first.until(lambda r: r.events, "the first owner reads")
-    second = Reader(endpoint.consumer(), partition_id="0", starting_position="-1", owner_level=2)
+    second = Reader(endpoint.consumer(group="owners"), partition_id="0", starting_position="-1", owner_level=2)
     second.until(lambda r: r.events, "the second owner reads")
     first.until(lambda r: r.errors, "the first owner is told")
     assert isinstance(first.errors[0], ConnectionLostError) and "stolen" in str(first.errors[0]), first.errors
     first.stop()
     assert not second.errors, second.errors
     second.stop()
+
+
+def over_websocket(endpoint):
+    assert len(endpoint.read(DEVICES * EACH, TransportType.AmqpOverWebsocket, starting_position="-1")) == DEVICES * EACH
 
 
 def refusals(endpoint):
@@ -224,6 +228,7 @@ def killed(hub, endpoint, device):
 
 def run(hub):
     endpoint = Endpoint(hub)
+    hub.cli("consumer-group", "add", "owners")
     devices = [Device(hub, endpoint.ca, "d%d" % d) for d in range(DEVICES)]
     for device in devices:
         device.send(uamqp.BatchMessage(data=(
@@ -233,12 +238,11 @@ def run(hub):
         print(work.__name__, flush=True)  # the last one named is where a run hangs
         return work(*arguments)
 
-    step(properties, endpoint)
     events = step(contents, endpoint)
-    step(positions, endpoint, events)
-    assert len(endpoint.read(DEVICES * EACH, TransportType.AmqpOverWebsocket, starting_position="-1")) == DEVICES * EACH
-    step(owners, endpoint)
-    step(refusals, endpoint)
+    with concurrent.futures.ThreadPoolExecutor(16) as pool:  # the client waits most of the time
+        work = [(properties, endpoint), (over_websocket, endpoint), (owners, endpoint), (refusals, endpoint)]
+        for done in [pool.submit(step, *one) for one in work + positions(endpoint, events)]:
+            done.result()
     step(latest, endpoint, devices[0])
     step(killed, hub, endpoint, devices[1])
 
