@@ -183,8 +183,10 @@ def owners(endpoint):
     second.stop()
 
 
-def over_websocket(endpoint):
-    assert len(endpoint.read(DEVICES * EACH, TransportType.AmqpOverWebsocket, starting_position="-1")) == DEVICES * EACH
+def over_websocket(endpoint, events):
+    mine = [event.sequence_number for p, event, _ in events if p == events[0][0]]
+    got = endpoint.read(len(mine), TransportType.AmqpOverWebsocket, partition_id=events[0][0], starting_position="-1")
+    assert [event.sequence_number for _, event, _ in got] == mine
 
 
 def refusals(endpoint):
@@ -240,7 +242,7 @@ def run(hub):
 
     events = step(contents, endpoint)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # the client waits most of the time
-        work = [(properties, endpoint), (over_websocket, endpoint), (owners, endpoint), (refusals, endpoint)]
+        work = [(properties, endpoint), (over_websocket, endpoint, events), (owners, endpoint), (refusals, endpoint)]
         for done in [pool.submit(step, *one) for one in work + positions(endpoint, events)]:
             done.result()
     step(latest, endpoint, devices[0])
