@@ -40,6 +40,10 @@ static void feed(amqp_end *end)
 {
     nv_session *session = end->session;
     size_t shown = 0;
+    if (end->stuck > 0 && end->stuck == nv_buf_len(&end->in)) {
+        return;
+    }
+    end->stuck = 0;
     while (!end->lost && session->reading && !session->closing && nv_buf_len(&end->in) > 0) {
         size_t len = nv_buf_len(&end->in);
         shown = end->piece > 0 && shown + end->piece < len ? shown + end->piece : len;
@@ -56,6 +60,7 @@ static void feed(amqp_end *end)
         nv_buf_consume(&end->in, taken);
         if (taken == 0 && shown == len) {
             assert(len <= session->max_pending || !session->reading || session->closing);
+            end->stuck = session->reading ? len : 0;
             return;
         }
         shown -= taken;

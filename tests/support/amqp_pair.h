@@ -18,6 +18,7 @@ typedef struct amqp_end {
     nv_buf in;
     nv_session *session;
     size_t unread;
+    size_t stuck; /* so many bytes were shown in vain: it wants more */
     size_t piece; /* 0: all that is there; else at most so many bytes more at a time */
     bool lost;
     bool freed;
