@@ -16,6 +16,7 @@
 #include <cmocka.h>
 
 #define LOOPS    2u
+#define PULLED   4u
 #define DEVICES  8u
 #define MESSAGES 400u /* of each loop */
 
@@ -32,7 +33,11 @@ typedef struct racer {
 } racer;
 
 typedef struct device {
-    nv_c2d_receiver core; /* first member */
+    union { /* first member */
+        nv_c2d_receiver core;
+        nv_c2d_puller puller;
+    };
+    uint32_t taken;
     racer *on;
     nv_identity *identity;
     char id[8];
@@ -75,6 +80,10 @@ static void on_message(nv_c2d_receiver *core, nv_c2d_message *message)
                                 .lock_token = nv_span_of(s->token, 36),
                                 .outcome = NV_C2D_COMPLETE,
                                 .done = settled};
+    d->taken++;
+    if (core->pulls) { /* as an AMQP link whose credit is given back one by one */
+        nv_c2d_pull(&d->puller, d->taken + PULLED);
+    }
     nv_c2d_settle_do(d->on->loop, &s->settle);
 }
 
@@ -120,8 +129,12 @@ static void *racer_main(void *arg)
     for (size_t i = self->index; i < DEVICES; i += LOOPS) {
         device *d = &r->devices[i];
         d->on = self;
-        d->core = (nv_c2d_receiver){.identity = d->identity, .credit = 8, .message = on_message};
+        d->core =
+            (nv_c2d_receiver){.identity = d->identity, .credit = 8, .pulls = i / LOOPS % 2 == 1, .message = on_message};
         nv_c2d_attach(self->loop, &d->core);
+        if (d->core.pulls) {
+            nv_c2d_pull(&d->puller, PULLED);
+        }
         own++;
     }
     for (int i = 0; i < 8; i++) {
