@@ -50,6 +50,26 @@ static void test_take_over(void **state)
     amqp_rig_free(rig);
 }
 
+/* Whoever was the last one on it may come back with a new token before the connection is closed. */
+static void test_stays_with_a_new_token(void **state)
+{
+    (void)state;
+    amqp_rig *rig = amqp_rig_new(NULL);
+    amqp_rig_add(rig, "d1", NULL);
+    amqp_rig_add(rig, "d2", NULL);
+    amqp_client *c = amqp_client_anonymous(rig);
+    put(c, "d1");
+    amqp_client_link *one = amqp_client_attach(c, true, EVENTS("d1"), NULL);
+    amqp_rig_delete(rig, "d1", NULL);
+    amqp_client_expect_end(one, UNAUTHORIZED);
+    put(c, "d2");
+    amqp_rig_advance(rig, 10 * NV_US_PER_S);
+    assert_false(c->ended);
+    assert_false(amqp_client_attach(c, true, EVENTS("d2"), NULL)->ended);
+    amqp_client_free(c);
+    amqp_rig_free(rig);
+}
+
 static void test_take_over_of_one_of_many(void **state)
 {
     (void)state;
@@ -302,6 +322,7 @@ int main(void)
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_take_over),
         cmocka_unit_test(test_take_over_of_one_of_many),
+        cmocka_unit_test(test_stays_with_a_new_token),
         cmocka_unit_test(test_take_over_waits_for_appends),
         cmocka_unit_test(test_revoked),
         cmocka_unit_test(test_lost),

@@ -205,6 +205,7 @@ static bool add(amqp_server *s, nv_span path, nv_span policy, nv_span token, uin
     (void)nv_map_remove(&s->by_path, p->path); /* the key is the newest one's from here on */
     (void)nv_map_put(&s->by_path, p->path, p);
     s->expires_wall_us = expires_wall_us < s->expires_wall_us ? expires_wall_us : s->expires_wall_us;
+    s->leave_by_us = INT64_MAX; /* who brings a credential means to stay */
     amqp_server_known(s);
     amqp_server_update_deadline(s);
     return true;
