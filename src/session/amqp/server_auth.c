@@ -1,18 +1,16 @@
 /*
- * Who the peer is: SASL, tokens put on $cbs, and which of them covers what (amqp.md sections 1.2 and 2).
+ * Who the peer is: tokens put on $cbs or given as a password, and which of them covers what (amqp.md section 2).
  *
  * A token is verified when it comes: a policy's at once, a device's own by looking the device up. What it covers is
  * kept by path, so that a link finds its token by a few look-ups however many there are. A device is verified once
  * more, by core/auth.h with the token kept, when its first link comes.
  */
 #include "base/alloc.h"
-#include "base/metrics.h"
 #include "codec/percent.h"
 #include "codec/sas.h"
 #include "session/amqp/server_internal.h"
 
 #include <ctype.h>
-#include <stdio.h>
 #include <stdlib.h>
 
 #define PATH_MAX_BYTES 1024u
@@ -24,6 +22,8 @@
 /* Told to the peer: unknown identity and wrong signature sound the same. */
 #define SAYS_UNAUTHORIZED                                                                                              \
     "ErrorCode:IotHubUnauthorizedAccess;Unauthorized: the token does not open this, see the hub's log"
+
+#define SAYS_TOO_MANY "too many tokens on this connection"
 
 /* A stranger may be wrong so often. */
 #define STRANGER_FAILURES 32u
@@ -353,6 +353,11 @@ static void check_free(check *c)
     amqp_operation_end(s);
 }
 
+static void refuse(amqp_server *s, nv_span device_id, nv_span module_id, nv_refusal refusal, const char *detail)
+{
+    nv_hub_refuse(amqp_hub(s), "amqp", s->conn.session.carrier->peer, device_id, module_id, refusal, detail);
+}
+
 static bool keep_device(check *c)
 {
     char path[PATH_MAX_BYTES];
@@ -413,7 +418,10 @@ static void put_checked(check *c)
     if (c->auth.status == NV_OK) {
         bool kept = keep_device(c);
         status = kept ? 200 : 403;
-        description = kept ? "OK" : "too many tokens on this connection";
+        description = kept ? "OK" : SAYS_TOO_MANY;
+        if (!kept) {
+            refuse(c->server, c->auth.device_id, c->auth.module_id, NV_REFUSAL_LIMIT, SAYS_TOO_MANY);
+        }
     } else if (c->auth.status == NV_E_UNAUTHORIZED) {
         status = status_of(c->auth.refusal);
         description = sentence_of(c->auth.refusal);
@@ -467,11 +475,6 @@ void amqp_auth_forget(amqp_server *s, const void *owner)
 }
 
 /* ---- policies ----------------------------------------------------------------------------------------------- */
-
-static void refuse(amqp_server *s, nv_span device_id, nv_span module_id, nv_refusal refusal, const char *detail)
-{
-    nv_hub_refuse(amqp_hub(s), "amqp", s->conn.session.carrier->peer, device_id, module_id, refusal, detail);
-}
 
 /* "/a/b%23c" of "a/b#c": as nv_sas_check_path() wants it. */
 static nv_span encode_path(nv_span path, nv_writer *w)
@@ -574,11 +577,12 @@ static int put_policy(amqp_server *s, nv_span token, nv_span path, const char **
         *description = "OK";
         return 200;
     }
+    ids_of(path, &device_id, &module_id);
     if (err != NV_E_UNAUTHORIZED) {
-        *description = "too many tokens on this connection";
+        *description = SAYS_TOO_MANY;
+        refuse(s, device_id, module_id, NV_REFUSAL_LIMIT, SAYS_TOO_MANY);
         return 403;
     }
-    ids_of(path, &device_id, &module_id);
     refuse(s, device_id, module_id, result.refusal, result.detail);
     *description = sentence_of(result.refusal);
     return status_of(result.refusal);
@@ -592,11 +596,13 @@ static int put_token(amqp_server *s, nv_span name, nv_span token, const char **d
     int status = 0;
     *description = not_ours(token, &status);
     if (*description) {
+        refuse(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_TOKEN_MALFORMED, *description);
         return status;
     }
     nv_span path = nv_span_of(audience, amqp_audience(name, audience));
     if (path.len == 0) {
         *description = "the request has no name, or one that is no audience";
+        refuse(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_TOKEN_AUDIENCE, *description);
         return 400;
     }
     nv_span device_id;
@@ -638,151 +644,41 @@ void amqp_auth_put_token(amqp_server *s, nv_span name, nv_span token, amqp_put_t
     }
 }
 
-/* ---- SASL --------------------------------------------------------------------------------------------------- */
+/* ---- logins ------------------------------------------------------------------------------------------------- */
 
-static void refuse_sasl(amqp_server *s, nv_span device_id, nv_span module_id, nv_refusal refusal, const char *detail)
+void amqp_auth_refuse_sasl(amqp_server *s, nv_span device_id, nv_span module_id, nv_refusal refusal, const char *detail)
 {
     refuse(s, device_id, module_id, refusal, detail);
     nv_amqp_sasl_done(&s->conn, 1);
 }
 
-/* Where the last @p what begins, case ignored; text.len: nowhere. */
-static size_t find_last(nv_span text, const char *what)
-{
-    nv_span want = nv_span_str(what);
-    for (size_t i = text.len; i-- > 0;) {
-        if (nv_span_eq_nocase(nv_span_first(nv_span_skip(text, i), want.len), want)) {
-            return i;
-        }
-    }
-    return text.len;
-}
-
-typedef struct login {
-    nv_span policy; /* empty: a device's */
-    nv_span device_id;
-    nv_span module_id;
-    nv_span hub;
-} login;
-
-/* "d/modules/m", each part percent-encoded or all of it. Into @p text. */
-static void split_ids(nv_span user, nv_writer *text, login *out)
-{
-    nv_span whole = nv_percent_decode_lenient(user, text);
-    size_t at = find_last(user, "/modules/");
-    if (at < user.len) {
-        out->device_id = nv_percent_decode_lenient(nv_span_first(user, at), text);
-        out->module_id = nv_percent_decode_lenient(nv_span_skip(user, at + strlen("/modules/")), text);
-        return;
-    }
-    at = find_last(whole, "/modules/");
-    out->device_id = nv_span_first(whole, at);
-    out->module_id = nv_span_skip(whole, at + strlen("/modules/"));
-}
-
-/* amqp.md section 1.2. @return false: of none of the forms */
-static bool parse_user(nv_span user, nv_writer *text, login *out)
-{
-    *out = (login){.hub = NV_SPAN_EMPTY};
-    if (nv_span_find(user, '@') == user.len) { /* encoded as a whole */
-        user = nv_percent_decode_lenient(user, text);
-    }
-    size_t at = find_last(user, "@sas.");
-    nv_span rest = nv_span_skip(user, at + strlen("@sas."));
-    if (at < user.len && starts_nocase(rest, "root.")) {
-        out->policy = nv_percent_decode_lenient(nv_span_first(user, at), text);
-        out->hub = nv_span_skip(rest, strlen("root."));
-    } else if (at < user.len) {
-        split_ids(nv_span_first(user, at), text, out);
-        out->hub = rest;
-    } else {
-        at = find_last(user, "@");
-        split_ids(nv_span_first(user, at), text, out);
-        out->hub = nv_span_skip(user, at + 1);
-    }
-    return out->hub.len > 0 && text->err == NV_OK && (out->policy.len > 0 || out->device_id.len > 0);
-}
-
-/* The first label of any of our names, or the whole of it. */
-static bool is_this_hub(const nv_hub *hub, nv_span name)
-{
-    for (size_t i = 0; i < hub->host_name_count; i++) {
-        nv_span own = hub->host_names[i];
-        if (nv_span_eq_nocase(name, own) || nv_span_eq_nocase(name, nv_span_first(own, nv_span_find(own, '.')))) {
-            return true;
-        }
-    }
-    return false;
-}
-
-static void login_policy(amqp_server *s, const login *who, nv_span token)
+void amqp_auth_login_policy(amqp_server *s, nv_span policy, nv_span token)
 {
     char path[PATH_MAX_BYTES];
     size_t len = 0;
     nv_sas sas;
     nv_auth_policy result = {.refusal = NV_REFUSAL_TOKEN_MALFORMED};
     nv_sas_fault fault = nv_sas_parse(token, &sas);
-    bool same = fault == NV_SAS_NONE && nv_span_eq(sas.policy, who->policy);
+    bool same = fault == NV_SAS_NONE && nv_span_eq(sas.policy, policy);
     bool readable = fault == NV_SAS_NONE && own_path(&sas, path, &len);
     nv_wipe(&sas, sizeof(sas));
     if (!readable) {
-        refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, result.refusal, nv_sas_fault_text(fault));
+        amqp_auth_refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, result.refusal, nv_sas_fault_text(fault));
     } else if (!same) {
-        refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_TOKEN_AUDIENCE,
-                    "the token's skn is not the policy of the user name");
+        amqp_auth_refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_TOKEN_AUDIENCE,
+                              "the token's skn is not the policy of the user name");
     } else if (take_policy(s, token, nv_span_of(path, len), &result) != NV_OK) {
-        refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, result.refusal, result.detail);
+        amqp_auth_refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, result.refusal, result.detail);
     } else {
         nv_amqp_sasl_done(&s->conn, 0);
     }
 }
 
-static void login_device(amqp_server *s, const login *who, nv_span token)
+void amqp_auth_login_device(amqp_server *s, nv_span device_id, nv_span module_id, nv_span token)
 {
-    check *c = check_new(s, who->device_id, who->module_id, token);
+    check *c = check_new(s, device_id, module_id, token);
     c->sasl = true;
     nv_auth_device(amqp_loop(s), &c->auth);
-}
-
-static void plain(amqp_server *s, nv_span response)
-{
-    char memory[3 * PATH_MAX_BYTES];
-    char detail[NV_REFUSAL_DETAIL];
-    nv_writer text = nv_writer_of(memory, sizeof(memory));
-    login who;
-    size_t first = nv_span_find(response, '\0');
-    nv_span rest = nv_span_skip(response, first + 1);
-    nv_span user = nv_span_first(rest, nv_span_find(rest, '\0'));
-    nv_span token = nv_span_skip(rest, user.len + 1);
-    if (user.len > PATH_MAX_BYTES || !parse_user(user, &text, &who)) {
-        (void)snprintf(detail, sizeof(detail), "it is \"%.*s\"", NV_SPAN_ARG(nv_span_first(user, 100)));
-        refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_SASL, detail);
-    } else if (!is_this_hub(amqp_hub(s), who.hub)) {
-        (void)snprintf(detail, sizeof(detail), "the user name ends with \"%.*s\", this hub is \"%.*s\"",
-                       NV_SPAN_ARG(nv_span_first(who.hub, 48)),
-                       NV_SPAN_ARG(nv_span_first(amqp_hub(s)->host_names[0], 48)));
-        refuse_sasl(s, who.device_id, who.module_id, NV_REFUSAL_HOST, detail);
-    } else if (token.len == 0) {
-        refuse_sasl(s, who.device_id, who.module_id, NV_REFUSAL_NO_CREDENTIAL, "");
-    } else if (who.policy.len > 0) {
-        login_policy(s, &who, token);
-    } else {
-        login_device(s, &who, token);
-    }
-}
-
-void amqp_auth_sasl(amqp_server *s, nv_span mechanism, nv_span initial_response)
-{
-    if (nv_span_eq_str(mechanism, "PLAIN")) {
-        plain(s, initial_response);
-    } else if (!nv_span_eq_str(mechanism, "EXTERNAL")) { /* ANONYMOUS, MSSBCBS: whatever they say */
-        nv_amqp_sasl_done(&s->conn, 0);
-    } else if (s->conn.session.carrier->peer->certificate) {
-        s->certificate = true;
-        nv_amqp_sasl_done(&s->conn, 0);
-    } else {
-        refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_NO_CREDENTIAL, "EXTERNAL without a client certificate");
-    }
 }
 
 void amqp_auth_deinit(amqp_server *s)

@@ -2,7 +2,8 @@
  * What the files of the hub's AMQP server share.
  *
  *   server.c         the connection: SASL, OPEN, dispatch of ATTACH, expiry, the end
- *   server_auth.c    principals: PLAIN user names, tokens, which of them covers an address
+ *   server_sasl.c    mechanisms, user names of PLAIN
+ *   server_auth.c    principals: tokens, which of them covers an address
  *   address.c        link addresses and CBS audiences
  *   device.c         a device or module on this connection: authentication, claim, its links, take-over
  *   link_*.c         one file per kind of node
@@ -109,8 +110,13 @@ typedef struct amqp_principal {
 typedef struct amqp_server amqp_server;
 typedef struct amqp_device amqp_device;
 
-/** SASL: answers nv_amqp_sasl_done(), later when a device must be looked up. */
+/** SASL: answers nv_amqp_sasl_done(), later when a device must be looked up (server_sasl.c). */
 void amqp_auth_sasl(amqp_server *s, nv_span mechanism, nv_span initial_response);
+/** Its parts: verify and keep the token that PLAIN gave as a password, or refuse with a reason; then answer. */
+void amqp_auth_login_policy(amqp_server *s, nv_span policy, nv_span token);
+void amqp_auth_login_device(amqp_server *s, nv_span device_id, nv_span module_id, nv_span token);
+void amqp_auth_refuse_sasl(amqp_server *s, nv_span device_id, nv_span module_id, nv_refusal refusal,
+                           const char *detail);
 /**
  * put-token (amqp.md section 2): verify and keep, or replace what has the same audience. @p done is called later, or at
  * once, with 200, 400, 401, 403 or 503 and a sentence; not after @p owner was forgotten (amqp_auth_forget).
