@@ -1,6 +1,6 @@
 """Qpid Proton (python3-qpid-proton) as a strict third party: types to the letter, settlement in both modes, small frames,
 drain, many links in one session, errors that leave the connection alone."""
-# conformance: amqp.md 4, 5, 8, 9, 10, 12, 13, 19, 23, 24, 25, 26, 27, 30, 32, 34, 35, 36, 37, 39, 41, 42, 45, 46, 48, 49, 51, 53, 54, 55, 58
+# conformance: amqp.md 4, 5, 8, 9, 10, 12, 13, 19, 23, 24, 25, 26, 27, 30, 32, 34, 35, 36, 37, 39, 42, 45, 46, 48, 49, 51, 53, 54, 55, 58
 import json
 import subprocess
 import threading

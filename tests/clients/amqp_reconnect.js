@@ -1,6 +1,6 @@
 // The hub is killed and started again under devices over AMQP that do everything: nothing acknowledged is lost, and without
 // the application's doing the subscriptions are there again.
-/* conformance: amqp.md 33, 34, 35, 36, 37, 57 */
+/* conformance: amqp.md 33, 34, 35, 36, 37 */
 'use strict';
 const assert = require('node:assert');
 const { once } = require('node:events');

@@ -158,8 +158,8 @@ def positions(endpoint, events):
             (first, 0, {"0": "-1", "1": "-1", "2": "-1", "3": "-1"})]
 
 
-def latest(endpoint, device):
-    reader = Reader(endpoint.consumer(), starting_position="@latest")
+def latest(endpoint, device, partition):
+    reader = Reader(endpoint.consumer(), partition_id=partition, starting_position="@latest")
     sent = 0
     while reader.seen.empty():  # when its links stand, the client does not tell
         device.send(uamqp.Message(json.dumps({"marker": sent})))
@@ -245,7 +245,7 @@ def run(hub):
         work = [(properties, endpoint), (over_websocket, endpoint, events), (owners, endpoint), (refusals, endpoint)]
         for done in [pool.submit(step, *one) for one in work + positions(endpoint, events)]:
             done.result()
-    step(latest, endpoint, devices[0])
+    step(latest, endpoint, devices[0], next(p for p, event, _ in events if json.loads(body(event))["d"] == "d0"))
     step(killed, hub, endpoint, devices[1])
 
 
