@@ -253,7 +253,8 @@ static void pump(events_link *self)
         }
         sent += bytes;
     }
-    if (self->link && self->link->drain && !self->has_record && !self->chunk && is_up_to_date(self)) {
+    bool used_up = !self->has_record && !self->chunk;
+    if (self->link && self->link->drain && (self->link->credit == 0 || (used_up && is_up_to_date(self)))) {
         nv_amqp_link_drained(self->link);
     }
 }

@@ -181,7 +181,7 @@ static void taken(nv_feedback_take *take)
     }
     nv_buf_deinit(&take->records);
     bool drained = empty && !take->wait;
-    if (self->link && self->link->drain && drained) {
+    if (self->link && self->link->drain && (drained || self->link->credit == 0)) {
         nv_amqp_link_drained(self->link);
     } else if (self->link && empty && !cancelled && !self->link->drain) {
         nv_hub_loop *loop = amqp_loop(self->server);
@@ -209,6 +209,9 @@ static void on_room(nv_amqp_link *link)
     if (link->drain && self->taking && self->take.wait && !self->cancelled) {
         self->cancelled = true;
         nv_feedback_take_cancel(&self->take);
+    }
+    if (link->drain && link->credit == 0) {
+        nv_amqp_link_drained(link);
     }
     take_next(self);
 }

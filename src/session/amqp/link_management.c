@@ -51,13 +51,13 @@ static void on_room(nv_amqp_link *link)
     while (self->count > 0) {
         answer *first = self->waiting[self->first];
         if (send_answer(link, nv_span_of(first->bytes, first->len)) == NV_E_AGAIN) {
-            return;
+            break;
         }
         free(first);
         self->first = (self->first + 1) % WAITING_MAX;
         self->count--;
     }
-    if (link->drain) {
+    if (link->drain && (self->count == 0 || link->credit == 0)) {
         nv_amqp_link_drained(link);
     }
 }
