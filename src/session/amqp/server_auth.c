@@ -249,6 +249,13 @@ static amqp_principal *covering(amqp_server *s, nv_span path, uint32_t right, bo
     return NULL;
 }
 
+/* "" or an event hub's: of the paths that are the hub's own, none leads to $management. */
+static bool may_name_entity(nv_span path)
+{
+    nv_span first = cut_segment(&path);
+    return !is_devices(first) && !nv_span_eq_str(first, "messages");
+}
+
 /* $management stands for whatever entity a token names. */
 static amqp_principal *any_service(amqp_server *s, bool *lacks_right)
 {
@@ -257,10 +264,10 @@ static amqp_principal *any_service(amqp_server *s, bool *lacks_right)
         if (is_over(s, p)) {
             continue;
         }
-        if (p->rights & NV_RIGHT_SERVICE_CONNECT) {
+        if (p->rights & NV_RIGHT_SERVICE_CONNECT && may_name_entity(p->path)) {
             return p;
         }
-        *lacks_right = true;
+        *lacks_right = *lacks_right || !(p->rights & NV_RIGHT_SERVICE_CONNECT);
     }
     return NULL;
 }

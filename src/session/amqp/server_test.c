@@ -260,6 +260,7 @@ static void test_policy_with_a_path(void **state)
     assert_string_not_equal(send->condition, UNAUTHORIZED);
     amqp_client_link *feedback = amqp_client_attach(c, false, "/messages/serviceBound/feedback", NULL);
     amqp_client_expect_end(feedback, UNAUTHORIZED);
+    amqp_client_expect_end(amqp_client_attach(c, true, "$management", NULL), UNAUTHORIZED);
     amqp_client_free(c);
     amqp_rig_free(rig);
 }
