@@ -595,60 +595,69 @@ static int put_policy(amqp_server *s, nv_span token, nv_span path, const char **
     return status_of(result.refusal);
 }
 
-/* @return 0: a device is looked up, the answer comes later */
-static int put_token(amqp_server *s, nv_span name, nv_span token, const char **description, amqp_put_token_done done,
-                     void *owner, uint64_t cookie)
+/* Neither a policy's token nor one of a device. */
+static int put_nobodys(amqp_server *s, nv_span token, const char **description)
 {
-    char audience[PATH_MAX_BYTES];
-    int status = 0;
-    *description = not_ours(token, &status);
-    if (*description) {
-        refuse(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_TOKEN_MALFORMED, *description);
-        return status;
-    }
-    nv_span path = nv_span_of(audience, amqp_audience(name, audience));
-    if (path.len == 0) {
+    nv_sas sas;
+    bool parsed = nv_sas_parse(token, &sas) == NV_SAS_NONE;
+    nv_wipe(&sas, sizeof(sas));
+    nv_refusal why = parsed ? NV_REFUSAL_POLICY_RIGHT : NV_REFUSAL_TOKEN_MALFORMED;
+    refuse(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, why,
+           parsed ? "the token names no policy (skn), and its audience no device" : "");
+    *description = sentence_of(why);
+    return status_of(why);
+}
+
+/* The name of a put-token as a path, into @p memory. @return 0, or the status of a refusal */
+static int path_of_name(amqp_server *s, nv_span name, char memory[PATH_MAX_BYTES], nv_span *path,
+                        const char **description)
+{
+    *path = nv_span_of(memory, amqp_audience(name, memory));
+    if (path->len == 0) {
         *description = "the request has no name, or one that is no audience";
         refuse(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_TOKEN_AUDIENCE, *description);
         return 400;
     }
-    nv_span device_id;
-    nv_span module_id;
-    bool ours = take_host(s, &path);
-    ids_of(path, &device_id, &module_id);
-    if (!ours) {
+    if (!take_host(s, path)) {
+        nv_span device_id;
+        nv_span module_id;
+        ids_of(*path, &device_id, &module_id);
         refuse(s, device_id, module_id, NV_REFUSAL_HOST, "the name given to put-token");
         *description = sentence_of(NV_REFUSAL_HOST);
         return 401;
     }
-    if (nv_auth_token_is_policy(token)) {
-        return put_policy(s, token, path, description);
-    }
-    if (device_id.len == 0) {
-        nv_sas sas;
-        bool parsed = nv_sas_parse(token, &sas) == NV_SAS_NONE;
-        nv_wipe(&sas, sizeof(sas));
-        nv_refusal why = parsed ? NV_REFUSAL_POLICY_RIGHT : NV_REFUSAL_TOKEN_MALFORMED;
-        refuse(s, device_id, module_id, why, parsed ? "the token names no policy (skn), and its name no device" : "");
-        *description = sentence_of(why);
-        return status_of(why);
-    }
-    check *c = check_new(s, device_id, module_id, token);
-    c->done = done;
-    c->owner = owner;
-    c->cookie = cookie;
-    nv_auth_device(amqp_loop(s), &c->auth);
     return 0;
 }
 
 void amqp_auth_put_token(amqp_server *s, nv_span name, nv_span token, amqp_put_token_done done, void *owner,
                          uint64_t cookie)
 {
-    const char *description = "";
-    int status = put_token(s, name, token, &description, done, owner, cookie);
+    char memory[PATH_MAX_BYTES];
+    nv_span path = NV_SPAN_EMPTY;
+    nv_span device_id;
+    nv_span module_id;
+    int status = 0;
+    const char *description = not_ours(token, &status);
+    if (description) {
+        refuse(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_TOKEN_MALFORMED, description);
+    } else {
+        status = path_of_name(s, name, memory, &path, &description);
+    }
+    ids_of(path, &device_id, &module_id);
+    if (status == 0 && nv_auth_token_is_policy(token)) {
+        status = put_policy(s, token, path, &description);
+    } else if (status == 0 && device_id.len == 0) {
+        status = put_nobodys(s, token, &description);
+    }
     if (status != 0) {
         answer(s, done, owner, cookie, status, description);
+        return;
     }
+    check *c = check_new(s, device_id, module_id, token);
+    c->done = done;
+    c->owner = owner;
+    c->cookie = cookie;
+    nv_auth_device(amqp_loop(s), &c->auth);
 }
 
 /* ---- logins ------------------------------------------------------------------------------------------------- */
