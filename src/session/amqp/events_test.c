@@ -406,9 +406,12 @@ static void readers_take_turns(void **state)
     rig_add_events(&on, 0, "d", 0, 3000);
     rig_client *c = connect_service();
     c->line.window = 32u << 10; /* read at most so much a turn */
-    const rig_attach how = {.address = READER, .credit = 4000};
-    rig_link *one = rig_attach_begin(c, &how);
-    rig_link *two = rig_attach_begin(c, &how);
+    const rig_attach how = {.address = READER, .credit = 1, .keep = true};
+    rig_link *one = rig_attach_link(c, &how);
+    rig_link *two = rig_attach_link(c, &how);
+    RIG_UNTIL(c, one->count == 1 && two->count == 1); /* both have what they need from the log */
+    nv_amqp_link_set_credit(one->link, 4000);
+    nv_amqp_link_set_credit(two->link, 4000);
     RIG_UNTIL(c, one->count == 3000 && two->count == 3000);
     size_t ones = 0;
     size_t twos = 0;
