@@ -107,6 +107,9 @@ typedef struct nv_amqp_conn_ops {
      * before (detached). Nothing more is called but free. Call nv_amqp_conn_done() when nothing holds the memory any
      * more, here or later. */
     void (*ended)(nv_amqp_conn *conn, const nv_amqp_problem *problem);
+    /** The peer broke a rule, for which the engine ends one link or session (@p what): for the log. The spans are valid
+     * during the call, which calls nothing of the engine. NULL is fine. */
+    void (*broken)(nv_amqp_conn *conn, const char *what, const nv_amqp_problem *problem);
     /** An owner's deadline (nv_amqp_conn_set_deadline) is due. NULL is fine. */
     void (*tick)(nv_amqp_conn *conn, int64_t now_us);
     /** The hub stops: nv_amqp_conn_close() after what was promised. */

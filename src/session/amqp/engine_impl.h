@@ -176,6 +176,7 @@ typedef struct engine_session {
     nv_list gone;           /* engine_link.pub._node: our DETACH is out */
     nv_list waiting;        /* engine_link.wait: senders that wait for the window */
     nv_list pending;        /* engine_link.pending: senders with unsettled deliveries */
+    nv_list receiving;      /* the same: receivers with unsettled deliveries */
     engine_index by_handle; /* the peer's */
     engine_index by_local;
     uint32_t peer_handle_max;

@@ -10,6 +10,7 @@
 
 #define NAME_MAX_BYTES 1024u
 #define AROUND_NAME    192u /* the rest of an ATTACH with null termini: a refusal always fits a frame */
+#define REFUSED_SLACK  16u
 
 /* ---- names: one per role and connection (amqp.md section 1.3) ------------------------------------------------- */
 
@@ -311,6 +312,9 @@ void engine_link_fail(engine_link *l, nv_amqp_condition condition, const char *f
     va_end(args);
     nv_amqp_problem problem = engine_problem(condition, text);
     const nv_amqp_link_ops *ops = l->pub.ops;
+    if (l->pub.conn->ops->broken) {
+        l->pub.conn->ops->broken(l->pub.conn, "link", &problem);
+    }
     send_detach(l, true, &problem);
     gone(l);
     tell(l, ops, &problem);
@@ -512,6 +516,11 @@ bool engine_on_attach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attac
     }
     if (engine_index_gap(&s->by_local) > s->peer_handle_max) {
         engine_session_fail(s, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, "no handle is free");
+        return true;
+    }
+    /* A refused link holds its handle and its name until the peer's DETACH comes, so those too have a bound. */
+    if (conn->link_count > 2 * (uint64_t)conn->config.links + REFUSED_SLACK) {
+        engine_fail(conn, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, "too many refused links, whose DETACH is not answered");
         return true;
     }
     on_attach_request(conn, s, attach, body);

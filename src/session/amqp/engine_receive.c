@@ -129,6 +129,9 @@ static bool hand_over(engine_link *l, const nv_amqp_delivery *delivery)
         }
         p->unsettled++;
         p->unsettled_bytes += entry.size;
+        if (!nv_list_linked(&l->pending)) {
+            nv_list_push_back(&engine_link_session(l)->receiving, &l->pending);
+        }
     }
     bool taken = !ops || !ops->delivery || ops->delivery(&l->pub, delivery);
     if (NV_LIKELY(taken)) {
@@ -138,6 +141,9 @@ static bool hand_over(engine_link *l, const nv_amqp_delivery *delivery)
         engine_entry entry = {.size = (uint32_t)delivery->bytes.len & ENGINE_MESSAGE_MASK};
         if (!delivery->settled && engine_ring_unpush(&l->ring, delivery->id)) {
             engine_release(conn, &entry);
+            if (l->ring.live == 0) {
+                nv_list_remove(&l->pending);
+            }
         }
         engine_stop(conn, ENGINE_STOP_DELIVERY);
         return false;

@@ -17,6 +17,17 @@
 #define CREDIT   "flow handle=0 count=0 credit=10\n"
 #define OUT_2    OUT_UP CREDIT
 
+#define ONE_LINK(n) "attach name=" n " handle=" n " sender target=/t\n"
+#define TEN_LINKS(d)                                                                                                   \
+    ONE_LINK(d "0")                                                                                                    \
+    ONE_LINK(d "1") ONE_LINK(d "2") ONE_LINK(d "3") ONE_LINK(d "4") ONE_LINK(d "5") ONE_LINK(d "6") ONE_LINK(d "7")    \
+        ONE_LINK(d "8") ONE_LINK(d "9")
+#define SIX_LINKS(d) ONE_LINK(d "0") ONE_LINK(d "1") ONE_LINK(d "2") ONE_LINK(d "3") ONE_LINK(d "4") ONE_LINK(d "5")
+
+#define REFUSED(name, handle)                                                                                          \
+    "attach name=" name " handle=" handle " receiver snd=2 rcv=0 max=1048576\n"                                        \
+    "detach handle=" handle " closed error=amqp:resource-limit-exceeded\n"
+
 typedef struct rule {
     const char *clause;
     const char *before; /* what it answers to these is not looked at */
@@ -44,6 +55,12 @@ static void one_session(amqp_owner *owner)
 static void one_link(amqp_owner *owner)
 {
     owner->conn.config.links = 1;
+}
+
+static void one_link_refused(amqp_owner *owner)
+{
+    owner->conn.config.links = 1;
+    owner->refuse = NV_AMQP_ERR_NOT_FOUND;
 }
 
 static void refuse(amqp_owner *owner)
@@ -277,6 +294,10 @@ static const rule link_rules[] = {
     {"2.7.2 the peer's handle-max",
      "header amqp\nopen container=c\nbegin handle-max=0\nattach name=in handle=0 sender\n", NULL,
      "attach name=b handle=1 sender", "end error=amqp:resource-limit-exceeded\n", NULL},
+    {"refused ones whose end is never answered", BEGIN_UP TEN_LINKS("0") SIX_LINKS("1"), one_link_refused,
+     SIX_LINKS("2"),
+     REFUSED("20", "16") REFUSED("21", "17") REFUSED("22", "18") "close error=amqp:resource-limit-exceeded\nclosed\n",
+     NULL},
     {"too many links", IN_UP, one_link, "attach name=b handle=1 sender target=/t",
      "attach name=b handle=1 receiver snd=2 rcv=0 max=1048576\n"
      "detach handle=1 closed error=amqp:resource-limit-exceeded\n",

@@ -23,6 +23,7 @@ static engine_session *session_new(nv_amqp_conn *conn, uint16_t channel)
     nv_list_init(&s->gone);
     nv_list_init(&s->waiting);
     nv_list_init(&s->pending);
+    nv_list_init(&s->receiving);
     nv_list_push_back(&conn->sessions, &s->pub._node);
     engine_index_put(&conn->_p->by_local, channel, s);
     conn->_p->session_count++;
@@ -172,6 +173,9 @@ void engine_session_fail(engine_session *s, nv_amqp_condition condition, const c
     (void)vsnprintf(text, sizeof(text), fmt, args);
     va_end(args);
     nv_amqp_problem problem = engine_problem(condition, text);
+    if (s->pub.conn->ops->broken) {
+        s->pub.conn->ops->broken(s->pub.conn, "session", &problem);
+    }
     end_session(s, &problem);
 }
 

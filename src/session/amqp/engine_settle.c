@@ -138,7 +138,7 @@ static void settle_entry(engine_link *l, engine_entry *entry)
         engine_release(l->pub.conn, entry);
     }
     engine_ring_settle(&l->ring, entry);
-    if (l->pub.sender && l->ring.live == 0) {
+    if (l->ring.live == 0) {
         nv_list_remove(&l->pending);
     }
 }
@@ -226,11 +226,9 @@ static nv_amqp_outcome outcome_of(const nv_amqp_disposition *d)
 static void on_sender_settled(engine_session *s, uint32_t first, uint32_t last)
 {
     nv_amqp_conn *conn = s->pub.conn;
-    for (nv_list *node = s->pub.links.next; node != &s->pub.links; node = node->next) {
-        engine_link *l = engine_link_of(nv_container_of(node, nv_amqp_link, _node));
-        if (l->pub.sender || l->ring.live == 0) {
-            continue;
-        }
+    for (nv_list *node = s->receiving.next; node != &s->receiving;) {
+        engine_link *l = nv_container_of(node, engine_link, pending);
+        node = node->next; /* one that has nothing left leaves the list */
         engine_entry *entry;
         while ((entry = engine_ring_from(&l->ring, first)) != NULL && !engine_before(last, entry->id)) {
             settle_entry(l, entry);

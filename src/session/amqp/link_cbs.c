@@ -13,7 +13,8 @@
 
 #define REQUEST_CREDIT  256u
 #define REQUESTS_MAX    512u  /* being looked at; then nothing is read */
-#define REPLIES_MAX     1024u /* waiting for one receiver; further ones are dropped */
+#define REPLIES_MAX     1024u /* waiting for credit, or for a receiver; further ones are dropped */
+#define STRANGER_MAX    32u   /* of both, before any token was good */
 #define ID_MAX          512u
 #define REPLY_TO_MAX    256u
 #define REPLY_MAX_BYTES 1500u
@@ -26,6 +27,7 @@ typedef struct cbs_link {
     nv_list requests; /* the peer sends: being looked at */
     nv_list replies;  /* the peer receives: waiting for credit. It sends: waiting for a receiver */
     uint32_t count;   /* of requests, or of replies of a receiver */
+    uint32_t parked;  /* the peer sends: of replies */
     bool full;        /* a request was put off */
     size_t target_len;
     char target[]; /* the peer receives: its own address, which reply-to may name */
@@ -143,12 +145,19 @@ static cbs_link *receiver_for(const cbs_link *request_link, const exchange *x)
     return first;
 }
 
+static uint32_t most(const cbs_link *c, uint32_t known)
+{
+    return c->server->conn.session.authenticated ? known : STRANGER_MAX;
+}
+
 static void reply(cbs_link *request_link, exchange *x)
 {
     cbs_link *receiver = receiver_for(request_link, x);
-    if (!receiver) {
+    uint32_t max = most(request_link, REPLIES_MAX);
+    if (!receiver && request_link->parked < max) {
+        request_link->parked++;
         nv_list_push_back(&request_link->replies, &x->node);
-    } else if (receiver->count >= REPLIES_MAX) {
+    } else if (!receiver || receiver->count >= max) {
         free(x);
     } else {
         receiver->count++;
@@ -210,7 +219,7 @@ static bool on_request(nv_amqp_link *link, const nv_amqp_delivery *delivery)
     cbs_link *c = link->owner;
     nv_amqp_message message;
     nv_span token = NV_SPAN_EMPTY;
-    if (c->count >= REQUESTS_MAX) {
+    if (c->count >= most(c, REQUESTS_MAX)) {
         c->full = true;
         return false;
     }
@@ -282,6 +291,7 @@ static void take_parked(cbs_link *receiver)
         if (c->link->sender || c->link->session != receiver->link->session) {
             continue;
         }
+        c->parked = 0;
         for (nv_list *x = nv_list_pop_front(&c->replies); x; x = nv_list_pop_front(&c->replies)) {
             receiver->count++;
             nv_list_push_back(&receiver->replies, x);

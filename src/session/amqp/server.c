@@ -20,6 +20,7 @@
 /* What a stranger may have: its $cbs pair, and one too many. */
 #define STRANGER_SESSIONS 8u
 #define STRANGER_LINKS    16u
+#define STRANGER_FRAMES   4u /* of the largest that it may send: messages that are incomplete or being looked at */
 
 /* A link of a service node. The engine tells only its owner when it goes, so an entry may be of a link that is no more:
  * it counts only while the engine has a link at that address, and is replaced when another link gets it. */
@@ -163,6 +164,7 @@ void amqp_server_known(amqp_server *s)
     const nv_limits *limits = &amqp_hub(s)->limits;
     s->conn.config.sessions = (uint32_t)limits->amqp_sessions;
     s->conn.config.links = (uint32_t)limits->amqp_links;
+    s->conn.config.max_unsettled_bytes = (size_t)limits->amqp_unsettled_bytes;
     s->authorize_by_us = INT64_MAX;
     nv_metric_add(NV_M_AMQP_CONNECTIONS, 1);
     nv_amqp_conn_authenticated(&s->conn);
@@ -529,12 +531,30 @@ static void log_end(const amqp_server *s, const nv_amqp_problem *problem)
         subject.device = only->_device_id;
         subject.module = only->_module_id;
     }
+    /* why SASL failed was said already */
+    bool broken = problem->symbol.len > 0 && problem->condition != NV_AMQP_ERR_UNAUTHORIZED_ACCESS;
+    if (!known) {
+        subject.peer = s->conn.session.carrier->peer->address;
+    }
     if (problem->symbol.len > 0 || problem->description.len > 0) {
-        nv_diag(known ? NV_LEVEL_INFO : NV_LEVEL_DEBUG, "amqp", &subject, "connection lost: %.*s%s%.*s",
+        bool loud = known || (broken && nv_hub_may_say_refusal(amqp_hub(s)));
+        nv_diag(loud ? NV_LEVEL_INFO : NV_LEVEL_DEBUG, "amqp", &subject, "connection lost: %.*s%s%.*s",
                 NV_SPAN_ARG(nv_span_first(problem->symbol, 60)), problem->symbol.len > 0 ? ": " : "",
                 NV_SPAN_ARG(nv_span_first(problem->description, 200)));
     } else {
         nv_diag(NV_LEVEL_DEBUG, "amqp", &subject, "closed");
+    }
+}
+
+/* Strangers' errors are written too, but not more than may be said of refusals. */
+static void on_broken(nv_amqp_conn *conn, const char *what, const nv_amqp_problem *problem)
+{
+    amqp_server *s = (amqp_server *)(void *)conn;
+    if (nv_hub_may_say_refusal(amqp_hub(s))) {
+        nv_subject subject = amqp_subject(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY);
+        subject.peer = conn->session.carrier->peer->address;
+        nv_diag(NV_LEVEL_INFO, "amqp", &subject, "ended a %s: %.*s: %.*s", what, NV_SPAN_ARG(problem->symbol),
+                NV_SPAN_ARG(nv_span_first(problem->description, 200)));
     }
 }
 
@@ -568,6 +588,7 @@ static void on_free(nv_amqp_conn *conn)
 static const nv_amqp_conn_ops server_ops = {.sasl = on_sasl,
                                             .opened = on_opened,
                                             .attach = on_attach,
+                                            .broken = on_broken,
                                             .ended = on_ended,
                                             .tick = on_tick,
                                             .drain = on_drain,
@@ -600,7 +621,7 @@ nv_session *nv_amqp_server_new(nv_carrier *carrier)
                              .idle_time_out_ms = (uint32_t)(limits->amqp_idle_s * 1000),
                              .min_peer_idle_ms = MIN_PEER_IDLE_MS,
                              .open_deadline_us = limits->amqp_open_s * NV_US_PER_S,
-                             .max_unsettled_bytes = (size_t)limits->amqp_unsettled_bytes,
+                             .max_unsettled_bytes = (size_t)limits->unauthenticated_bytes * STRANGER_FRAMES,
                              .unauthenticated_frame = (size_t)limits->unauthenticated_bytes,
                              .output_mark = OUTPUT_MARK,
                              .sessions = STRANGER_SESSIONS,
