@@ -320,6 +320,25 @@ void rig_settle(rig_client *c, rig_link *link, const rig_delivery *delivery, nv_
     rig_move(c);
 }
 
+void rig_accept_second(rig_client *c, rig_link *link, const rig_delivery *delivery)
+{
+    uint8_t state[16];
+    nv_writer w = nv_writer_of(state, sizeof(state));
+    nv_amqp_encode_accepted(&w, &(nv_amqp_accepted){0});
+    nv_amqp_performative p = {.code = NV_AMQP_DISPOSITION};
+    NV_AMQP_SET(&p.disposition, disposition, role, true);
+    NV_AMQP_SET(&p.disposition, disposition, first, delivery->id);
+    NV_AMQP_SET(&p.disposition, disposition, settled, false);
+    p.disposition.state = nv_writer_span(&w);
+    assert_true(engine_write(&c->conn, NV_AMQP_FRAME_AMQP, link->link->session->channel, &p, sizeof(state)));
+    rig_move(c);
+}
+
+uint32_t rig_unsettled(const rig_link *link)
+{
+    return engine_link_of(link->link)->ring.live;
+}
+
 void rig_assert_detached(const rig_link *link, const char *symbol, const char *says)
 {
     assert_true(link->detached);

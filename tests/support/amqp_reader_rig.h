@@ -114,6 +114,11 @@ uint64_t rig_send(rig_client *client, rig_link *link, nv_span message);
 const rig_outcome *rig_send_wait(rig_client *client, rig_link *link, nv_span message);
 void rig_settle(rig_client *client, rig_link *link, const rig_delivery *delivery, nv_amqp_outcome_kind kind);
 
+/** Say accepted, unsettled, as receivers in mode second do; the hub's answer settles it. */
+void rig_accept_second(rig_client *client, rig_link *link, const rig_delivery *delivery);
+/** Deliveries that are not settled yet. */
+uint32_t rig_unsettled(const rig_link *link);
+
 /** Was it refused, or detached, with that condition and a sentence that contains @p says? Fails if not. */
 void rig_assert_detached(const rig_link *link, const char *symbol, const char *says);
 

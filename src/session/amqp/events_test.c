@@ -427,6 +427,27 @@ static void readers_take_turns(void **state)
     rig_disconnect(c);
 }
 
+/** A receiver in mode second is answered, a sender's mode is kept. */
+static void settle_modes(void **state)
+{
+    (void)state;
+    rig_add_events(&on, 0, "d", 0, 3);
+    rig_client *c = connect_service();
+    rig_link *second =
+        rig_attach_link(c, &(rig_attach){.address = READER, .credit = 10, .rcv_settle_mode = 1, .keep = true});
+    RIG_UNTIL(c, second->count == 3);
+    assert_int_equal(rig_unsettled(second), 3);
+    rig_accept_second(c, second, &second->deliveries[1]);
+    RIG_UNTIL(c, rig_unsettled(second) == 2);
+    rig_detach(c, second);
+    rig_link *settled =
+        rig_attach_link(c, &(rig_attach){.address = READER, .credit = 10, .snd_settle_mode = 1, .keep = true});
+    RIG_UNTIL(c, settled->count == 3);
+    assert_true(settled->deliveries[0].settled);
+    assert_int_equal(rig_unsettled(settled), 0);
+    rig_disconnect(c);
+}
+
 /** Does the hub owe an answer to a drain? */
 static bool owes_flow(const rig_client *c)
 {
@@ -467,9 +488,10 @@ static void drains(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(positions),       TEST(latest),          TEST(wrong_positions), TEST(epochs),
-        TEST(sixth_reader),    TEST(group_that_goes), TEST(connection_lost), TEST(events_in_order),
-        TEST(runtime_metrics), TEST(credit_is_kept),  TEST(drains),          TEST(readers_take_turns),
+        TEST(positions),          TEST(latest),          TEST(wrong_positions), TEST(epochs),
+        TEST(sixth_reader),       TEST(group_that_goes), TEST(connection_lost), TEST(events_in_order),
+        TEST(runtime_metrics),    TEST(credit_is_kept),  TEST(settle_modes),    TEST(drains),
+        TEST(readers_take_turns),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

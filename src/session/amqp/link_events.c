@@ -190,7 +190,6 @@ static size_t send_record(events_link *self)
     nv_amqp_link *link = self->link;
     uint32_t id;
     nv_amqp_send send = {.settled = link->snd_settle_mode == 1,
-                         .track = link->rcv_settle_mode == 1, /* such a peer waits for our answer to its outcome */
                          .head = amqp_event_head_of(&self->head, &self->record),
                          .body = self->record.body};
     nv_err err = nv_amqp_link_send(link, &send, &id);

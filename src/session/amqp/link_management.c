@@ -41,7 +41,7 @@ typedef struct request_link {
 static nv_err send_answer(nv_amqp_link *link, nv_span bytes)
 {
     uint32_t id;
-    nv_amqp_send send = {.settled = link->snd_settle_mode != 0, .track = link->rcv_settle_mode == 1, .head = bytes};
+    nv_amqp_send send = {.settled = link->snd_settle_mode != 0, .head = bytes};
     return nv_amqp_link_room(link) ? nv_amqp_link_send(link, &send, &id) : NV_E_AGAIN;
 }
 

@@ -430,6 +430,27 @@ static void feedback_outcomes(void **state)
     rig_disconnect(c);
 }
 
+/** A receiver in mode second hears back when its outcome is done. */
+static void feedback_in_mode_second(void **state)
+{
+    (void)state;
+    rig_client *c = connect_service();
+    make_feedback(c, 1);
+    rig_link *link = attach_feedback(c, 10, 1);
+    wait_15_s(c);
+    RIG_UNTIL(c, link->count == 1);
+    assert_int_equal(rig_unsettled(link), 1);
+    rig_accept_second(c, link, &link->deliveries[0]);
+    RIG_UNTIL(c, rig_unsettled(link) == 0);
+    rig_detach(c, link);
+    link = attach_feedback(c, 10, 1);
+    rig_rest(c);
+    rig_advance(c, 120 * NV_US_PER_S);
+    rig_rest(c);
+    assert_int_equal(link->count, 0); /* it was completed */
+    rig_disconnect(c);
+}
+
 /** What a link had goes back when it ends, by its own will, with its connection, or by time. */
 static void feedback_goes_back(void **state)
 {
@@ -577,17 +598,12 @@ static void token_expires(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(accepted),
-        TEST(rejected),
-        TEST(many_in_flight),
-        TEST(feedback_as_clients_need_it),
-        TEST(feedback_outcomes),
-        TEST(feedback_goes_back),
-        TEST(feedback_receivers_compete),
-        TEST(feedback_drains),
-        TEST(file_notifications_are_silent),
-        TEST(hub_stops),
-        TEST(token_expires),
+        TEST(accepted),           TEST(rejected),
+        TEST(many_in_flight),     TEST(feedback_as_clients_need_it),
+        TEST(feedback_outcomes),  TEST(feedback_in_mode_second),
+        TEST(feedback_goes_back), TEST(feedback_receivers_compete),
+        TEST(feedback_drains),    TEST(file_notifications_are_silent),
+        TEST(hub_stops),          TEST(token_expires),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
