@@ -4,7 +4,8 @@
 'use strict';
 const assert = require('node:assert');
 const { once, EventEmitter } = require('node:events');
-const { EventHubConsumerClient, EventHubProducerClient, earliestEventPosition, latestEventPosition } = require('@azure/event-hubs');
+const { EventHubConsumerClient, EventHubProducerClient, earliestEventPosition, latestEventPosition } = require(
+  process.env.EVENT_HUBS || '@azure/event-hubs');
 const { Registry } = require('azure-iothub');
 const { Client, Message } = require('azure-iot-device');
 const { Amqp } = require('azure-iot-device-amqp');

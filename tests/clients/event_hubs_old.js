@@ -7,7 +7,7 @@ const { EventHubClient, EventPosition } = require('azure-event-hubs');
 const { Registry } = require('azure-iothub');
 const { Client, Message } = require('azure-iot-device');
 const { Amqp } = require('azure-iot-device-amqp');
-const { withHubAgain } = require('./hub');
+const { ask, withHubAgain } = require('./hub');
 
 const COUNT = 40;
 
@@ -28,8 +28,8 @@ async function collect(client, partition, count, options) {
 async function test(shown) {
   const registry = Registry.fromConnectionString(shown.serviceConnectionString);
   const identity = (await registry.create({ deviceId: 'd1' })).responseBody;
-  const device = Client.fromConnectionString(
-    `HostName=${shown.hostName};DeviceId=d1;SharedAccessKey=${identity.authentication.symmetricKey.primaryKey}`, Amqp);
+  const text = `HostName=${shown.hostName};DeviceId=d1;SharedAccessKey=${identity.authentication.symmetricKey.primaryKey}`;
+  const device = Client.fromConnectionString(text, Amqp);
   await device.open();
   await Promise.all(Array.from({ length: COUNT }, (_, n) => {
     const message = new Message(JSON.stringify({ n }));
@@ -56,9 +56,36 @@ async function test(shown) {
   assert.strictEqual(await first(EventPosition.fromSequenceNumber(7, true)), 7);
   assert.strictEqual(await first(EventPosition.fromOffset(events[9].offset)), 10);
   assert.strictEqual(await first(EventPosition.fromEnqueuedTime(events[0].enqueuedTimeUtc.getTime() - 1)), 0);
+  // The hub is killed under a receiver; it comes back by itself behind the last event that it saw.
+  const seen = new EventEmitter();
+  const later = [];
+  const handler = client.receive(partition, (event) => {
+    later.push(event.sequenceNumber);
+    seen.emit('event');
+  }, (err) => console.log(`receiver: ${err.name}`), { eventPosition: EventPosition.fromSequenceNumber(events.at(-1).sequenceNumber) });
+  const until = async (count) => {
+    while (later.length < count) {
+      await once(seen, 'event', { signal: AbortSignal.timeout(40000) });
+    }
+  };
+  const again = Client.fromConnectionString(text, Amqp);
+  await again.open();
+  await again.sendEvent(new Message('before'));
+  await until(1);
+  await ask('kill');
+  await again.sendEvent(new Message('after')); // the device connects again by itself, too
+  await until(2);
+  await again.close();
+  await handler.stop();
+  assert.deepStrictEqual(later, [COUNT, COUNT + 1]);
   const batch = await client.receiveBatch(partition, 5, 10, { eventPosition: EventPosition.fromStart(), epoch: 3 });
   assert.deepStrictEqual(batch.map((e) => e.body.n), [0, 1, 2, 3, 4]);
   await client.close();
 }
 
-withHubAgain(__filename, test);
+withHubAgain(__filename, test, async (hub) => ({
+  kill: async () => {
+    await hub.kill('SIGKILL');
+    await hub.start();
+  },
+}));

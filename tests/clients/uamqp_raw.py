@@ -3,6 +3,7 @@ events, by their own name, port and roots."""
 # conformance: amqp.md 1, 2, 4, 5, 6, 7, 8, 12, 13, 14, 16, 17, 19, 23, 28, 31, 39, 40, 42, 44, 45, 48, 53
 import collections
 import json
+import signal
 import time
 import urllib.parse
 import uuid
@@ -351,6 +352,44 @@ def over_websocket(hub, key, policies):
     assert body(got[0]) == last["body"]
 
 
+# ---- the hub goes and comes -----------------------------------------------------------------------------------------
+
+def send_until(client, complete):
+    """Work until complete() or the connection fails, as a loop of the application's own would."""
+    try:
+        client.open()
+        while not complete():
+            client.do_work()
+    except errors.AMQPError:
+        pass
+
+
+def killed(hub, key, count=600):
+    """In the middle of sending: what was accepted is stored, what was not is sent again by the application."""
+    events = device_uri("d1", key, "/devices/d1/messages/events")
+    accepted = set()
+
+    def message(n):
+        made = uamqp.Message(b"killed %d" % n)
+        made.on_send_complete = lambda result, err: accepted.add(n) if result == uamqp.constants.MessageSendResult.Ok else None
+        return made
+
+    client = uamqp.SendClient(events)
+    client.queue_message(*map(message, range(count)))
+    send_until(client, lambda: len(accepted) > 100)
+    assert 100 < len(accepted) < count, len(accepted)
+    hub.kill(signal.SIGKILL)
+    send_until(client, lambda: len(accepted) == count)
+    client.close()
+    before = set(accepted)
+    hub.start()
+    stored = {str(e["body"]) for e in hub.all_events()}
+    assert {"killed %d" % n for n in before} <= stored, "accepted and lost"
+    sent(events, *(uamqp.Message(b"killed %d" % n) for n in range(count) if n not in before))
+    stored = {str(e["body"]) for e in hub.all_events()}
+    assert {"killed %d" % n for n in range(count)} <= stored
+
+
 def run(hub):
     key = hub.json("device", "add", "d1")["primaryKey"]
     other = hub.json("device", "add", "d2")["primaryKey"]
@@ -358,7 +397,7 @@ def run(hub):
     partition = telemetry(hub, key)
     steps = ((refusals, key, other), (events, hub, policies, partition), (modules, hub), (escaped, hub), (devicebound, hub, key),
              (cloud_to_device, hub, key, policies), (management, hub, policies), (claims, hub, key, other),
-             (over_websocket, hub, key, policies))
+             (over_websocket, hub, key, policies), (killed, hub, key))
     for step, *arguments in steps:
         print(step.__name__, flush=True)  # the last one named is where a run hangs
         step(*arguments)
