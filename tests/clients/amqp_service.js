@@ -99,6 +99,9 @@ async function test(shown) {
   await ask('restart');
   const again = Service.fromConnectionString(shown.serviceConnectionString);
   await again.open();
+  const deviceIsBack = event(device, 'message'); // its queue is shorter than a batch
+  await again.send('d1', message('first', 'id-again', 'none'));
+  await deviceIsBack;
   for (let i = 0; i < BATCH; i++) {
     await again.send('d1', message('again', `id-again-${i}`, 'full'));
   }
