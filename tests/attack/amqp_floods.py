@@ -350,7 +350,7 @@ def run(target):
     target.attack("strangers: wrong passwords", plain_flood(target), rounds=2)
     target.attack("strangers: half of each step", unfinished(target), rounds=1)
     target.attack("4,000 sessions, 8,000 links", sessions_and_links(target, key), rounds=2, growth=8 << 20)
-    target.attack("refused links", refused_links(target, key), rounds=2, growth=8 << 20)
+    target.attack("refused links", refused_links(target, key), rounds=3, growth=60 << 20)
     target.attack("half messages on 500 links", partial_deliveries(target, key), rounds=2, growth=8 << 20)
     target.attack("more than the credit", without_credit(target, key), rounds=2)
     target.attack("telemetry, never reads", deaf(target, key, telemetry_then_nothing, lambda peer: peer.sender(EVENTS), False), rounds=2,

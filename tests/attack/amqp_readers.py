@@ -114,7 +114,7 @@ def run(target):
     for group in ("fast", "late"):
         hub.cli("consumer-group", "add", group)
     # The pace alone.
-    writers_alone = median(write(devices) for _ in range(5))
+    writers_alone = median(write(devices) for _ in range(3))
     stored = sum(1 for _ in hub.each_event())
     reader_alone = median(fast(service, "fast", stored) for _ in range(3))
     before = target.rss()
@@ -136,8 +136,8 @@ def run(target):
 
     thread = threading.Thread(target=dribble)
     thread.start()
-    writers = median(write(devices) for _ in range(5))
-    stored += 5 * len(devices) * COUNT
+    writers = median(write(devices) for _ in range(3))
+    stored += 3 * len(devices) * COUNT
     reader = median(fast(service, "fast", stored) for _ in range(3))
     grown = target.rss() - before
     # The fast reader while the writers write.

@@ -63,8 +63,9 @@ def fill_over_amqp(peer, acknowledged):
 
 def over_amqp(hub, key, ballast):
     """The same for a device that speaks AMQP: what does not fit is told, and its connection lives through it."""
+    room = os.statvfs(DATA)
     with open(ballast, "wb") as file:
-        file.write(b"\0" * (24 << 20))
+        file.write(b"\0" * max(0, room.f_bavail * room.f_frsize - (9 << 20)))
     acknowledged = []
     with amqp.Peer().device("d2", key) as peer:
         peer.sender("/devices/d2/messages/events")
