@@ -278,7 +278,8 @@ async function otherWays(shown, total) {
 
 // Reading and writing go on while the hub is killed and comes back: nothing is missed, nothing comes twice.
 async function killed(client, devices, total) {
-  const reader = new Reader(client, { startPosition: earliestEventPosition });
+  // With checkpoints: the client may begin a partition anew, and does so where they are.
+  const reader = new Reader(client, { startPosition: earliestEventPosition, checkpoint: true });
   await reader.until((r) => r.events.length >= total, 'all until now');
   let stop = false;
   const sent = devices.map(() => 0);
