@@ -62,10 +62,10 @@ async function test(shown) {
 
   await assert.rejects(service.send('nobody', message('x', 'x', 'full')), { name: 'DeviceNotFoundError' });
   await assert.rejects(service.send('d1', message('y'.repeat(65537), 'y', 'full')), { name: 'MessageTooLargeError' });
-  for (let i = 0; i < 50; i++) {
+  for (let i = 0; i < 100; i++) {
     await service.send('full', message(String(i), `full-${i}`, 'none'));
   }
-  await assert.rejects(service.send('full', message('51', 'full-50', 'none')), { name: 'DeviceMaximumQueueDepthExceededError' });
+  await assert.rejects(service.send('full', message('one more', 'full-100', 'none')), { name: 'DeviceMaximumQueueDepthExceededError' });
 
   const device = Client.fromConnectionString(
     `HostName=${shown.hostName};DeviceId=d1;SharedAccessKey=${identity.authentication.symmetricKey.primaryKey}`, Amqp);
@@ -113,7 +113,7 @@ async function test(shown) {
 
 withHubAgain(__filename, test, async (hub) => {
   await hub.kill('SIGTERM');
-  hub.options = ['--set', 'limits.c2d_depth=50'];
+  hub.options = ['--set', 'limits.c2d_depth=100'];
   await hub.start();
   return {
     restart: async () => {
