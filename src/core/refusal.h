@@ -57,7 +57,8 @@
     X(FOREIGN_TOPIC, "foreign-topic", "the topic belongs to another identity", "use the topics of the own device id")  \
     X(API_VERSION, "api-version-absent", "the feature needs an api-version in the user name",                          \
       "append /?api-version=2021-04-12 to the user name")                                                              \
-    X(DEADLINE, "deadline", "no complete CONNECT arrived in time", "connect, then send CONNECT at once")               \
+    X(DEADLINE, "deadline", "the client did not say who it is in time",                                                \
+      "after connecting send CONNECT (MQTT), or OPEN and a credential (AMQP), at once")                                \
     X(FAULT, "fault-injected", "a message of the device asked for this fault (AzIoTHub_FaultOperationType)",           \
       "wait until its duration is over, or turn testing.fault_injection off")                                          \
     X(SLOW_READER, "slow-reader", "the peer does not read what it asked for", "read faster, or ask for less")          \
