@@ -41,7 +41,10 @@ class Peer {
       });
     }
     this.twin = await this.client.getTwin();
-    this.twin.on('properties.desired', (delta) => this.desired.push(structuredClone(delta)));
+    this.twin.on('properties.desired', (delta) => {
+      this.desired.push(structuredClone(delta));
+      this.client.emit('desired'); // a new listener of the twin is called at once with what is there: nothing to wait with
+    });
     await this.client.getTwin();
   }
 
@@ -51,7 +54,7 @@ class Peer {
 
   async sawDesired(value) {
     while (!this.desired.some((delta) => delta.value === value)) {
-      await within(once(this.twin, 'properties.desired'), `${this.id}: desired value ${value}`);
+      await within(once(this.client, 'desired'), `${this.id}: desired value ${value}`);
     }
   }
 

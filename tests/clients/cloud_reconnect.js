@@ -43,7 +43,10 @@ class Peer {
     }
     this.twin = await this.client.getTwin();
     // A copy: the first one is the SDK's own object, which goes on changing.
-    this.twin.on('properties.desired', (delta) => this.desired.push(structuredClone(delta)));
+    this.twin.on('properties.desired', (delta) => {
+      this.desired.push(structuredClone(delta));
+      this.client.emit('desired'); // a new listener of the twin is called at once with what is there: nothing to wait with
+    });
     await this.client.getTwin(); // subscriptions are sent one after the other: this answer is behind them
   }
 
@@ -66,7 +69,7 @@ class Peer {
 
   async sawDesired(value) {
     while (!this.desired.some((delta) => delta.value === value)) {
-      await within(once(this.twin, 'properties.desired'), `desired value ${value}`);
+      await within(once(this.client, 'desired'), `desired value ${value}`);
     }
   }
 
