@@ -388,7 +388,7 @@ def killed(hub, key, count=600):
     hub.start()
     stored = {str(e["body"]) for e in hub.all_events()}
     assert {"killed %d" % n for n in before} <= stored, "accepted and lost"
-    sent(events, *(uamqp.Message(b"killed %d" % n) for n in range(count) if n not in before))
+    sent(events, uamqp.Message(b"one more"), *(uamqp.Message(b"killed %d" % n) for n in range(count) if n not in before))
     stored = {str(e["body"]) for e in hub.all_events()}
     assert {"killed %d" % n for n in range(count)} <= stored
 
