@@ -8,7 +8,7 @@
 #include <sys/syscall.h>
 #include <unistd.h>
 
-#define PROMPT_SLICE_NS 100000 /* the least that the system takes */
+#define SHORT_SLICE_NS  100000 /* the least that the system takes */
 #define BACKGROUND_NICE 10
 
 /* sched_setattr(2), first version; the C library has neither the call nor the structure. */
@@ -37,7 +37,7 @@ static int32_t own_nice(void)
 
 void nv_sched_prompt(void)
 {
-    set(SCHED_OTHER, own_nice(), PROMPT_SLICE_NS);
+    set(SCHED_OTHER, own_nice(), SHORT_SLICE_NS);
 }
 
 void nv_sched_batch(void)
@@ -48,7 +48,14 @@ void nv_sched_batch(void)
 void nv_sched_background(void)
 {
     int32_t nice = own_nice();
-    set(SCHED_BATCH, nice > BACKGROUND_NICE ? nice : BACKGROUND_NICE, 0);
+    set(SCHED_BATCH, nice > BACKGROUND_NICE ? nice : BACKGROUND_NICE, SHORT_SLICE_NS);
+}
+
+/* The scheduler lets a thread that is interrupted finish what it is owed first, which for one that computes is
+ * milliseconds; one that yields pays with a slice, hence the short ones. */
+void nv_sched_turn(void)
+{
+    (void)sched_yield();
 }
 #else
 void nv_sched_prompt(void)
@@ -60,6 +67,10 @@ void nv_sched_batch(void)
 }
 
 void nv_sched_background(void)
+{
+}
+
+void nv_sched_turn(void)
 {
 }
 #endif

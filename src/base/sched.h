@@ -9,7 +9,12 @@
 void nv_sched_prompt(void);
 /** Work for a prompt thread on the same core: wait until that one sleeps instead of interrupting it. */
 void nv_sched_batch(void);
-/** Work that nobody waits for. */
+/** Work that nobody waits for: little of a busy core, in short turns. */
 void nv_sched_background(void);
+/** A background thread has worked for a while: whoever waits for its core goes first. Call it each
+ * NV_SCHED_TURN_US or so; it costs a system call. */
+void nv_sched_turn(void);
+
+#define NV_SCHED_TURN_US 100
 
 #endif

@@ -12,6 +12,7 @@
 #include "base/alloc.h"
 #include "base/hash.h"
 #include "base/metrics.h"
+#include "base/sched.h"
 #include "codec/json.h"
 #include "core/query_kept.h"
 #include "core/query_plan.h"
@@ -52,6 +53,7 @@ typedef struct work {
     /* the slice at hand */
     nv_txn *txn;
     int64_t until_us;
+    int64_t turn_us; /* when to let others go first */
     uint32_t rows;
     size_t bytes;
 } work;
@@ -124,10 +126,21 @@ static void remember(work *self, const nv_identity_row *identity)
     }
 }
 
-static bool slice_is_over(const work *self)
+/* Between two rows. The scanner shares the core of a loop where there is no other. */
+static bool time_is_up(work *self)
+{
+    int64_t now_us = nv_mono_us(nv_clock_system());
+    if (now_us >= self->turn_us) {
+        nv_sched_turn();
+        self->turn_us = nv_mono_us(nv_clock_system()) + NV_SCHED_TURN_US;
+    }
+    return now_us >= self->until_us;
+}
+
+static bool slice_is_over(work *self)
 {
     return self->finished || self->rows >= SLICE_ROWS || self->bytes >= SLICE_BYTES ||
-           (self->rows % LOOK_AT_CLOCK == 0 && nv_mono_us(nv_clock_system()) >= self->until_us);
+           (self->rows % LOOK_AT_CLOCK == 0 && time_is_up(self));
 }
 
 /* @return NV_E_MORE: the slice is over, or the page */
@@ -274,6 +287,7 @@ static nv_err run_slice(nv_state_op *op, nv_txn *txn)
     self->rows = 0;
     self->bytes = 0;
     self->until_us = nv_mono_us(nv_clock_system()) + SLICE_US;
+    self->turn_us = self->until_us - SLICE_US + NV_SCHED_TURN_US;
     nv_err err = walk(self);
     self->finished = self->finished || err == NV_OK;
     nv_metric_add(NV_M_QUERY_ROWS, self->rows);

@@ -27,7 +27,6 @@
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/file.h>
-#include <sys/resource.h>
 #include <sys/stat.h>
 #include <unistd.h>
 
@@ -37,8 +36,6 @@
 #define WRITES_PER_COMMIT 4096u
 #define READS_PER_VIEW    256u
 #define SCANS_PER_VIEW    4u
-/* Of the thread that scans: whoever waits for a message comes before whoever waits for a long list. */
-#define SCAN_NICENESS 10
 /* How long scans wait at most for the writer to fold its log. */
 #define SCAN_WAIT_MS 200
 
@@ -58,7 +55,7 @@ typedef struct worker {
     nv_db db;          /* the thread's, once it runs */
     nv_txn txn;        /* the thread's */
     uint32_t per_view; /* readers: operations that share one view of the data */
-    int niceness;
+    bool background;
     pthread_t thread;
     bool started;
 } worker;
@@ -337,26 +334,17 @@ static void *writer_main(void *arg)
 
 /* ---- reader and scanner ---- */
 
-/* Of this thread alone, which is what Linux does with the number of a thread. */
-static void be_nice(int niceness)
-{
-#ifdef __linux__
-    if (niceness) {
-        (void)setpriority(PRIO_PROCESS, (id_t)gettid(), niceness);
-    }
-#else
-    (void)niceness;
-#endif
-}
-
 static void *reader_main(void *arg)
 {
     worker *self = arg;
-    be_nice(self->niceness);
-    nv_sched_batch(); /* so it finds all that a turn of a loop asks for, and takes it at once */
+    if (self->background) {
+        nv_sched_background();
+    } else {
+        nv_sched_batch(); /* so it finds all that a turn of a loop asks for, and takes it at once */
+    }
     nv_state_op *list;
     while ((list = queue_take(&self->queue, self->per_view))) {
-        if (self->niceness) {
+        if (self->background) {
             let_log_fold(self->state);
         }
         nv_err begun = nv_db_run(&self->db, NV_SQL_BEGIN);
@@ -556,7 +544,7 @@ nv_err nv_state_open(nv_state **out, const nv_state_config *config, nv_buf *why)
     init_worker(&state->scanner, state, config, false);
     state->reader.per_view = READS_PER_VIEW;
     state->scanner.per_view = SCANS_PER_VIEW;
-    state->scanner.niceness = SCAN_NICENESS;
+    state->scanner.background = true;
     nv_err err = config->vfs ? NV_OK : prepare_files(state, config->dir, why);
     err = err == NV_OK ? open_databases(state, config, why) : err;
     err = err == NV_OK ? start_worker(&state->writer, writer_main, "nv-state-write", why) : err;
