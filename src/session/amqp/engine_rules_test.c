@@ -20,8 +20,9 @@
 #define ONE_LINK(n) "attach name=" n " handle=" n " sender target=/t\n"
 #define TEN_LINKS(d)                                                                                                   \
     ONE_LINK(d "0")                                                                                                    \
-    ONE_LINK(d "1") ONE_LINK(d "2") ONE_LINK(d "3") ONE_LINK(d "4") ONE_LINK(d "5") ONE_LINK(d "6") ONE_LINK(d "7")    \
-        ONE_LINK(d "8") ONE_LINK(d "9")
+    ONE_LINK(d "1")                                                                                                    \
+    ONE_LINK(d "2") ONE_LINK(d "3") ONE_LINK(d "4") ONE_LINK(d "5") ONE_LINK(d "6") ONE_LINK(d "7") ONE_LINK(d "8")    \
+        ONE_LINK(d "9")
 #define SIX_LINKS(d) ONE_LINK(d "0") ONE_LINK(d "1") ONE_LINK(d "2") ONE_LINK(d "3") ONE_LINK(d "4") ONE_LINK(d "5")
 
 #define REFUSED(name, handle)                                                                                          \
