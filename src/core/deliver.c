@@ -34,7 +34,7 @@ static void want_on_shard(nv_task *task)
         nv_connection_operated(e, claim->identity);
     }
     if (!nv_list_empty(&e->watchers)) {
-        nv_device_tell_watchers(e, false);
+        nv_device_tell_watchers(e, NV_NEWS_WANTS);
     }
 }
 
@@ -141,7 +141,14 @@ void nv_devices_unwatch(nv_device_watcher *watcher)
     }
 }
 
-void nv_device_tell_watchers(nv_device_entry *e, bool gone)
+/* Whether the news ends the waiting. */
+static bool concerns(const nv_device_watcher *watcher, const nv_claim *claim, nv_device_news news)
+{
+    bool there = claim && watcher->wants && (wants_of(claim) & watcher->wants) == watcher->wants;
+    return there || news == NV_NEWS_GONE || (news == NV_NEWS_DELETED && watcher->wants);
+}
+
+void nv_device_tell_watchers(nv_device_entry *e, nv_device_news news)
 {
     nv_list before; /* who watches again while being told waits for the next time */
     nv_list_init(&before);
@@ -150,8 +157,7 @@ void nv_device_tell_watchers(nv_device_entry *e, bool gone)
     for (nv_list *node = nv_list_pop_front(&before); node; node = nv_list_pop_front(&before)) {
         nv_device_watcher *watcher = nv_container_of(node, nv_device_watcher, _link);
         const nv_claim *claim = nv_device_entry_talker(e);
-        bool there = claim && watcher->wants && (wants_of(claim) & watcher->wants) == watcher->wants;
-        if (gone || there) {
+        if (concerns(watcher, claim, news)) {
             watcher->_entry = NULL;
             watcher->changed(watcher);
         } else {

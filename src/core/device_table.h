@@ -125,7 +125,12 @@ bool nv_connection_events_idle(const struct nv_connection_events *connections);
 
 /* ---- deliver.c ---- */
 
-/** The connection of @p e went, or came to want something: tell who waits for that. May free nothing of @p e. */
-void nv_device_tell_watchers(nv_device_entry *e, bool gone);
+typedef enum nv_device_news {
+    NV_NEWS_WANTS,  /* the connection came to want something */
+    NV_NEWS_GONE,   /* the connection went */
+    NV_NEWS_DELETED /* the identity did; its connection is still there, and may have answered what it was asked */
+} nv_device_news;
+/** Tell who waits for @p news of @p e. May free nothing of @p e. */
+void nv_device_tell_watchers(nv_device_entry *e, nv_device_news news);
 
 #endif

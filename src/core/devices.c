@@ -375,7 +375,7 @@ static void release_on_shard(nv_task *task)
         }
         if (claim->_granted) {
             nv_device_disconnected(e, claim);
-            nv_device_tell_watchers(e, true);
+            nv_device_tell_watchers(e, NV_NEWS_GONE);
         }
     }
     claim->_close.run = done_on_loop;
@@ -417,7 +417,7 @@ static void revoke_on_shard(nv_device_entry *e, const nv_identity *now)
 /* Who waits for a connection of what is deleted waits in vain. The entry may be gone afterwards. */
 static void tell_deleted(nv_device_entry *e)
 {
-    nv_device_tell_watchers(e, true);
+    nv_device_tell_watchers(e, NV_NEWS_DELETED);
     nv_device_entry_drop_unused(e);
 }
 
