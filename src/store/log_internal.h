@@ -226,7 +226,8 @@ NV_NODISCARD nv_err nv_segment_pack(nv_log *log, nv_segment *segment);
 
 /* log_read.c */
 void *nv_log_reader_main(void *arg);
-/** Hand readers that wait for a commit to the reader thread. */
-void nv_log_wake_followers_locked(nv_log *log);
+/** The log has grown in @p partitions: hand readers that wait for one of them to the reader thread. The others go on
+ * waiting: they have seen what there is for them. */
+void nv_log_wake_followers_locked(nv_log *log, uint32_t partitions);
 
 #endif

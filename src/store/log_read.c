@@ -616,16 +616,26 @@ static bool settle_locked(nv_log *log, nv_log_reader *r, nv_err err)
     return true;
 }
 
-void nv_log_wake_followers_locked(nv_log *log)
+void nv_log_wake_followers_locked(nv_log *log, uint32_t partitions)
 {
-    if (nv_list_empty(&log->followers)) {
-        return;
+    bool any = false;
+    nv_list *next = NULL;
+    for (nv_list *node = log->followers.next; node != &log->followers; node = next) {
+        next = node->next;
+        nv_log_reader *r = nv_container_of(node, nv_log_reader, link);
+        if (r->want.partitions & partitions) {
+            nv_list_remove(node);
+            r->state = READER_QUEUED;
+            nv_list_push_back(&log->requests, node);
+            any = true;
+        } else { /* twenty such readers would otherwise cost a look each for every commit */
+            r->next_commit = log->tip.next_commit;
+            r->segment = 0;
+        }
     }
-    for (nv_list *node = log->followers.next; node != &log->followers; node = node->next) {
-        nv_container_of(node, nv_log_reader, link)->state = READER_QUEUED;
+    if (any) {
+        pthread_cond_signal(&log->reader_wake);
     }
-    nv_list_splice(&log->requests, &log->followers);
-    pthread_cond_signal(&log->reader_wake);
 }
 
 static void handle(nv_log *log, nv_log_reader *r)

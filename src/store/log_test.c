@@ -175,6 +175,29 @@ static void followers(void **state)
     assert_int_equal(all.calls, calls);
 }
 
+/* What other partitions get does not wake a reader, and does not lead it astray either. */
+static void followers_of_a_partition(void **state)
+{
+    (void)state;
+    kit_open(&kit);
+    follow second = {NULL, 0, 0};
+    nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING, .follow = true, .partitions = 2};
+    assert_int_equal(nv_log_reader_open(&second.reader, kit.log, &options, &kit.exec.exec), NV_OK);
+    nv_log_reader_next(second.reader, on_follow, &second);
+    for (size_t round = 1; round <= 20; round++) {
+        for (int i = 0; i < 40; i++) {
+            assert_int_equal(kit_append_many(&kit, 0, 20, 1000), NV_OK); /* some 16 MB in all: it leaves the tail */
+        }
+        assert_int_equal(kit_append(&kit, 1, "d1", "for it"), NV_OK);
+        while (second.records < round) {
+            nv_exec_queue_run_wait(&kit.exec);
+        }
+        assert_int_equal(second.records, round);
+        assert_int_equal(second.calls, round);
+    }
+    nv_log_reader_close(second.reader);
+}
+
 /* ---- batches ---------------------------------------------------------------------------------------------- */
 
 static void ignore_done(nv_log_batch *batch, nv_err status, void *arg)
@@ -719,6 +742,7 @@ int main(void)
         TEST(first_steps),
         TEST(start_positions),
         TEST(followers),
+        TEST(followers_of_a_partition),
         TEST(batch_limits),
         TEST(retention_by_bytes_recycles),
         TEST(retention_by_time),

@@ -310,6 +310,16 @@ static nv_err write_group(nv_log *log, const group *g)
     return err;
 }
 
+/** Which partitions got records between two points. */
+static uint32_t partitions_between(const nv_log *log, const nv_log_point *before, const nv_log_point *after)
+{
+    uint32_t mask = 0;
+    for (uint32_t i = 0; i < log->partitions; i++) {
+        mask |= (uint32_t)(before->parts[i].next_sequence != after->parts[i].next_sequence) << i;
+    }
+    return mask;
+}
+
 /** Make the group visible. */
 static void publish(nv_log *log, group *g)
 {
@@ -352,7 +362,7 @@ static void publish(nv_log *log, group *g)
         pthread_cond_signal(&log->writer_wake);
     }
     nv_tail_publish_locked(&log->tail);
-    nv_log_wake_followers_locked(log);
+    nv_log_wake_followers_locked(log, partitions_between(log, &g->before, &log->tip));
     pthread_mutex_unlock(&log->lock);
     nv_tail_release(&log->tail);
     nv_metric_add(NV_M_LOG_COMMITS, (int64_t)g->count);
