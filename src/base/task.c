@@ -78,6 +78,21 @@ size_t nv_exec_queue_run(nv_exec_queue *queue)
     }
 }
 
+bool nv_exec_queue_run_one(nv_exec_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    nv_task *task = queue->head;
+    if (task) {
+        queue->head = task->_next;
+        queue->tail = queue->head ? queue->tail : NULL;
+    }
+    pthread_mutex_unlock(&queue->lock);
+    if (task) {
+        task->run(task);
+    }
+    return task != NULL;
+}
+
 bool nv_exec_queue_run_wait(nv_exec_queue *queue)
 {
     pthread_mutex_lock(&queue->lock);

@@ -207,13 +207,7 @@ static void test_lost_while_it_waits(void **state)
         assert_non_null(nv_amqp_link_attach(c->session, &options));
         size_t taken = c->hub->ops->input(c->hub, nv_buf_span(&c->out), nv_mono_us(&rig->clock.clock));
         nv_buf_consume(&c->out, taken);
-        for (int i = 0; i < tasks && rig->queue.head; i++) { /* one after the other */
-            nv_task *task = rig->queue.head;
-            rig->queue.head = task->_next;
-            if (!rig->queue.head) {
-                rig->queue.tail = NULL;
-            }
-            task->run(task);
+        for (int i = 0; i < tasks && nv_exec_queue_run_one(&rig->queue); i++) {
         }
         amqp_client_free(c);
         assert_int_equal(nv_devices_connected(rig->hub), 0);
