@@ -12,6 +12,7 @@ from wire import Wire, packet, publish_packet, text
 
 SANITIZED = os.environ.get("NAVE_SANITIZED", "") not in ("", "0", "OFF")  # its memory tells nothing
 PROMPT_S = 3 if SANITIZED else 1
+PATIENCE_S = 10 if SANITIZED else 2  # how long strangers may keep an honest one out
 MQTTS, HTTPS, PLAIN, ADMIN = 8883, 443, 1883, 9600
 CONFIG = """
 mqtt:
@@ -107,7 +108,8 @@ class Target:
 
     def publishes_among_strangers(self):
         """Until it has said who it is the honest device is a stranger too, and may have to come again, as clients do."""
-        for _ in range(3):
+        deadline = time.monotonic() + PATIENCE_S
+        while time.monotonic() < deadline:
             try:
                 return self.publishes()
             except ConnectionResetError:
