@@ -17,13 +17,11 @@
 #define CREDIT   "flow handle=0 count=0 credit=10\n"
 #define OUT_2    OUT_UP CREDIT
 
-#define ONE_LINK(n) "attach name=" n " handle=" n " sender target=/t\n"
-#define TEN_LINKS(d)                                                                                                   \
-    ONE_LINK(d "0")                                                                                                    \
-    ONE_LINK(d "1")                                                                                                    \
-    ONE_LINK(d "2") ONE_LINK(d "3") ONE_LINK(d "4") ONE_LINK(d "5") ONE_LINK(d "6") ONE_LINK(d "7") ONE_LINK(d "8")    \
-        ONE_LINK(d "9")
-#define SIX_LINKS(d) ONE_LINK(d "0") ONE_LINK(d "1") ONE_LINK(d "2") ONE_LINK(d "3") ONE_LINK(d "4") ONE_LINK(d "5")
+#define ONE_LINK(n)        "attach name=" n " handle=" n " sender target=/t\n"
+#define TWO_LINKS(d, a, b) ONE_LINK(d a) ONE_LINK(d b)
+#define FOUR_LINKS(d)      TWO_LINKS(d, "0", "1") TWO_LINKS(d, "2", "3")
+#define SIX_LINKS(d)       FOUR_LINKS(d) TWO_LINKS(d, "4", "5")
+#define TEN_LINKS(d)       SIX_LINKS(d) TWO_LINKS(d, "6", "7") TWO_LINKS(d, "8", "9")
 
 #define REFUSED(name, handle)                                                                                          \
     "attach name=" name " handle=" handle " receiver snd=2 rcv=0 max=1048576\n"                                        \
