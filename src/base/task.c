@@ -93,6 +93,14 @@ bool nv_exec_queue_run_one(nv_exec_queue *queue)
     return task != NULL;
 }
 
+bool nv_exec_queue_empty(nv_exec_queue *queue)
+{
+    pthread_mutex_lock(&queue->lock);
+    bool empty = queue->head == NULL;
+    pthread_mutex_unlock(&queue->lock);
+    return empty;
+}
+
 bool nv_exec_queue_run_wait(nv_exec_queue *queue)
 {
     pthread_mutex_lock(&queue->lock);

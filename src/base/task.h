@@ -57,6 +57,8 @@ void nv_exec_queue_adopt(nv_exec_queue *queue);
 size_t nv_exec_queue_run(nv_exec_queue *queue);
 /** Run the oldest that is queued, alone: for tests that stop between two. @return false: there was none */
 bool nv_exec_queue_run_one(nv_exec_queue *queue);
+/** Nothing is queued now. Thread: any. */
+bool nv_exec_queue_empty(nv_exec_queue *queue);
 /** Block until there is a task or a stop, then run what is queued. @return false when stopped and empty */
 bool nv_exec_queue_run_wait(nv_exec_queue *queue);
 /** Make run_wait return false once the queue is empty. Thread: any. */

@@ -685,7 +685,7 @@ void fake_core_run(fake_core *core)
             nv_hub_loop_turn_end(&core->hub->loops[i]);
         }
         for (size_t i = 0; i < core->hub->loop_count; i++) {
-            ran += core->loops[i].head != NULL;
+            ran += !nv_exec_queue_empty(&core->loops[i]);
         }
     }
 }
