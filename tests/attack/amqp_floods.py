@@ -29,7 +29,7 @@ def crowd(target, greed, budget=STRANGER_BYTES):
                 greed(people[-1])
             target.metric("nave_net_connections_open")
             grown = target.rss() - before
-            target.publishes_among_strangers()
+            target.among_strangers(target.publishes)
         finally:
             for one in people:
                 one.close()
@@ -120,7 +120,7 @@ def unfinished(target):
             say(peer, steps[number % len(steps)])
             people.append(peer)
         anonymous = [stranger() for _ in range(20)]
-        target.publishes_among_strangers()
+        target.among_strangers(target.publishes)
         deadline = time.monotonic() + 12
         people += anonymous
         while people:

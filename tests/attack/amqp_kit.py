@@ -30,14 +30,6 @@ class AmqpTarget(Target):
         assert took < (within or PROMPT_S), "the honest device waited %.2f s" % took
         return took
 
-    def publishes_among_strangers(self):
-        for _ in range(3):
-            try:
-                return self.publishes()
-            except (ConnectionResetError, amqp.Closed):
-                self.alive()
-        return self.publishes()
-
     def quiet(self, seconds=15):
         super().quiet(seconds)
         deadline = time.monotonic() + seconds

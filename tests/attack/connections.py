@@ -60,10 +60,10 @@ def crowd(target, port, hello, context):
         target.alive()
         held = target.metric("nave_net_connections_open")
         assert held <= CAP * 5 // 4 + 70, "%d connections of strangers are open, %d may be" % (held, CAP)
-        target.publishes_among_strangers()
-        target.publishes_over_tls(context)
+        target.among_strangers(target.publishes)
+        target.among_strangers(target.publishes_over_tls, context)
         people.grow(CAP)
-        target.publishes_among_strangers()
+        target.among_strangers(target.publishes)
         deadline = time.monotonic() + 12
         while people.open_ones():
             assert time.monotonic() < deadline, "%d are still open" % people.open_ones()
