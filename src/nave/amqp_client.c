@@ -7,6 +7,7 @@
 #include "net/client.h"
 
 #include <json-c/json.h>
+#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -64,6 +65,31 @@ void nv_amqp_run_end(nv_amqp_run *run, int code)
         run->_code = code;
         nv_net_stop(run->_net, CLOSE_GRACE_US);
     }
+}
+
+void nv_amqp_run_refuse(nv_amqp_run *run, const char *fmt, ...)
+{
+    va_list args;
+    if (run->_ended) {
+        return;
+    }
+    fputs("nave: ", stderr);
+    va_start(args, fmt);
+    (void)vfprintf(stderr, fmt, args);
+    va_end(args);
+    fputc('\n', stderr);
+    nv_amqp_run_end(run, NV_EXIT_REFUSED);
+}
+
+void nv_amqp_run_refuse_key(nv_amqp_run *run, const char *why)
+{
+    nv_amqp_run_refuse(run, "the hub refused the key of %s (%s); check the connection string and both clocks",
+                       run->client->policy, why);
+}
+
+bool nv_amqp_run_ended(const nv_amqp_run *run)
+{
+    return run->_ended;
 }
 
 /* ---- where ----------------------------------------------------------------------------------------------------- */

@@ -31,6 +31,12 @@ typedef struct nv_amqp_run {
 int nv_amqp_run_do(nv_amqp_run *run);
 /** From a callback: nothing new is begun, connections close, the run returns @p code. The first call counts. */
 void nv_amqp_run_end(nv_amqp_run *run, int code);
+/** End it with NV_EXIT_REFUSED after one sentence on stderr; says nothing when it has ended already. */
+void nv_amqp_run_refuse(nv_amqp_run *run, const char *fmt, ...) NV_PRINTF(2, 3);
+/** The same when it was the key of run->client->policy that the hub refused, for the reason @p why. */
+void nv_amqp_run_refuse_key(nv_amqp_run *run, const char *why);
+/** From a callback: what still comes is of no interest. */
+bool nv_amqp_run_ended(const nv_amqp_run *run);
 
 /** Where AMQP is spoken. */
 typedef struct nv_amqp_place {

@@ -6,7 +6,6 @@
 #include "nave/amqp_client.h"
 
 #include <json-c/json.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -26,36 +25,12 @@ typedef struct desk {
     nv_timer retry;
     bool contacted;
     bool said;
-    bool over;
     /* sending */
     const nv_amqp_message_to *message;
     bool sent;
     /* feedback */
     uint64_t left;
 } desk;
-
-static void finish(desk *d, int code)
-{
-    if (!d->over) {
-        d->over = true;
-        nv_amqp_run_end(&d->run, code);
-    }
-}
-
-static void refuse(desk *d, const char *fmt, ...) NV_PRINTF(2, 3);
-static void refuse(desk *d, const char *fmt, ...)
-{
-    va_list args;
-    if (d->over) {
-        return;
-    }
-    fputs("nave: ", stderr);
-    va_start(args, fmt);
-    (void)vfprintf(stderr, fmt, args);
-    va_end(args);
-    fputc('\n', stderr);
-    finish(d, NV_EXIT_REFUSED);
-}
 
 /* "ErrorCode:Name;text" becomes "text (Name)"; a description without a name gets that of the condition. */
 static void complain(desk *d, const nv_amqp_problem *problem)
@@ -65,11 +40,11 @@ static void complain(desk *d, const nv_amqp_problem *problem)
     const char *name = strncmp(text, "ErrorCode:", 10) == 0 ? text + 10 : NULL;
     const char *rest = name ? strchr(name, ';') : NULL;
     if (rest && rest[1]) {
-        refuse(d, "%s (%.*s)", rest + 1 + strspn(rest + 1, " "), (int)(rest - name), name);
+        nv_amqp_run_refuse(&d->run, "%s (%.*s)", rest + 1 + strspn(rest + 1, " "), (int)(rest - name), name);
     } else if (name) {
-        refuse(d, "the hub refused (%.*s)", (int)strcspn(name, ";"), name);
+        nv_amqp_run_refuse(&d->run, "the hub refused (%.*s)", (int)strcspn(name, ";"), name);
     } else {
-        refuse(d, "%s (%.*s)", text, NV_SPAN_ARG(problem->symbol));
+        nv_amqp_run_refuse(&d->run, "%s (%.*s)", text, NV_SPAN_ARG(problem->symbol));
     }
 }
 
@@ -86,7 +61,7 @@ static void try_again(nv_timer *timer, int64_t now_us)
     if (code == NV_EXIT_OK) {
         locate(d);
     } else {
-        finish(d, code);
+        nv_amqp_run_end(&d->run, code);
     }
 }
 
@@ -95,14 +70,14 @@ static void ended(nv_amqp_client *client, void *arg, nv_amqp_condition condition
     desk *d = arg;
     (void)client;
     d->client = NULL;
-    if (d->over) {
+    if (nv_amqp_run_ended(&d->run)) {
         return;
     }
     if (condition == NV_AMQP_ERR_UNAUTHORIZED_ACCESS) {
-        refuse(d, "the hub refused the key of %s (%s); check the connection string and both clocks",
-               d->run.client->policy, why);
+        nv_amqp_run_refuse_key(&d->run, why);
     } else if (!d->contacted || !d->args) {
-        refuse(d, "the hub cannot be used by AMQP: %s%s", why, d->contacted ? "" : nv_amqp_cure(d->run.client, why));
+        nv_amqp_run_refuse(&d->run, "the hub cannot be used by AMQP: %s%s", why,
+                           d->contacted ? "" : nv_amqp_cure(d->run.client, why));
     } else {
         if (!d->said) {
             fputs("nave: the connection to the hub ended; trying again\n", stderr);
@@ -137,7 +112,7 @@ static void locate(desk *d)
 {
     int code = nv_amqp_place_of(d->run.client, &d->place);
     if (code != NV_EXIT_OK) {
-        finish(d, code);
+        nv_amqp_run_end(&d->run, code);
         return;
     }
     nv_amqp_client_config config = {.ready = ready, .ended = ended, .arg = d};
@@ -222,7 +197,7 @@ static void put_application(nv_writer *w, const nv_amqp_message_to *m)
 static void send_room(nv_amqp_link *link)
 {
     desk *d = link->owner;
-    if (d->sent || d->over || !nv_amqp_link_room(link)) {
+    if (d->sent || nv_amqp_run_ended(&d->run) || !nv_amqp_link_room(link)) {
         return;
     }
     uint8_t *memory = nv_malloc(MESSAGE_MAX);
@@ -236,7 +211,7 @@ static void send_room(nv_amqp_link *link)
     free(memory);
     d->sent = err == NV_OK;
     if (err != NV_OK && err != NV_E_AGAIN) {
-        refuse(d, "the message is too large");
+        nv_amqp_run_refuse(&d->run, "the message is too large");
     }
 }
 
@@ -253,7 +228,7 @@ static void say_sent(desk *d)
     } else {
         fprintf(stderr, "queued for %s%s%s\n", d->message->device, id ? ", message id " : "", id ? id : "");
     }
-    finish(d, NV_EXIT_OK);
+    nv_amqp_run_end(&d->run, NV_EXIT_OK);
 }
 
 static void send_outcome(nv_amqp_link *link, uint32_t id, uint64_t cookie, const nv_amqp_outcome *outcome)
@@ -270,11 +245,11 @@ static void send_outcome(nv_amqp_link *link, uint32_t id, uint64_t cookie, const
         break;
     case NV_AMQP_OUT_RELEASED:
     case NV_AMQP_OUT_MODIFIED:
-        refuse(d, "the hub gave the message back; try again");
+        nv_amqp_run_refuse(&d->run, "the hub gave the message back; try again");
         break;
     case NV_AMQP_OUT_NONE:
     case NV_AMQP_OUT_OTHER:
-        refuse(d, "the hub did not say what became of the message");
+        nv_amqp_run_refuse(&d->run, "the hub did not say what became of the message");
         break;
     }
 }
@@ -312,7 +287,7 @@ static bool feedback_delivery(nv_amqp_link *link, const nv_amqp_delivery *delive
     nv_span body = NV_SPAN_EMPTY;
     struct json_object *records = NULL;
     nv_buf_init(&scratch, MESSAGE_MAX);
-    bool good = !d->over && nv_amqp_message_read(delivery->bytes, &m) == NV_OK &&
+    bool good = !nv_amqp_run_ended(&d->run) && nv_amqp_message_read(delivery->bytes, &m) == NV_OK &&
                 nv_amqp_message_bytes(&m, &scratch, &body) == NV_OK &&
                 nv_json_parse(body, NV_JSON_MAX_DEPTH, UINT32_MAX, &records) == NV_OK &&
                 json_object_is_type(records, json_type_array);
@@ -322,19 +297,19 @@ static bool feedback_delivery(nv_amqp_link *link, const nv_amqp_delivery *delive
     }
     json_object_put(records);
     nv_buf_deinit(&scratch);
-    if (d->over) {
+    if (nv_amqp_run_ended(&d->run)) {
         return true; /* it returns to the queue */
     }
     if (!good) {
         fputs("nave: the hub sent something that is no feedback; it is left out\n", stderr);
     }
     if (fflush(stdout) != 0) {
-        finish(d, NV_EXIT_REFUSED);
+        nv_amqp_run_end(&d->run, NV_EXIT_REFUSED);
         return true;
     }
     nv_amqp_link_accept_delivery(link, delivery->id);
     if (d->left == 0) {
-        finish(d, NV_EXIT_OK);
+        nv_amqp_run_end(&d->run, NV_EXIT_OK);
     }
     return true;
 }

@@ -16,7 +16,6 @@
 #include "session/http_message.h"
 
 #include <inttypes.h>
-#include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <string.h>
@@ -63,7 +62,6 @@ struct feed {
     size_t asked;   /* ends of partitions that are not told yet */
     bool contacted; /* once it worked */
     bool said;
-    bool over;
     int64_t wait_us;
     nv_timer retry;
     nv_buf line;
@@ -74,29 +72,6 @@ static void locate(feed *f);
 
 /* ---- ends ------------------------------------------------------------------------------------------------------ */
 
-static void finish(feed *f, int code)
-{
-    if (!f->over) {
-        f->over = true;
-        nv_amqp_run_end(&f->run, code);
-    }
-}
-
-static void refuse(feed *f, const char *fmt, ...) NV_PRINTF(2, 3);
-static void refuse(feed *f, const char *fmt, ...)
-{
-    va_list args;
-    if (f->over) {
-        return;
-    }
-    fputs("nave: ", stderr);
-    va_start(args, fmt);
-    (void)vfprintf(stderr, fmt, args);
-    va_end(args);
-    fputc('\n', stderr);
-    finish(f, NV_EXIT_REFUSED);
-}
-
 static void try_again(nv_timer *timer, int64_t now_us)
 {
     (void)now_us;
@@ -104,7 +79,7 @@ static void try_again(nv_timer *timer, int64_t now_us)
     nv_client_close(f->run.client); /* the hub may have come back on another port */
     int code = nv_client_open_events(f->run.client, f->m->args);
     if (code != NV_EXIT_OK) {
-        finish(f, code);
+        nv_amqp_run_end(&f->run, code);
     } else {
         locate(f);
     }
@@ -117,12 +92,11 @@ static void lost(feed *f, nv_amqp_condition condition, const char *why)
     f->at = NULL;
     why = f->why[0] ? f->why : why;
     if (condition == NV_AMQP_ERR_UNAUTHORIZED_ACCESS) {
-        refuse(f, "the hub refused the key of %s (%s); check the connection string and both clocks",
-               f->run.client->policy, why);
+        nv_amqp_run_refuse_key(&f->run, why);
         return;
     }
     if (!f->contacted) {
-        refuse(f, "the hub cannot be read: %s%s", why, nv_amqp_cure(f->run.client, why));
+        nv_amqp_run_refuse(&f->run, "the hub cannot be read: %s%s", why, nv_amqp_cure(f->run.client, why));
         return;
     }
     if (!f->said) {
@@ -138,7 +112,7 @@ static void contact_ended(nv_amqp_client *client, void *arg, nv_amqp_condition c
 {
     contact *c = arg;
     (void)client;
-    if (c == c->f->at && !c->f->over) {
+    if (c == c->f->at && !nv_amqp_run_ended(&c->f->run)) {
         lost(c->f, condition, why);
     }
     free(c);
@@ -166,7 +140,7 @@ static bool link_over(feed *f, const nv_amqp_problem *problem, const char *what)
                    problem->condition == NV_AMQP_ERR_DETACH_FORCED || problem->condition == NV_AMQP_ERR_TIMEOUT;
     if (!passing) {
         nv_amqp_explain(problem, why, sizeof(why));
-        refuse(f, "%s cannot be read: %s (%.*s)", what, why, NV_SPAN_ARG(problem->symbol));
+        nv_amqp_run_refuse(&f->run, "%s cannot be read: %s (%.*s)", what, why, NV_SPAN_ARG(problem->symbol));
     } else {
         leave(f);
     }
@@ -195,8 +169,8 @@ static bool event_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery)
 {
     part *p = link->owner;
     nv_amqp_link_accept_delivery(link, delivery->id);
-    if (!p->f->over && !show(p, delivery->bytes)) {
-        finish(p->f, NV_EXIT_OK);
+    if (!nv_amqp_run_ended(&p->f->run) && !show(p, delivery->bytes)) {
+        nv_amqp_run_end(&p->f->run, NV_EXIT_OK);
     }
     return true;
 }
@@ -260,7 +234,7 @@ static void read_all(feed *f)
 /* @return false: there is none, and what follows from it was done */
 static bool good(feed *f, int status, nv_span description, const nv_amqp_message *reply, nv_amqp_value *map)
 {
-    if (f->over || !f->at) {
+    if (nv_amqp_run_ended(&f->run) || !f->at) {
         return false;
     }
     if (!reply) {
@@ -270,11 +244,11 @@ static bool good(feed *f, int status, nv_span description, const nv_amqp_message
     }
     nv_reader r = nv_reader_of(reply->body);
     if (status >= 300) {
-        refuse(f, "%s cannot be read: %.*s (%d)", f->entity, NV_SPAN_ARG(description), status);
+        nv_amqp_run_refuse(&f->run, "%s cannot be read: %.*s (%d)", f->entity, NV_SPAN_ARG(description), status);
         return false;
     }
     if (reply->body_kind != NV_AMQP_BODY_IS_VALUE || !nv_amqp_read(&r, map) || map->type != NV_AMQP_MAP) {
-        refuse(f, "the hub answered with something that is no description of %s", f->entity);
+        nv_amqp_run_refuse(&f->run, "the hub answered with something that is no description of %s", f->entity);
         return false;
     }
     return true;
@@ -344,9 +318,9 @@ static void told_partitions(nv_amqp_ask *ask, int status, nv_span description, c
     }
     if (f->part_count == 0) {
         if (f->only >= 0) {
-            refuse(f, "there is no partition %" PRId64, f->only);
+            nv_amqp_run_refuse(&f->run, "there is no partition %" PRId64, f->only);
         } else {
-            refuse(f, "the hub tells of no partitions");
+            nv_amqp_run_refuse(&f->run, "the hub tells of no partitions");
         }
         return;
     }
@@ -437,7 +411,7 @@ static void probe_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
     if (problem->condition != NV_AMQP_ERR_LINK_REDIRECT) {
         (void)link_over(f, problem, "the hub");
     } else if (!follow(f, problem->info)) {
-        refuse(f, "the hub redirects to a place that cannot be understood");
+        nv_amqp_run_refuse(&f->run, "the hub redirects to a place that cannot be understood");
     } else {
         leave(f);
         connect_events(f);
@@ -446,8 +420,9 @@ static void probe_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 
 static bool probe_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery)
 {
+    feed *f = link->owner;
     (void)delivery;
-    refuse(link->owner, "the hub did not redirect to its event hub");
+    nv_amqp_run_refuse(&f->run, "the hub did not redirect to its event hub");
     return true;
 }
 
@@ -484,7 +459,7 @@ static void locate(feed *f)
     }
     int code = nv_amqp_place_of(f->run.client, &f->hub);
     if (code != NV_EXIT_OK) {
-        finish(f, code);
+        nv_amqp_run_end(&f->run, code);
         return;
     }
     nv_amqp_client_config config = {.ready = hub_ready, .ended = contact_ended, .arg = contact_new(f)};
