@@ -1,7 +1,6 @@
 #include "nave/bench/amqp_fleet.h"
 
 #include "base/alloc.h"
-#include "nave/bench/fleet.h"
 
 #include <errno.h>
 #include <stdlib.h>
@@ -18,11 +17,6 @@
 #define TICK_NS           200000000
 #define RESPONSE_BYTES    2048u
 
-int64_t nv_amqp_now_ns(void)
-{
-    return nv_fleet_now_ns();
-}
-
 /* ---- failures --------------------------------------------------------------------------------------------- */
 
 static const char *const failure_names[] = {
@@ -30,28 +24,7 @@ static const char *const failure_names[] = {
     NV_AMQP_FLEET_FAILURES(X)
 #undef X
 };
-
-uint64_t nv_amqp_fleet_failure_count(const nv_amqp_fleet *fleet)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < NV_AMQP_FLEET_FAILURE_COUNT; i++) {
-        sum += fleet->failures[i];
-    }
-    return sum;
-}
-
-void nv_amqp_report_failures(const nv_amqp_fleet *fleet, nv_report *report)
-{
-    nv_report_int(report, "failures_total", (int64_t)nv_amqp_fleet_failure_count(fleet));
-    nv_report_text(report, "first_failure", fleet->first_failure);
-    nv_report_open(report, "failures");
-    for (size_t i = 0; i < NV_AMQP_FLEET_FAILURE_COUNT; i++) {
-        if (fleet->failures[i]) {
-            nv_report_int(report, failure_names[i], (int64_t)fleet->failures[i]);
-        }
-    }
-    nv_report_close(report);
-}
+_Static_assert(NV_COUNT_OF(failure_names) <= NV_BENCH_FAILURE_KINDS, "each kind has its count");
 
 void nv_amqp_report_begin(nv_report *report, const nv_amqp_fleet *fleet)
 {
@@ -62,13 +35,10 @@ void nv_amqp_report_begin(nv_report *report, const nv_amqp_fleet *fleet)
 
 void nv_amqp_fleet_fail(nv_amqp_fleet *fleet, nv_amqp_peer *peer, nv_amqp_fleet_failure failure, const char *words)
 {
-    fleet->failures[failure]++;
-    if (!fleet->first_failure[0]) {
-        char text[160];
-        nv_link_error(&peer->link, text, sizeof(text));
-        (void)snprintf(fleet->first_failure, sizeof(fleet->first_failure), "%s: %s (%s %u)", failure_names[failure],
-                       words ? words : text, peer->role == NV_AMQP_ROLE_READER ? "reader" : "connection", peer->index);
-    }
+    char text[160];
+    nv_link_error(&peer->link, text, sizeof(text));
+    nv_bench_failures_add(&fleet->failures, failure, "%s: %s (%s %u)", failure_names[failure], words ? words : text,
+                          peer->role == NV_AMQP_ROLE_READER ? "reader" : "connection", peer->index);
 }
 
 void nv_amqp_fleet_fail_problem(nv_amqp_fleet *fleet, nv_amqp_peer *peer, nv_amqp_fleet_failure failure,
@@ -334,7 +304,7 @@ static void on_readable(nv_amqp_peer *peer)
             lost(peer);
             return;
         }
-        fleet->now_ns = nv_amqp_now_ns();
+        fleet->now_ns = nv_bench_now_ns();
         feed(peer, rest.len + (size_t)got);
     } while (peer->link.fd >= 0 && nv_link_pending(&peer->link));
 }
@@ -402,7 +372,7 @@ void nv_amqp_fleet_poll(nv_amqp_fleet *fleet, int64_t timeout_ns)
     wait = wait < TICK_NS ? wait : TICK_NS;
     struct timespec ts = {.tv_sec = (time_t)(wait / 1000000000), .tv_nsec = (long)(wait % 1000000000)};
     int count = epoll_pwait2(fleet->epoll, events, EVENTS, &ts, NULL);
-    fleet->now_ns = nv_amqp_now_ns();
+    fleet->now_ns = nv_bench_now_ns();
     for (int i = 0; i < count; i++) {
         on_event(events[i].data.ptr, events[i].events);
     }
@@ -438,21 +408,21 @@ bool nv_amqp_fleet_open(nv_amqp_fleet *fleet, uint32_t first, uint32_t count)
 {
     uint32_t next = first;
     uint32_t last = first + count;
-    int64_t end = nv_amqp_now_ns() + (int64_t)(fleet->o->base.setup_s * 1e9);
-    uint64_t failures = nv_amqp_fleet_failure_count(fleet);
-    fleet->now_ns = nv_amqp_now_ns();
+    int64_t end = nv_bench_now_ns() + (int64_t)(fleet->o->base.setup_s * 1e9);
+    uint64_t failures = nv_bench_failures_sum(&fleet->failures);
+    fleet->now_ns = nv_bench_now_ns();
     while ((next < last || fleet->opening || fleet->links_ready < fleet->links_wanted) && fleet->now_ns < end &&
-           nv_amqp_fleet_failure_count(fleet) == failures) {
+           nv_bench_failures_sum(&fleet->failures) == failures) {
         while (next < last && fleet->opening < OPENING_LIMIT) {
             start(&fleet->peers[next++]);
         }
-        nv_amqp_fleet_poll(fleet, end - nv_amqp_now_ns());
+        nv_amqp_fleet_poll(fleet, end - nv_bench_now_ns());
     }
     bool all = next == last && !fleet->opening && fleet->links_ready == fleet->links_wanted;
-    if (!all && nv_amqp_fleet_failure_count(fleet) == failures) {
+    if (!all && nv_bench_failures_sum(&fleet->failures) == failures) {
         nv_amqp_fleet_fail(fleet, &fleet->peers[first], NV_AMQP_FLEET_SETUP, "not all links stand");
     }
-    return all && nv_amqp_fleet_failure_count(fleet) == failures;
+    return all && nv_bench_failures_sum(&fleet->failures) == failures;
 }
 
 /* ---- whole ------------------------------------------------------------------------------------------------ */
@@ -465,7 +435,8 @@ bool nv_amqp_fleet_init(nv_amqp_fleet *fleet, const nv_bench_amqp_options *o, ui
                              .ready = ready,
                              .epoll = epoll_create1(EPOLL_CLOEXEC),
                              .peer_count = device_peers + readers,
-                             .device_peers = device_peers};
+                             .device_peers = device_peers,
+                             .failures = {.names = failure_names, .kinds = NV_AMQP_FLEET_FAILURE_COUNT}};
     (void)prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); /* open loop: due times are microseconds apart */
     nv_list_init(&fleet->dirty);
     fleet->in = nv_malloc(MAX_FRAME + 2 * READ_BYTES);
@@ -481,10 +452,10 @@ bool nv_amqp_fleet_init(nv_amqp_fleet *fleet, const nv_bench_amqp_options *o, ui
     nv_bench_mqtt_options who = o->base;
     who.anonymous = o->queue != NULL;
     if (fleet->epoll < 0 || nv_bench_credentials_init(&fleet->credentials, &who) != NV_OK ||
-        !nv_bench_resolve(&o->base, &fleet->to, &fleet->to_len)) {
+        !nv_link_resolve(&o->base, &fleet->to, &fleet->to_len)) {
         return false;
     }
-    fleet->tls = o->base.tls ? nv_bench_tls_new(&o->base, o->mode == NV_BENCH_AMQP_IDLE) : NULL;
+    fleet->tls = o->base.tls ? nv_link_tls_new(&o->base, o->mode == NV_BENCH_AMQP_IDLE) : NULL;
     return !o->base.tls || fleet->tls;
 }
 

@@ -12,6 +12,7 @@
 
 #include "nave/bench/amqp_options.h"
 #include "nave/bench/credentials.h"
+#include "nave/bench/failures.h"
 #include "nave/bench/histogram.h"
 #include "nave/bench/link.h"
 #include "nave/bench/usage.h"
@@ -93,13 +94,10 @@ struct nv_amqp_fleet {
     uint32_t links_ready;
     int64_t now_ns; /* read after each wake and each read */
     int64_t ticked_ns;
-    uint8_t *in; /* shared by all reads */
-    uint64_t failures[NV_AMQP_FLEET_FAILURE_COUNT];
-    char first_failure[256]; /* in words */
-    char cipher[96];         /* of the last handshake */
+    uint8_t *in;                /* shared by all reads */
+    nv_bench_failures failures; /* nv_amqp_fleet_failure */
+    char cipher[96];            /* of the last handshake */
 };
-
-int64_t nv_amqp_now_ns(void);
 
 /** Credentials, address, TLS, epoll; opens nothing. @return false after one sentence on stderr */
 NV_NODISCARD bool nv_amqp_fleet_init(nv_amqp_fleet *fleet, const nv_bench_amqp_options *o, uint32_t device_peers,
@@ -130,10 +128,8 @@ static inline uint32_t nv_amqp_peer_device(const nv_amqp_peer *peer, uint32_t n)
 /** A link ended, and not by us: a failure, unless it ends because its connection does, which is counted there. */
 void nv_amqp_peer_lost_link(nv_amqp_peer *peer, const nv_amqp_problem *problem);
 
-uint64_t nv_amqp_fleet_failure_count(const nv_amqp_fleet *fleet);
 /** Parameters of the run and the cipher: the head of every report. */
 void nv_amqp_report_begin(nv_report *report, const nv_amqp_fleet *fleet);
-void nv_amqp_report_failures(const nv_amqp_fleet *fleet, nv_report *report);
 
 /* ---- amqp_claims.c -------------------------------------------------------------------------------------------- */
 

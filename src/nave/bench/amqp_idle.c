@@ -85,7 +85,7 @@ static void report(nv_amqp_fleet *fleet, int64_t before, int64_t held, double op
         nv_report_real(&figures, "held_server_cpu_s", to->server_s - opened->server_s, 3);
     }
     nv_bench_mqtt_report_usage(&figures, base, from, opened, (uint64_t)devices);
-    nv_amqp_report_failures(fleet, &figures);
+    nv_bench_failures_report(&fleet->failures, &figures);
     nv_report_end(&figures);
 }
 
@@ -102,19 +102,19 @@ int nv_bench_amqp_idle(const nv_bench_amqp_options *o)
     }
     fleet.links_wanted = (uint32_t)o->base.devices * kinds_wanted(o);
     int64_t before = resident(o);
-    int64_t start_ns = nv_amqp_now_ns();
+    int64_t start_ns = nv_bench_now_ns();
     nv_usage_read(&from, (pid_t)o->base.pid);
     (void)nv_amqp_fleet_open(&fleet, 0, peers); /* what failed is in the figures */
-    double open_s = (double)(nv_amqp_now_ns() - start_ns) / NS;
+    double open_s = (double)(nv_bench_now_ns() - start_ns) / NS;
     nv_usage_read(&opened, (pid_t)o->base.pid);
-    int64_t end = nv_amqp_now_ns() + (int64_t)(o->base.duration_s * NS);
-    while (nv_amqp_now_ns() < end) {
-        nv_amqp_fleet_poll(&fleet, end - nv_amqp_now_ns());
+    int64_t end = nv_bench_now_ns() + (int64_t)(o->base.duration_s * NS);
+    while (nv_bench_now_ns() < end) {
+        nv_amqp_fleet_poll(&fleet, end - nv_bench_now_ns());
     }
     int64_t held = resident(o);
     nv_usage_read(&to, (pid_t)o->base.pid);
     report(&fleet, before, held, open_s, &from, &opened, &to);
-    int code = nv_amqp_fleet_failure_count(&fleet) ? 1 : 0;
+    int code = nv_bench_failures_sum(&fleet.failures) ? 1 : 0;
     nv_amqp_fleet_deinit(&fleet);
     return code;
 }

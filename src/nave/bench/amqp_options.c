@@ -1,19 +1,14 @@
 #include "nave/bench/amqp_options.h"
 
-#include "base/attrs.h"
-#include "nave/bench/options.h"
-
 #include <string.h>
 
 #define AT(member)   offsetof(nv_bench_amqp_options, member)
 #define BASE(member) offsetof(nv_bench_amqp_options, base.member)
 
-static const nv_bench_opt table[] = {
-    {"--host", NV_BENCH_OPT_TEXT, BASE(host), 0, 0, NULL, "where to connect; default 127.0.0.1"},
+_Static_assert(BASE(host) == offsetof(nv_bench_mqtt_options, host), "as the common rows have it");
+
+static const nv_bench_opt rows[] = {
     {"--port", NV_BENCH_OPT_UINT, BASE(port), 1, 65535, NULL, "default 5671 with TLS, else 5672"},
-    {"--tls", NV_BENCH_OPT_FLAG, BASE(tls), 0, 0, NULL, "use TLS"},
-    {"--ca", NV_BENCH_OPT_TEXT, BASE(ca), 0, 0, NULL, "trusted roots (PEM); without it the server is not verified"},
-    {"--tls-version", NV_BENCH_OPT_CHOICE, BASE(tls_version), 0, 0, "1.3|1.2", "the only version offered"},
     {"--mode", NV_BENCH_OPT_CHOICE, AT(mode), 0, 0, "send|read|through|idle",
      "send: telemetry; read: what is stored; through: from device to reader; idle: memory"},
     {"--connections", NV_BENCH_OPT_UINT, BASE(connections), 1, 19000, NULL,
@@ -21,19 +16,11 @@ static const nv_bench_opt table[] = {
     {"--devices", NV_BENCH_OPT_UINT, BASE(devices), 1, 100000, NULL,
      "spread over the connections, a link each; default: connections. More than that share them, a token each"},
     {"--window", NV_BENCH_OPT_UINT, BASE(window), 1, 65000, NULL, "messages of a link without an outcome; default 16"},
-    {"--size", NV_BENCH_OPT_UINT, BASE(size), 0, 262144, NULL, "body of a message in bytes; default 256"},
-    {"--duration", NV_BENCH_OPT_NUMBER, BASE(duration_s), 0, 86400, NULL, "measured seconds (idle: held); default 3"},
-    {"--warmup", NV_BENCH_OPT_NUMBER, BASE(warmup_s), 0, 3600, NULL, "seconds before that; default 1"},
     {"--setup", NV_BENCH_OPT_NUMBER, BASE(setup_s), 1, 3600, NULL, "seconds to open everything in; default 60"},
     {"--rate", NV_BENCH_OPT_UINT, BASE(rate), 1, 100000000, NULL, "open loop: messages a second over all links"},
     {"--spin", NV_BENCH_OPT_FLAG, BASE(spin), 0, 0, NULL, "look for answers without sleeping; takes a core"},
-    {"--hub", NV_BENCH_OPT_TEXT, BASE(hub), 0, 0, NULL,
-     "hub host name, or a connection string with a policy and its key"},
     {"--policy", NV_BENCH_OPT_TEXT, BASE(policy), 0, 0, NULL,
      "policy whose key signs, also for devices; without it a device key"},
-    {"--key", NV_BENCH_OPT_TEXT, BASE(key), 0, 0, NULL, "the key, base64"},
-    {"--device-prefix", NV_BENCH_OPT_TEXT, BASE(prefix), 0, 0, NULL,
-     "devices are PREFIX-0, PREFIX-1, ...; default bench"},
     {"--entity", NV_BENCH_OPT_TEXT, AT(entity), 0, 0, NULL, "of the events; default: first label of the hub's name"},
     {"--consumer-group", NV_BENCH_OPT_TEXT, AT(group), 0, 0, NULL, "read, through: default $Default"},
     {"--partitions", NV_BENCH_OPT_UINT, AT(partitions), 1, 1024, NULL, "read, through: all below it; default 4"},
@@ -44,14 +31,13 @@ static const nv_bench_opt table[] = {
     {"--password", NV_BENCH_OPT_TEXT, AT(password), 0, 0, NULL, "of the broker; default guest"},
     {"--subscribe", NV_BENCH_OPT_CHOICE, BASE(subscribe), 0, 0, "auto|yes|no",
      "idle: auto has links for telemetry and messages; yes also for twin and methods; no only for telemetry"},
-    {"--pid", NV_BENCH_OPT_UINT, BASE(pid), 1, 1 << 22, NULL, "server process: its processor time and memory"},
-    {"-o", NV_BENCH_OPT_CHOICE, BASE(json), 0, 0, "table|json", "output"},
 };
+static const nv_bench_opts opts = {rows, NV_COUNT_OF(rows), &nv_bench_common_opts};
 
 void nv_bench_amqp_usage(FILE *to)
 {
     fprintf(to, "usage: nave bench amqp (--hub NAME --key BASE64 [--policy NAME] | --queue ADDRESS) [options]\n");
-    nv_bench_opts_print(table, NV_COUNT_OF(table), to);
+    nv_bench_opts_print(&opts, to);
     fprintf(to, "examples:\n"
                 "  nave bench amqp --hub localhost --policy iothubowner --key ... --tls --ca ca.pem --mode through "
                 "--rate 20000\n"
@@ -76,31 +62,19 @@ static bool check(const nv_bench_amqp_options *o)
         wrong = "--mode through needs a --rate, and a --size with room for the time in it";
     } else if (reads && o->base.hub && !o->base.policy && !strchr(o->base.hub, '=')) {
         wrong = "reading needs a --policy with ServiceConnect";
-    } else if (o->base.duration_s <= 0 && o->mode != NV_BENCH_AMQP_IDLE) {
-        wrong = "--duration must be more than 0";
     }
-    if (wrong) {
-        fprintf(stderr, "nave bench: %s\n", wrong);
-    }
-    return !wrong;
+    return nv_bench_common_check(&o->base, o->mode == NV_BENCH_AMQP_IDLE, wrong);
 }
 
 bool nv_bench_amqp_options_parse(nv_bench_amqp_options *out, int argc, char **argv)
 {
-    *out = (nv_bench_amqp_options){.base = {.host = "127.0.0.1",
-                                            .window = 16,
-                                            .size = 256,
-                                            .qos = 1,
-                                            .duration_s = 3,
-                                            .warmup_s = 1,
-                                            .setup_s = 60,
-                                            .prefix = "bench"},
+    *out = (nv_bench_amqp_options){.base = nv_bench_common_defaults(),
                                    .group = "$Default",
                                    .partitions = 4,
                                    .credit = 1000,
                                    .user = "guest",
                                    .password = "guest"};
-    bool parsed = nv_bench_opts_parse(table, NV_COUNT_OF(table), out, argc, argv, 2);
+    bool parsed = nv_bench_opts_parse(&opts, out, argc, argv, 2);
     nv_bench_mqtt_options *base = &out->base;
     base->connections = base->connections ? base->connections : out->mode == NV_BENCH_AMQP_READ ? 1 : 50;
     base->devices = base->devices ? base->devices : base->connections;
@@ -116,11 +90,7 @@ void nv_bench_amqp_options_report(const nv_bench_amqp_options *o, nv_report *rep
 {
     static const char *const modes[] = {"send", "read", "through", "idle"};
     const nv_bench_mqtt_options *base = &o->base;
-    nv_report_text(report, "mode", modes[o->mode]);
-    nv_report_text(report, "host", base->host);
-    nv_report_int(report, "port", (int64_t)base->port);
-    nv_report_text(report, "tls", !base->tls ? "no" : base->tls_version ? "1.2" : "1.3");
-    nv_report_bool(report, "server_verified", base->tls && base->ca);
+    nv_bench_report_peer(base, modes[o->mode], report);
     nv_report_text(report, "queue", o->queue ? o->queue : "");
     nv_report_int(report, "connections", (int64_t)base->connections);
     nv_report_int(report, "devices", (int64_t)base->devices);
@@ -128,8 +98,5 @@ void nv_bench_amqp_options_report(const nv_bench_amqp_options *o, nv_report *rep
     nv_report_int(report, "credit", (int64_t)o->credit);
     nv_report_int(report, "window", (int64_t)base->window);
     nv_report_int(report, "size_bytes", (int64_t)base->size);
-    nv_report_real(report, "warmup_s", base->warmup_s, 3);
-    nv_report_real(report, "duration_s", base->duration_s, 3);
-    nv_report_int(report, "rate_offered_per_s", (int64_t)base->rate);
-    nv_report_bool(report, "spin", base->spin);
+    nv_bench_report_pace(base, report);
 }

@@ -14,10 +14,9 @@ typedef enum nv_bench_amqp_mode {
 #define NV_BENCH_AMQP_STAMP 16u /* through: a body begins with its due time, hexadecimal nanoseconds */
 
 typedef struct nv_bench_amqp_options {
-    nv_bench_mqtt_options
-        base;           /* what the protocols share; its `devices` are the links of devices, over `connections` */
-    unsigned mode;      /* nv_bench_amqp_mode; base.mode is not used */
-    const char *entity; /* of the hub's events; NULL: the first label of its name */
+    nv_bench_mqtt_options base; /* first member; its `devices` are the links of devices, over `connections` */
+    unsigned mode;              /* nv_bench_amqp_mode; base.mode is not used */
+    const char *entity;         /* of the hub's events; NULL: the first label of its name */
     const char *group;
     uint64_t partitions;
     uint64_t credit;   /* of a reader, on each of its links */

@@ -191,7 +191,7 @@ static void on_event(nv_amqp_readers *readers, nv_span bytes)
 static void offer_due(sending *s)
 {
     uint64_t n = s->o->base.devices;
-    s->fleet.now_ns = nv_amqp_now_ns();
+    s->fleet.now_ns = nv_bench_now_ns();
     uint64_t due = (uint64_t)((double)(s->fleet.now_ns - s->start_ns) * (double)s->o->base.rate / (double)NS) + 1;
     uint64_t fresh = due > s->due_done ? due - s->due_done : 0;
     for (uint64_t i = 0; i < fresh && i < n; i++) {
@@ -204,7 +204,7 @@ static void run_until(sending *s, int64_t end_ns)
 {
     nv_amqp_fleet *fleet = &s->fleet;
     const nv_bench_mqtt_options *base = &s->o->base;
-    for (fleet->now_ns = nv_amqp_now_ns(); fleet->now_ns < end_ns && fleet->open;) {
+    for (fleet->now_ns = nv_bench_now_ns(); fleet->now_ns < end_ns && fleet->open;) {
         int64_t wake_ns = end_ns;
         if (base->rate && !s->stopping) {
             offer_due(s);
@@ -228,13 +228,13 @@ static uint64_t outstanding(const sending *s)
 /* Stop sending and wait for the outcomes of what was sent. */
 static void drain(sending *s)
 {
-    int64_t end = nv_amqp_now_ns() + (int64_t)(s->o->base.setup_s * NS);
+    int64_t end = nv_bench_now_ns() + (int64_t)(s->o->base.setup_s * NS);
     s->stopping = true;
     s->measuring = false;
-    while (outstanding(s) && nv_amqp_now_ns() < end) {
-        nv_amqp_fleet_poll(&s->fleet, end - nv_amqp_now_ns());
+    while (outstanding(s) && nv_bench_now_ns() < end) {
+        nv_amqp_fleet_poll(&s->fleet, end - nv_bench_now_ns());
     }
-    s->fleet.failures[NV_AMQP_FLEET_UNACKED] += outstanding(s);
+    s->fleet.failures.counts[NV_AMQP_FLEET_UNACKED] += outstanding(s);
 }
 
 static void build_message(sending *s)
@@ -271,7 +271,7 @@ static void report(sending *s, const nv_usage *from, const nv_usage *to)
         nv_report_real(&figures, "outcome_p99_us", (double)nv_histogram_at(&s->outcome_ns, 0.99) / 1000, 1);
     }
     nv_bench_mqtt_report_usage(&figures, &s->o->base, from, to, s->accepted);
-    nv_amqp_report_failures(&s->fleet, &figures);
+    nv_bench_failures_report(&s->fleet.failures, &figures);
     nv_report_end(&figures);
 }
 
@@ -279,13 +279,13 @@ static void measure(sending *s, nv_usage *from, nv_usage *to)
 {
     const nv_bench_mqtt_options *base = &s->o->base;
     s->stopping = false;
-    s->start_ns = s->fleet.now_ns = nv_amqp_now_ns();
+    s->start_ns = s->fleet.now_ns = nv_bench_now_ns();
     for (uint32_t i = 0; !base->rate && i < base->devices; i++) {
         send_some(&s->senders[i]);
     }
     run_until(s, s->start_ns + (int64_t)(base->warmup_s * NS));
     nv_usage_read(from, (pid_t)base->pid);
-    s->measure_ns = nv_amqp_now_ns();
+    s->measure_ns = nv_bench_now_ns();
     s->measuring = true;
     run_until(s, s->measure_ns + (int64_t)(base->duration_s * NS));
     nv_usage_read(to, (pid_t)base->pid);
@@ -324,7 +324,7 @@ int nv_bench_amqp_send(const nv_bench_amqp_options *o)
             measure(s, &from, &to);
         }
         report(s, &from, &to);
-        code = nv_amqp_fleet_failure_count(&s->fleet) ? 1 : 0;
+        code = nv_bench_failures_sum(&s->fleet.failures) ? 1 : 0;
     }
     nv_amqp_fleet_deinit(&s->fleet);
     nv_amqp_readers_deinit(&s->readers);

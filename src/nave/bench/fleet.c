@@ -4,11 +4,8 @@
 #include "codec/mqtt.h"
 
 #include <errno.h>
-#include <netdb.h>
-#include <openssl/err.h>
 #include <stdlib.h>
 #include <sys/prctl.h>
-#include <time.h>
 #include <unistd.h>
 
 #define READ_BYTES     ((size_t)64 * 1024)
@@ -17,13 +14,6 @@
 #define MAX_FILTERS    4u
 #define MAX_FILTER_LEN 192u
 
-int64_t nv_fleet_now_ns(void)
-{
-    struct timespec ts;
-    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
-    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
-}
-
 /* ---- failures --------------------------------------------------------------------------------------------- */
 
 static const char *const failure_names[] = {
@@ -31,28 +21,7 @@ static const char *const failure_names[] = {
     NV_FLEET_FAILURES(X)
 #undef X
 };
-
-uint64_t nv_fleet_failure_count(const nv_fleet *fleet)
-{
-    uint64_t sum = 0;
-    for (size_t i = 0; i < NV_FLEET_FAILURE_COUNT; i++) {
-        sum += fleet->failures[i];
-    }
-    return sum;
-}
-
-void nv_fleet_report_failures(const nv_fleet *fleet, nv_report *report)
-{
-    nv_report_int(report, "failures_total", (int64_t)nv_fleet_failure_count(fleet));
-    nv_report_text(report, "first_failure", fleet->first_failure);
-    nv_report_open(report, "failures");
-    for (size_t i = 0; i < NV_FLEET_FAILURE_COUNT; i++) {
-        if (fleet->failures[i]) {
-            nv_report_int(report, failure_names[i], (int64_t)fleet->failures[i]);
-        }
-    }
-    nv_report_close(report);
-}
+_Static_assert(NV_COUNT_OF(failure_names) <= NV_BENCH_FAILURE_KINDS, "each kind has its count");
 
 static void set_state(nv_fleet *fleet, nv_client *client, nv_client_state state)
 {
@@ -78,13 +47,10 @@ static void close_client(nv_fleet *fleet, nv_client *client)
 
 void nv_fleet_fail(nv_fleet *fleet, nv_client *client, nv_fleet_failure failure, const char *words)
 {
-    fleet->failures[failure]++;
-    if (!fleet->first_failure[0]) {
-        char text[160];
-        nv_link_error(&client->link, text, sizeof(text));
-        (void)snprintf(fleet->first_failure, sizeof(fleet->first_failure), "%s: %s (connection %u)",
-                       failure_names[failure], words ? words : text, client->index);
-    }
+    char text[160];
+    nv_link_error(&client->link, text, sizeof(text));
+    nv_bench_failures_add(&fleet->failures, failure, "%s: %s (connection %u)", failure_names[failure],
+                          words ? words : text, client->index);
     close_client(fleet, client);
     if (fleet->hooks->failed) {
         fleet->hooks->failed(fleet, client);
@@ -223,7 +189,7 @@ void nv_fleet_start(nv_fleet *fleet, nv_client *client, uint32_t device)
     client->generation++;
     client->device = device;
     client->resumed = false;
-    client->started_ns = nv_fleet_now_ns();
+    client->started_ns = nv_bench_now_ns();
     set_state(fleet, client, NV_CLIENT_CONNECTING);
     if (!nv_link_start(&client->link, &fleet->to, fleet->to_len, spread)) {
         lost(fleet, client);
@@ -250,13 +216,13 @@ bool nv_fleet_open_all(nv_fleet *fleet)
 {
     uint32_t wanted = (uint32_t)fleet->o->connections;
     uint32_t next = 0;
-    int64_t end = nv_fleet_now_ns() + (int64_t)(fleet->o->setup_s * 1e9);
-    while ((next < wanted || fleet->opening) && nv_fleet_now_ns() < end) {
+    int64_t end = nv_bench_now_ns() + (int64_t)(fleet->o->setup_s * 1e9);
+    while ((next < wanted || fleet->opening) && nv_bench_now_ns() < end) {
         while (next < wanted && fleet->opening < OPENING_LIMIT) {
             nv_fleet_start(fleet, &fleet->clients[next], next);
             next++;
         }
-        nv_fleet_poll(fleet, end - nv_fleet_now_ns());
+        nv_fleet_poll(fleet, end - nv_bench_now_ns());
     }
     for (uint32_t i = 0; i < wanted; i++) {
         if (i >= next || (fleet->clients[i].state != NV_CLIENT_READY && fleet->clients[i].state != NV_CLIENT_CLOSED)) {
@@ -414,7 +380,7 @@ static void on_readable(nv_fleet *fleet, nv_client *client)
         }
         client->part_len = 0;
         client->held_len = 0;
-        fleet->now_ns = nv_fleet_now_ns();
+        fleet->now_ns = nv_bench_now_ns();
         consume(fleet, client, fleet->in, kept + (size_t)got);
         if (client->generation != generation || client->state == NV_CLIENT_CLOSED) {
             return;
@@ -464,7 +430,7 @@ void nv_fleet_poll(nv_fleet *fleet, int64_t timeout_ns)
     int64_t wait = timeout_ns > 0 ? timeout_ns : 0;
     struct timespec ts = {.tv_sec = (time_t)(wait / 1000000000), .tv_nsec = (long)(wait % 1000000000)};
     int count = epoll_pwait2(fleet->epoll, events, EVENTS, &ts, NULL);
-    fleet->now_ns = nv_fleet_now_ns();
+    fleet->now_ns = nv_bench_now_ns();
     for (int i = 0; i < count; i++) {
         nv_source *source = events[i].data.ptr;
         source->event(fleet, source, events[i].events);
@@ -472,23 +438,6 @@ void nv_fleet_poll(nv_fleet *fleet, int64_t timeout_ns)
 }
 
 /* ---- whole ------------------------------------------------------------------------------------------------ */
-
-bool nv_bench_resolve(const nv_bench_mqtt_options *o, struct sockaddr_storage *to, socklen_t *to_len)
-{
-    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
-    struct addrinfo *found = NULL;
-    char port[16];
-    (void)snprintf(port, sizeof(port), "%u", (unsigned)o->port);
-    int rc = getaddrinfo(o->host, port, &hints, &found);
-    if (rc != 0) {
-        fprintf(stderr, "nave bench: %s: %s\n", o->host, gai_strerror(rc));
-        return false;
-    }
-    memcpy(to, found->ai_addr, found->ai_addrlen);
-    *to_len = found->ai_addrlen;
-    freeaddrinfo(found);
-    return true;
-}
 
 static int on_ticket(SSL *ssl, SSL_SESSION *session)
 {
@@ -498,38 +447,9 @@ static int on_ticket(SSL *ssl, SSL_SESSION *session)
     return 1; /* the reference is ours now */
 }
 
-SSL_CTX *nv_bench_tls_new(const nv_bench_mqtt_options *o, bool lean)
-{
-    int version = o->tls_version == 0 ? TLS1_3_VERSION : TLS1_2_VERSION;
-    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
-    /* One cipher and one curve for every server, so that they differ in themselves only. */
-    if (!ctx || !SSL_CTX_set_min_proto_version(ctx, version) || !SSL_CTX_set_max_proto_version(ctx, version) ||
-        !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256") ||
-        !SSL_CTX_set_cipher_list(ctx, "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256") ||
-        !SSL_CTX_set1_groups_list(ctx, "X25519:P-256")) {
-        fprintf(stderr, "nave bench: OpenSSL cannot be set up\n");
-        SSL_CTX_free(ctx);
-        return NULL;
-    }
-    if (o->ca && !SSL_CTX_load_verify_locations(ctx, o->ca, NULL)) {
-        fprintf(stderr, "nave bench: %s holds no certificates that can be read\n", o->ca);
-        SSL_CTX_free(ctx);
-        return NULL;
-    }
-    SSL_CTX_set_verify(ctx, o->ca ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
-    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
-    if (lean) {
-        SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
-    } else {
-        SSL_CTX_set_read_ahead(ctx, 1);
-    }
-    SSL_CTX_set_quiet_shutdown(ctx, 1);
-    return ctx;
-}
-
 static bool init_tls(nv_fleet *fleet)
 {
-    SSL_CTX *ctx = fleet->tls = nv_bench_tls_new(fleet->o, fleet->o->mode == NV_BENCH_IDLE);
+    SSL_CTX *ctx = fleet->tls = nv_link_tls_new(fleet->o, fleet->o->mode == NV_BENCH_IDLE);
     if (!ctx) {
         return false;
     }
@@ -565,7 +485,11 @@ static unsigned filters_of(const nv_bench_mqtt_options *o)
 
 bool nv_fleet_init(nv_fleet *fleet, const nv_bench_mqtt_options *o, const nv_fleet_hooks *hooks, void *mode)
 {
-    *fleet = (nv_fleet){.o = o, .hooks = hooks, .mode = mode, .epoll = epoll_create1(EPOLL_CLOEXEC)};
+    *fleet = (nv_fleet){.o = o,
+                        .hooks = hooks,
+                        .mode = mode,
+                        .epoll = epoll_create1(EPOLL_CLOEXEC),
+                        .failures = {.names = failure_names, .kinds = NV_FLEET_FAILURE_COUNT}};
     (void)prctl(PR_SET_TIMERSLACK, 1UL, 0UL, 0UL, 0UL); /* open loop: due times are microseconds apart */
     fleet->in = nv_malloc(NV_CLIENT_HELD_MAX + READ_BYTES);
     fleet->clients = nv_calloc(o->connections, sizeof(*fleet->clients));
@@ -576,7 +500,7 @@ bool nv_fleet_init(nv_fleet *fleet, const nv_bench_mqtt_options *o, const nv_fle
     }
     fleet->filters = filters_of(o);
     return fleet->epoll >= 0 && nv_bench_credentials_init(&fleet->credentials, o) == NV_OK &&
-           nv_bench_resolve(o, &fleet->to, &fleet->to_len) && (!o->tls || init_tls(fleet));
+           nv_link_resolve(o, &fleet->to, &fleet->to_len) && (!o->tls || init_tls(fleet));
 }
 
 void nv_fleet_deinit(nv_fleet *fleet)

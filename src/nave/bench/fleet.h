@@ -11,9 +11,9 @@
 
 #include "codec/mqtt.h"
 #include "nave/bench/credentials.h"
+#include "nave/bench/failures.h"
 #include "nave/bench/link.h"
 #include "nave/bench/mqtt_options.h"
-#include "nave/bench/report.h"
 
 #include <sys/epoll.h>
 
@@ -121,18 +121,9 @@ struct nv_fleet {
     int64_t now_ns; /* read after each wake and each read */
     uint8_t *in;    /* shared by all reads */
     uint64_t starts;
-    uint64_t failures[NV_FLEET_FAILURE_COUNT];
-    char first_failure[256]; /* in words */
-    char cipher[96];         /* of the last handshake */
+    nv_bench_failures failures; /* nv_fleet_failure */
+    char cipher[96];            /* of the last handshake */
 };
-
-int64_t nv_fleet_now_ns(void);
-
-/** Where o->host and o->port are. @return false after one sentence on stderr */
-NV_NODISCARD bool nv_bench_resolve(const nv_bench_mqtt_options *o, struct sockaddr_storage *to, socklen_t *to_len);
-/** A client's context: one cipher and one curve for every server. @param lean  buffers are given back when they are
- * empty, for connections that wait. Owned by the caller. @return NULL after one sentence on stderr */
-SSL_CTX *nv_bench_tls_new(const nv_bench_mqtt_options *o, bool lean);
 
 /** Credentials, address, TLS, epoll; opens nothing. @return false after one sentence on stderr */
 NV_NODISCARD bool nv_fleet_init(nv_fleet *fleet, const nv_bench_mqtt_options *o, const nv_fleet_hooks *hooks,
@@ -152,8 +143,5 @@ bool nv_fleet_write(nv_fleet *fleet, nv_client *client, const uint8_t *bytes, si
 void nv_fleet_stop(nv_fleet *fleet, nv_client *client);
 /** Count, remember the first in words, close. @p words NULL: what the link says */
 void nv_fleet_fail(nv_fleet *fleet, nv_client *client, nv_fleet_failure failure, const char *words);
-
-uint64_t nv_fleet_failure_count(const nv_fleet *fleet);
-void nv_fleet_report_failures(const nv_fleet *fleet, nv_report *report);
 
 #endif

@@ -11,11 +11,8 @@ static void fail(nv_http_lane *lane, const char *words)
     nv_fleet *fleet = lane->lanes->fleet;
     char text[160];
     nv_link_error(&lane->link, text, sizeof(text));
-    fleet->failures[NV_FLEET_HTTP]++;
-    if (!fleet->first_failure[0]) {
-        (void)snprintf(fleet->first_failure, sizeof(fleet->first_failure), "https: %s (connection %u)",
-                       words ? words : text, lane->index);
-    }
+    nv_bench_failures_add(&fleet->failures, NV_FLEET_HTTP, "https: %s (connection %u)", words ? words : text,
+                          lane->index);
     lane->lanes->open -= lane->open ? 1 : 0;
     lane->open = lane->busy = false;
     nv_link_close(&lane->link);
@@ -118,7 +115,7 @@ static void on_readable(nv_http_lane *lane)
             return;
         }
         lane->in_len += (size_t)got;
-        lane->lanes->fleet->now_ns = nv_fleet_now_ns();
+        lane->lanes->fleet->now_ns = nv_bench_now_ns();
         if (take_answer(lane) && lane->link.fd < 0) {
             return;
         }
@@ -184,12 +181,12 @@ bool nv_http_lanes_init(nv_http_lanes *lanes, nv_fleet *fleet,
     } else {
         ((struct sockaddr_in *)&lanes->to)->sin_port = port;
     }
-    int64_t end = nv_fleet_now_ns() + (int64_t)(fleet->o->setup_s * 1e9);
+    int64_t end = nv_bench_now_ns() + (int64_t)(fleet->o->setup_s * 1e9);
     for (uint32_t i = 0; i < lanes->count; i++) {
         start(lanes, &lanes->lanes[i], i);
     }
-    while (lanes->open < lanes->count && fleet->failures[NV_FLEET_HTTP] == 0 && nv_fleet_now_ns() < end) {
-        nv_fleet_poll(fleet, end - nv_fleet_now_ns());
+    while (lanes->open < lanes->count && fleet->failures.counts[NV_FLEET_HTTP] == 0 && nv_bench_now_ns() < end) {
+        nv_fleet_poll(fleet, end - nv_bench_now_ns());
     }
     return lanes->open == lanes->count;
 }

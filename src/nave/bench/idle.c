@@ -10,8 +10,8 @@ static int64_t resident(const nv_bench_mqtt_options *o)
 
 static void hold(nv_fleet *fleet, double seconds)
 {
-    int64_t end = nv_fleet_now_ns() + (int64_t)(seconds * NS);
-    for (int64_t now = nv_fleet_now_ns(); now < end; now = nv_fleet_now_ns()) {
+    int64_t end = nv_bench_now_ns() + (int64_t)(seconds * NS);
+    for (int64_t now = nv_bench_now_ns(); now < end; now = nv_bench_now_ns()) {
         nv_fleet_poll(fleet, end - now);
     }
 }
@@ -25,13 +25,13 @@ int nv_bench_idle(const nv_bench_mqtt_options *o)
         return 2;
     }
     int64_t before = resident(o);
-    int64_t start_ns = nv_fleet_now_ns();
+    int64_t start_ns = nv_bench_now_ns();
     nv_usage from;
     nv_usage opened;
     nv_usage to;
     nv_usage_read(&from, (pid_t)o->pid);
     (void)nv_fleet_open_all(&fleet); /* what failed is in the figures */
-    double open_s = (double)(nv_fleet_now_ns() - start_ns) / NS;
+    double open_s = (double)(nv_bench_now_ns() - start_ns) / NS;
     nv_usage_read(&opened, (pid_t)o->pid);
     hold(&fleet, o->duration_s);
     int64_t held = resident(o);
@@ -50,9 +50,9 @@ int nv_bench_idle(const nv_bench_mqtt_options *o)
         nv_report_real(&figures, "held_server_cpu_s", to.server_s - opened.server_s, 3);
     }
     nv_bench_mqtt_report_usage(&figures, o, &from, &opened, open);
-    nv_fleet_report_failures(&fleet, &figures);
+    nv_bench_failures_report(&fleet.failures, &figures);
     nv_report_end(&figures);
-    int code = nv_fleet_failure_count(&fleet) ? 1 : 0;
+    int code = nv_bench_failures_sum(&fleet.failures) ? 1 : 0;
     nv_fleet_deinit(&fleet);
     return code;
 }

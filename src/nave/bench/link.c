@@ -2,10 +2,12 @@
 
 #include <arpa/inet.h>
 #include <errno.h>
+#include <netdb.h>
 #include <netinet/in.h>
 #include <netinet/tcp.h>
 #include <openssl/err.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 #define SPREAD_ADDRESSES 8u
@@ -168,4 +170,59 @@ void nv_link_error(const nv_link *link, char *out, size_t size)
     char text[128];
     const char *words = link->error ? strerror_r(link->error, text, sizeof(text)) : "the peer closed the connection";
     (void)snprintf(out, size, "%s", words);
+}
+
+/* ---- for all links of a run ------------------------------------------------------------------------------ */
+
+bool nv_link_resolve(const nv_bench_mqtt_options *o, struct sockaddr_storage *to, socklen_t *to_len)
+{
+    struct addrinfo hints = {.ai_socktype = SOCK_STREAM};
+    struct addrinfo *found = NULL;
+    char port[16];
+    (void)snprintf(port, sizeof(port), "%u", (unsigned)o->port);
+    int rc = getaddrinfo(o->host, port, &hints, &found);
+    if (rc != 0) {
+        fprintf(stderr, "nave bench: %s: %s\n", o->host, gai_strerror(rc));
+        return false;
+    }
+    memcpy(to, found->ai_addr, found->ai_addrlen);
+    *to_len = found->ai_addrlen;
+    freeaddrinfo(found);
+    return true;
+}
+
+SSL_CTX *nv_link_tls_new(const nv_bench_mqtt_options *o, bool lean)
+{
+    int version = o->tls_version == 0 ? TLS1_3_VERSION : TLS1_2_VERSION;
+    SSL_CTX *ctx = SSL_CTX_new(TLS_client_method());
+    /* One cipher and one curve for every server, so that they differ in themselves only. */
+    if (!ctx || !SSL_CTX_set_min_proto_version(ctx, version) || !SSL_CTX_set_max_proto_version(ctx, version) ||
+        !SSL_CTX_set_ciphersuites(ctx, "TLS_AES_128_GCM_SHA256") ||
+        !SSL_CTX_set_cipher_list(ctx, "ECDHE-ECDSA-AES128-GCM-SHA256:ECDHE-RSA-AES128-GCM-SHA256") ||
+        !SSL_CTX_set1_groups_list(ctx, "X25519:P-256")) {
+        fprintf(stderr, "nave bench: OpenSSL cannot be set up\n");
+        SSL_CTX_free(ctx);
+        return NULL;
+    }
+    if (o->ca && !SSL_CTX_load_verify_locations(ctx, o->ca, NULL)) {
+        fprintf(stderr, "nave bench: %s holds no certificates that can be read\n", o->ca);
+        SSL_CTX_free(ctx);
+        return NULL;
+    }
+    SSL_CTX_set_verify(ctx, o->ca ? SSL_VERIFY_PEER : SSL_VERIFY_NONE, NULL);
+    SSL_CTX_set_mode(ctx, SSL_MODE_ENABLE_PARTIAL_WRITE | SSL_MODE_ACCEPT_MOVING_WRITE_BUFFER);
+    if (lean) {
+        SSL_CTX_set_mode(ctx, SSL_MODE_RELEASE_BUFFERS);
+    } else {
+        SSL_CTX_set_read_ahead(ctx, 1);
+    }
+    SSL_CTX_set_quiet_shutdown(ctx, 1);
+    return ctx;
+}
+
+int64_t nv_bench_now_ns(void)
+{
+    struct timespec ts;
+    (void)clock_gettime(CLOCK_MONOTONIC, &ts);
+    return (int64_t)ts.tv_sec * 1000000000 + ts.tv_nsec;
 }

@@ -2,11 +2,9 @@
 #ifndef NV_NAVE_BENCH_LINK_H
 #define NV_NAVE_BENCH_LINK_H
 
-#include "base/attrs.h"
+#include "nave/bench/mqtt_options.h"
 
 #include <openssl/ssl.h>
-#include <stdbool.h>
-#include <stdint.h>
 #include <sys/socket.h>
 #include <sys/types.h>
 
@@ -44,5 +42,15 @@ static inline bool nv_link_pending(const nv_link *link)
 void nv_link_close(nv_link *link);
 /** What failed, in words. @p out is NUL-terminated. */
 void nv_link_error(const nv_link *link, char *out, size_t size);
+
+/* ---- for all links of a run ------------------------------------------------------------------------------ */
+
+/** Where o->host and o->port are. @return false after one sentence on stderr */
+NV_NODISCARD bool nv_link_resolve(const nv_bench_mqtt_options *o, struct sockaddr_storage *to, socklen_t *to_len);
+/** A client's context: one cipher and one curve for every server. @param lean  buffers are given back when they are
+ * empty, for connections that wait. Owned by the caller. @return NULL after one sentence on stderr */
+SSL_CTX *nv_link_tls_new(const nv_bench_mqtt_options *o, bool lean);
+/** Monotonic. */
+int64_t nv_bench_now_ns(void);
 
 #endif

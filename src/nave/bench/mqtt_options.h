@@ -1,7 +1,8 @@
-/** What `nave bench mqtt` was asked to do. */
+/** What `nave bench mqtt` was asked to do, and what `nave bench amqp` shares of it. */
 #ifndef NV_NAVE_BENCH_MQTT_OPTIONS_H
 #define NV_NAVE_BENCH_MQTT_OPTIONS_H
 
+#include "nave/bench/options.h"
 #include "nave/bench/report.h"
 
 #include <stdbool.h>
@@ -53,5 +54,16 @@ void nv_bench_mqtt_usage(FILE *to);
 bool nv_bench_mqtt_options_parse(nv_bench_mqtt_options *out, int argc, char **argv);
 /** Every parameter of the run, as figures. Keys are left out. */
 void nv_bench_mqtt_options_report(const nv_bench_mqtt_options *o, nv_report *report);
+
+/* ---- what the protocols share, for options that begin with nv_bench_mqtt_options ------------------------- */
+
+extern const nv_bench_opts nv_bench_common_opts;
+nv_bench_mqtt_options nv_bench_common_defaults(void);
+/** The last check of all. @param wrong  what the protocol's own found, or NULL
+ * @return false after one sentence on stderr */
+NV_NODISCARD bool nv_bench_common_check(const nv_bench_mqtt_options *o, bool idle, const char *wrong);
+/** The figures that every run begins with, and those that say how fast it was to be. */
+void nv_bench_report_peer(const nv_bench_mqtt_options *o, const char *mode, nv_report *report);
+void nv_bench_report_pace(const nv_bench_mqtt_options *o, nv_report *report);
 
 #endif

@@ -5,11 +5,13 @@
 #include <stdlib.h>
 #include <string.h>
 
-static const nv_bench_opt *find(const nv_bench_opt *table, size_t count, const char *name)
+static const nv_bench_opt *find(const nv_bench_opts *opts, const char *name)
 {
-    for (size_t i = 0; i < count; i++) {
-        if (strcmp(table[i].name, name) == 0) {
-            return &table[i];
+    for (; opts; opts = opts->more) {
+        for (size_t i = 0; i < opts->count; i++) {
+            if (strcmp(opts->rows[i].name, name) == 0) {
+                return &opts->rows[i];
+            }
         }
     }
     return NULL;
@@ -78,10 +80,10 @@ static bool parse_value(const nv_bench_opt *opt, void *member, const char *text)
     return false;
 }
 
-bool nv_bench_opts_parse(const nv_bench_opt *table, size_t count, void *out, int argc, char **argv, int first)
+bool nv_bench_opts_parse(const nv_bench_opts *opts, void *out, int argc, char **argv, int first)
 {
     for (int i = first; i < argc; i++) {
-        const nv_bench_opt *opt = find(table, count, argv[i]);
+        const nv_bench_opt *opt = find(opts, argv[i]);
         if (!opt) {
             fprintf(stderr, "nave bench: unknown option \"%s\"\n", argv[i]);
             return false;
@@ -101,10 +103,13 @@ bool nv_bench_opts_parse(const nv_bench_opt *table, size_t count, void *out, int
     return true;
 }
 
-void nv_bench_opts_print(const nv_bench_opt *table, size_t count, FILE *to)
+void nv_bench_opts_print(const nv_bench_opts *opts, FILE *to)
 {
-    for (size_t i = 0; i < count; i++) {
-        fprintf(to, "  %-18s %s%s%s%s\n", table[i].name, table[i].help, table[i].choices ? " (" : "",
-                table[i].choices ? table[i].choices : "", table[i].choices ? ")" : "");
+    for (; opts; opts = opts->more) {
+        for (size_t i = 0; i < opts->count; i++) {
+            const nv_bench_opt *opt = &opts->rows[i];
+            fprintf(to, "  %-18s %s%s%s%s\n", opt->name, opt->help, opt->choices ? " (" : "",
+                    opt->choices ? opt->choices : "", opt->choices ? ")" : "");
+        }
     }
 }

@@ -1,4 +1,4 @@
-/** Command line options of the bench subcommands, from one table of rows each. */
+/** Command line options of the bench subcommands, from tables of rows. */
 #ifndef NV_NAVE_BENCH_OPTIONS_H
 #define NV_NAVE_BENCH_OPTIONS_H
 
@@ -27,13 +27,19 @@ typedef struct nv_bench_opt {
     const char *help;
 } nv_bench_opt;
 
+/** Rows, and those of another table behind them. Their offsets are in one and the same structure. */
+typedef struct nv_bench_opts {
+    const nv_bench_opt *rows;
+    size_t count;
+    const struct nv_bench_opts *more; /* or NULL */
+} nv_bench_opts;
+
 /**
  * Fill @p out from argv[first..]. Members keep their value when their option is absent.
  * @return false on an unknown option or a bad value, after one sentence on stderr
  */
-NV_NODISCARD bool nv_bench_opts_parse(const nv_bench_opt *table, size_t count, void *out, int argc, char **argv,
-                                      int first);
+NV_NODISCARD bool nv_bench_opts_parse(const nv_bench_opts *opts, void *out, int argc, char **argv, int first);
 /** One line per option. */
-void nv_bench_opts_print(const nv_bench_opt *table, size_t count, FILE *to);
+void nv_bench_opts_print(const nv_bench_opts *opts, FILE *to);
 
 #endif

@@ -237,7 +237,7 @@ static void turn_one(nv_fleet *fleet, uint32_t index)
 static void offer_due(publish *p, nv_fleet *fleet)
 {
     uint64_t n = p->o->connections;
-    fleet->now_ns = nv_fleet_now_ns();
+    fleet->now_ns = nv_bench_now_ns();
     uint64_t due = (uint64_t)((double)(fleet->now_ns - p->start_ns) * (double)p->o->rate / (double)NS) + 1;
     uint64_t fresh = due > p->due_done ? due - p->due_done : 0;
     for (uint64_t i = 0; i < fresh && i < n; i++) {
@@ -248,7 +248,7 @@ static void offer_due(publish *p, nv_fleet *fleet)
 
 static void run_until(publish *p, nv_fleet *fleet, int64_t end_ns)
 {
-    for (fleet->now_ns = nv_fleet_now_ns(); fleet->now_ns < end_ns && fleet->ready;) {
+    for (fleet->now_ns = nv_bench_now_ns(); fleet->now_ns < end_ns && fleet->ready;) {
         int64_t wake_ns = end_ns;
         if (p->o->rate && !p->stopping) {
             offer_due(p, fleet);
@@ -272,13 +272,13 @@ static uint64_t outstanding(const publish *p, const nv_fleet *fleet)
 /* Stop sending and wait for the acknowledgements of what was sent. */
 static void drain(publish *p, nv_fleet *fleet)
 {
-    int64_t end = nv_fleet_now_ns() + (int64_t)(p->o->setup_s * NS);
+    int64_t end = nv_bench_now_ns() + (int64_t)(p->o->setup_s * NS);
     p->stopping = true;
     p->measuring = false;
-    while (outstanding(p, fleet) && nv_fleet_now_ns() < end) {
-        nv_fleet_poll(fleet, end - nv_fleet_now_ns());
+    while (outstanding(p, fleet) && nv_bench_now_ns() < end) {
+        nv_fleet_poll(fleet, end - nv_bench_now_ns());
     }
-    fleet->failures[NV_FLEET_UNACKED] += outstanding(p, fleet);
+    fleet->failures.counts[NV_FLEET_UNACKED] += outstanding(p, fleet);
 }
 
 static void report(publish *p, const nv_fleet *fleet, const nv_usage *from, const nv_usage *to)
@@ -292,7 +292,7 @@ static void report(publish *p, const nv_fleet *fleet, const nv_usage *from, cons
     nv_bench_mqtt_report_latency(&figures, &p->latency_ns);
     nv_report_int(&figures, "pubacks_out_of_order", (int64_t)p->reordered);
     nv_bench_mqtt_report_usage(&figures, p->o, from, to, p->acked);
-    nv_fleet_report_failures(fleet, &figures);
+    nv_bench_failures_report(&fleet->failures, &figures);
     nv_report_end(&figures);
 }
 
@@ -310,20 +310,20 @@ int nv_bench_publish(const nv_bench_mqtt_options *o)
         p->stopping = true; /* until all connections stand */
         if (nv_fleet_open_all(&fleet)) {
             p->stopping = false;
-            p->start_ns = fleet.now_ns = nv_fleet_now_ns();
+            p->start_ns = fleet.now_ns = nv_bench_now_ns();
             for (uint32_t i = 0; !o->rate && i < o->connections; i++) {
                 turn_one(&fleet, i);
             }
             run_until(p, &fleet, p->start_ns + (int64_t)(o->warmup_s * NS));
             nv_usage_read(&from, (pid_t)o->pid);
-            p->measure_ns = nv_fleet_now_ns();
+            p->measure_ns = nv_bench_now_ns();
             p->measuring = true;
             run_until(p, &fleet, p->measure_ns + (int64_t)(o->duration_s * NS));
             nv_usage_read(&to, (pid_t)o->pid);
             drain(p, &fleet);
         }
         report(p, &fleet, &from, &to);
-        code = nv_fleet_failure_count(&fleet) ? 1 : 0;
+        code = nv_bench_failures_sum(&fleet.failures) ? 1 : 0;
     }
     deinit(p);
     nv_fleet_deinit(&fleet);

@@ -107,11 +107,8 @@ static void on_answered(nv_http_lane *lane, unsigned status, nv_span body)
     unsigned wanted = s->o->mode == NV_BENCH_C2D ? 201 : 200;
     s->answered++;
     if (status != wanted) {
-        s->fleet.failures[NV_FLEET_STATUS]++;
-        if (!s->fleet.first_failure[0]) {
-            (void)snprintf(s->fleet.first_failure, sizeof(s->fleet.first_failure), "https: %u %.*s", status,
-                           (int)(body.len < 200 ? body.len : 200), (const char *)body.ptr);
-        }
+        nv_bench_failures_add(&s->fleet.failures, NV_FLEET_STATUS, "https: %u %.*s", status,
+                              (int)(body.len < 200 ? body.len : 200), (const char *)body.ptr);
         s->told += s->o->mode == NV_BENCH_C2D || s->o->mode == NV_BENCH_DESIRED ? 1 : 0; /* it never will be */
     } else if (s->o->mode == NV_BENCH_METHOD) {
         record(s, lane->since_ns);
@@ -168,7 +165,7 @@ static void on_message(nv_fleet *fleet, nv_client *client, const nv_mqtt_publish
 
 static void run_until(service *s, int64_t end_ns)
 {
-    for (s->fleet.now_ns = nv_fleet_now_ns(); s->fleet.now_ns < end_ns && s->http.open && s->fleet.ready;) {
+    for (s->fleet.now_ns = nv_bench_now_ns(); s->fleet.now_ns < end_ns && s->http.open && s->fleet.ready;) {
         offer(s);
         int64_t wake_ns = s->o->rate && !s->stopping && due_ns(s) < end_ns ? due_ns(s) : end_ns;
         int64_t wait_ns = wake_ns - s->fleet.now_ns;
@@ -184,23 +181,23 @@ static bool finished(const service *s)
 
 static void finish(service *s)
 {
-    int64_t end = nv_fleet_now_ns() + (int64_t)(s->o->setup_s * NS);
-    for (s->fleet.now_ns = nv_fleet_now_ns(); !finished(s) && s->fleet.now_ns < end && s->http.open;) {
+    int64_t end = nv_bench_now_ns() + (int64_t)(s->o->setup_s * NS);
+    for (s->fleet.now_ns = nv_bench_now_ns(); !finished(s) && s->fleet.now_ns < end && s->http.open;) {
         offer(s);
         nv_fleet_poll(&s->fleet, end - s->fleet.now_ns);
     }
-    s->fleet.failures[NV_FLEET_UNACKED] += finished(s) ? 0 : 1;
+    s->fleet.failures.counts[NV_FLEET_UNACKED] += finished(s) ? 0 : 1;
 }
 
 static void measure(service *s, nv_usage *from, nv_usage *to)
 {
     bool once = s->o->mode == NV_BENCH_DESIRED;
-    s->start_ns = s->fleet.now_ns = nv_fleet_now_ns();
+    s->start_ns = s->fleet.now_ns = nv_bench_now_ns();
     if (!once) {
         run_until(s, s->start_ns + (int64_t)(s->o->warmup_s * NS));
     }
     nv_usage_read(from, (pid_t)s->o->pid);
-    s->measure_ns = nv_fleet_now_ns();
+    s->measure_ns = nv_bench_now_ns();
     if (once) {
         finish(s);
         nv_usage_read(to, (pid_t)s->o->pid);
@@ -223,7 +220,7 @@ static void report(const service *s, const nv_usage *from, const nv_usage *to)
     nv_report_real(&figures, "wall_s", wall, 3);
     nv_bench_mqtt_report_latency(&figures, &s->latency_ns);
     nv_bench_mqtt_report_usage(&figures, s->o, from, to, s->count);
-    nv_fleet_report_failures(&s->fleet, &figures);
+    nv_bench_failures_report(&s->fleet.failures, &figures);
     nv_report_end(&figures);
 }
 
@@ -254,7 +251,7 @@ int nv_bench_service(const nv_bench_mqtt_options *o)
             measure(s, &from, &to);
         }
         report(s, &from, &to);
-        code = nv_fleet_failure_count(&s->fleet) || s->count == 0 ? 1 : 0;
+        code = nv_bench_failures_sum(&s->fleet.failures) || s->count == 0 ? 1 : 0;
     }
     nv_http_lanes_deinit(&s->http);
     nv_fleet_deinit(&s->fleet);

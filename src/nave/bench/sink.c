@@ -336,22 +336,23 @@ static void run(sink *s)
     }
 }
 
-static const nv_bench_opt table[] = {
+static const nv_bench_opt rows[] = {
     {"--port", NV_BENCH_OPT_UINT, offsetof(sink_options, port), 0, 65535, NULL, "0 or absent: any free port"},
     {"--cert", NV_BENCH_OPT_TEXT, offsetof(sink_options, cert), 0, 0, NULL, "PEM chain; with it TLS is spoken"},
     {"--key", NV_BENCH_OPT_TEXT, offsetof(sink_options, key), 0, 0, NULL, "PEM key, when not in the same file"},
 };
+static const nv_bench_opts opts = {rows, NV_COUNT_OF(rows), NULL};
 
 void nv_bench_sink_usage(FILE *to)
 {
     fprintf(to, "usage: nave bench sink [options]\n");
-    nv_bench_opts_print(table, NV_COUNT_OF(table), to);
+    nv_bench_opts_print(&opts, to);
 }
 
 int nv_bench_sink_main(int argc, char **argv)
 {
     sink_options o = {0};
-    if (!nv_bench_opts_parse(table, NV_COUNT_OF(table), &o, argc, argv, 2)) {
+    if (!nv_bench_opts_parse(&opts, &o, argc, argv, 2)) {
         fprintf(stderr, "see: nave bench sink --help\n");
         return 2;
     }

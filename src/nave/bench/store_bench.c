@@ -26,13 +26,14 @@ typedef struct store_options {
 
 #define AT(member) offsetof(store_options, member)
 
-static const nv_bench_opt disk_table[] = {
+static const nv_bench_opt disk_rows[] = {
     {"--dir", NV_BENCH_OPT_TEXT, AT(dir), 0, 0, NULL, "a folder on the disk in question; default: here"},
     {"--writes", NV_BENCH_OPT_UINT, AT(writes), 10, 1000000, NULL, "synced writes of each size; default 2000"},
     {"-o", NV_BENCH_OPT_CHOICE, AT(json), 0, 0, "table|json", "output"},
 };
+static const nv_bench_opts disk_opts = {disk_rows, NV_COUNT_OF(disk_rows), NULL};
 
-static const nv_bench_opt log_table[] = {
+static const nv_bench_opt log_rows[] = {
     {"--dir", NV_BENCH_OPT_TEXT, AT(dir), 0, 0, NULL, "a folder on the disk in question; default: here"},
     {"--durability", NV_BENCH_OPT_CHOICE, AT(durability), 0, 0, "commit|os", "when a record counts as stored"},
     {"--records", NV_BENCH_OPT_UINT, AT(records), 1, UINT64_C(1) << 32, NULL, "default 2000000"},
@@ -43,17 +44,18 @@ static const nv_bench_opt log_table[] = {
     {"--follow", NV_BENCH_OPT_FLAG, AT(follow), 0, 0, NULL, "with a reader that follows"},
     {"-o", NV_BENCH_OPT_CHOICE, AT(json), 0, 0, "table|json", "output"},
 };
+static const nv_bench_opts log_opts = {log_rows, NV_COUNT_OF(log_rows), NULL};
 
 void nv_bench_disk_usage(FILE *to)
 {
     fprintf(to, "usage: nave bench disk [options]\n");
-    nv_bench_opts_print(disk_table, NV_COUNT_OF(disk_table), to);
+    nv_bench_opts_print(&disk_opts, to);
 }
 
 void nv_bench_log_usage(FILE *to)
 {
     fprintf(to, "usage: nave bench log [options]\n");
-    nv_bench_opts_print(log_table, NV_COUNT_OF(log_table), to);
+    nv_bench_opts_print(&log_opts, to);
 }
 
 static store_options defaults(void)
@@ -96,7 +98,7 @@ int nv_bench_disk_main(int argc, char **argv)
 {
     store_options o = defaults();
     nv_disk_bench found;
-    if (!nv_bench_opts_parse(disk_table, NV_COUNT_OF(disk_table), &o, argc, argv, 2)) {
+    if (!nv_bench_opts_parse(&disk_opts, &o, argc, argv, 2)) {
         fprintf(stderr, "see: nave bench disk --help\n");
         return 2;
     }
@@ -150,7 +152,7 @@ static char *make_folder(const char *parent)
 int nv_bench_log_main(int argc, char **argv)
 {
     store_options o = defaults();
-    if (!nv_bench_opts_parse(log_table, NV_COUNT_OF(log_table), &o, argc, argv, 2)) {
+    if (!nv_bench_opts_parse(&log_opts, &o, argc, argv, 2)) {
         fprintf(stderr, "see: nave bench log --help\n");
         return 2;
     }

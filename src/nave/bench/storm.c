@@ -20,7 +20,7 @@ typedef struct storm {
 static void next(nv_fleet *fleet, nv_client *client)
 {
     storm *s = fleet->mode;
-    if (!s->stopping && nv_fleet_failure_count(fleet) < FAILURES_LIMIT) {
+    if (!s->stopping && nv_bench_failures_sum(&fleet->failures) < FAILURES_LIMIT) {
         nv_fleet_start(fleet, client, (uint32_t)(s->next_device++ % fleet->o->devices));
     }
 }
@@ -39,8 +39,8 @@ static void on_ready(nv_fleet *fleet, nv_client *client)
 
 static void run(nv_fleet *fleet, double seconds)
 {
-    int64_t end = nv_fleet_now_ns() + (int64_t)(seconds * NS);
-    for (int64_t now = nv_fleet_now_ns(); now < end && fleet->opening; now = nv_fleet_now_ns()) {
+    int64_t end = nv_bench_now_ns() + (int64_t)(seconds * NS);
+    for (int64_t now = nv_bench_now_ns(); now < end && fleet->opening; now = nv_bench_now_ns()) {
         nv_fleet_poll(fleet, end - now);
     }
 }
@@ -54,7 +54,7 @@ static void report(storm *s, const nv_fleet *fleet, const nv_usage *from, const 
     nv_report_real(&figures, "connects_per_s", (double)s->connects / (to->wall_s - from->wall_s), 1);
     nv_bench_mqtt_report_latency(&figures, &s->latency_ns);
     nv_bench_mqtt_report_usage(&figures, fleet->o, from, to, s->connects);
-    nv_fleet_report_failures(fleet, &figures);
+    nv_bench_failures_report(&fleet->failures, &figures);
     nv_report_end(&figures);
 }
 
@@ -79,7 +79,7 @@ int nv_bench_storm(const nv_bench_mqtt_options *o)
         s->stopping = true;
         run(&fleet, o->setup_s); /* those under way may finish */
         report(s, &fleet, &from, &to);
-        code = nv_fleet_failure_count(&fleet) || s->connects == 0 ? 1 : 0;
+        code = nv_bench_failures_sum(&fleet.failures) || s->connects == 0 ? 1 : 0;
     }
     nv_fleet_deinit(&fleet);
     free(s);

@@ -112,7 +112,7 @@ static void on_acked(nv_fleet *fleet, nv_client *client, const uint8_t *acks, si
 
 static void run_until(nv_fleet *fleet, int64_t end_ns)
 {
-    for (int64_t now = nv_fleet_now_ns(); now < end_ns && fleet->ready; now = nv_fleet_now_ns()) {
+    for (int64_t now = nv_bench_now_ns(); now < end_ns && fleet->ready; now = nv_bench_now_ns()) {
         nv_fleet_poll(fleet, end_ns - now);
     }
 }
@@ -128,23 +128,23 @@ static uint64_t outstanding(const twins *t, const nv_fleet *fleet)
 
 static void measure(twins *t, nv_fleet *fleet, nv_usage *from, nv_usage *to)
 {
-    fleet->now_ns = nv_fleet_now_ns();
+    fleet->now_ns = nv_bench_now_ns();
     for (uint32_t i = 0; i < t->o->connections; i++) {
         on_turn(fleet, &fleet->clients[i]);
     }
-    run_until(fleet, nv_fleet_now_ns() + (int64_t)(t->o->warmup_s * NS));
+    run_until(fleet, nv_bench_now_ns() + (int64_t)(t->o->warmup_s * NS));
     nv_usage_read(from, (pid_t)t->o->pid);
-    t->measure_ns = nv_fleet_now_ns();
+    t->measure_ns = nv_bench_now_ns();
     t->measuring = true;
     run_until(fleet, t->measure_ns + (int64_t)(t->o->duration_s * NS));
     nv_usage_read(to, (pid_t)t->o->pid);
     t->measuring = false;
     t->stopping = true;
-    for (int64_t end = nv_fleet_now_ns() + (int64_t)(t->o->setup_s * NS), now = nv_fleet_now_ns();
-         outstanding(t, fleet) && now < end; now = nv_fleet_now_ns()) {
+    for (int64_t end = nv_bench_now_ns() + (int64_t)(t->o->setup_s * NS), now = nv_bench_now_ns();
+         outstanding(t, fleet) && now < end; now = nv_bench_now_ns()) {
         nv_fleet_poll(fleet, end - now);
     }
-    fleet->failures[NV_FLEET_UNACKED] += outstanding(t, fleet);
+    fleet->failures.counts[NV_FLEET_UNACKED] += outstanding(t, fleet);
 }
 
 static void report(const twins *t, const nv_fleet *fleet, const nv_usage *from, const nv_usage *to)
@@ -155,7 +155,7 @@ static void report(const twins *t, const nv_fleet *fleet, const nv_usage *from, 
     nv_report_real(&figures, "patches_per_s", (double)t->answered / (to->wall_s - from->wall_s), 1);
     nv_bench_mqtt_report_latency(&figures, &t->latency_ns);
     nv_bench_mqtt_report_usage(&figures, t->o, from, to, t->answered);
-    nv_fleet_report_failures(fleet, &figures);
+    nv_bench_failures_report(&fleet->failures, &figures);
     nv_report_end(&figures);
 }
 
@@ -200,7 +200,7 @@ int nv_bench_twin(const nv_bench_mqtt_options *o)
             measure(t, &fleet, &from, &to);
         }
         report(t, &fleet, &from, &to);
-        code = nv_fleet_failure_count(&fleet) || t->answered == 0 ? 1 : 0;
+        code = nv_bench_failures_sum(&fleet.failures) || t->answered == 0 ? 1 : 0;
     }
     nv_fleet_deinit(&fleet);
     deinit(t);
