@@ -1,0 +1,92 @@
+"""The command line by itself: words, completion, the reference, the check of a configuration."""
+import os
+import re
+import subprocess
+import tempfile
+
+from rig import ROOT, case, nave, one_sentence
+
+
+@case
+def words():
+    assert re.fullmatch(r"nave \d+\.\d+\.\d+\n", nave("version")[0])
+    overview = nave("help")[0]
+    for line in ("device add", "twin patch", "method", "send", "query", "monitor", "doctor", "hub show", "sas",
+                 "consumer-group add"):
+        assert line in overview, overview
+    assert nave("--help")[0] == overview
+    assert "nave device add pump1" in nave("help", "device", "add")[0]
+    assert nave("device", "add", "--help")[0] == nave("help", "device", "add")[0]
+    for bad, part in ((["nope"], "no command"), (["device"], "verb"), (["device", "nope"], "nope"),
+                      (["device", "add"], "ID is missing"), (["device", "add", "a", "b"], "one word too many"),
+                      (["device", "list", "--nope"], "--nope"), (["sas"], "--device ID or --policy"),
+                      (["sas", "--policy", "x", "--ttl", "0"], "--ttl"), (["monitor", "--count", "0"], "--count"),
+                      (["monitor", "--from", "5"], "--partition"),
+                      (["monitor", "--over", "pigeon"], "--over"), (["send", "x", "y", "--over", "z"], "--over"),
+                      (["monitor", "--over", "http", "--consumer-group", "x"], "--consumer-group"), (["device", "set", "x"], "nothing to change"),
+                      (["up", "--dev-known-keys"], "--dev"), (["help", "nope"], "no command"), ([], "a command"),
+                      (["device", "list", "-o", "xml"], "json or table"),
+                      (["device", "list", "--hub", "HostName=x"], "connection string"),
+                      (["twin"], "verb"), (["twin", "patch", "x"], "missing"), (["method", "x"], "missing"),
+                      (["send", "x"], "missing"), (["send", "x", "y", "-p", "z"], "NAME=VALUE"),
+                      (["send", "x", "y", "--ack", "some"], "--ack"), (["send", "x", "y", "--ttl", "0"], "--ttl"),
+                      (["consumer-group"], "verb"), (["consumer-group", "add"], "NAME is missing"),
+                      (["query"], "missing"), (["query", "x", "--page", "0"], "--page"),
+                      (["completion", "fish"], "bash")):
+        out, err = nave(*bad, code=2)
+        assert out == "", out
+        one_sentence(err, part)
+
+
+@case
+def completion():
+    script = nave("completion", "bash")[0] + """
+try() { COMP_WORDS=("$@"); COMP_CWORD=$(($# - 1)); COMPREPLY=(); _nave; echo "${COMPREPLY[*]}"; }
+try nave de
+try nave device r
+try nave device add --th
+try nave up --de
+try nave tw
+try nave twin p
+try nave method d1 --c
+"""
+    done = subprocess.run(["bash", "-eu", "-c", script], stdout=subprocess.PIPE, check=True)
+    assert done.stdout.decode().splitlines() == ["device", "rm", "--thumbprint", "--dev --dev-known-keys", "twin",
+                                                 "patch", "--connect-timeout --ca"], done.stdout
+
+
+@case
+def reference():
+    with open(os.path.join(ROOT, "docs", "configuration.md"), encoding="utf-8") as file:
+        assert nave("up", "--print-options")[0] == file.read(), \
+            "docs/configuration.md is old: build/dev/nave up --print-options > docs/configuration.md"
+
+
+@case
+def check():
+    with tempfile.TemporaryDirectory() as folder:
+        path = os.path.join(folder, "nave.yaml")
+
+        def write(text):
+            with open(path, "w", encoding="utf-8") as file:
+                file.write(text)
+
+        write("log:\n  durability: os\n")
+        out, err = nave("up", "--check", "--data", folder)
+        assert "log.durability: os" in out and path in err, out + err
+        assert os.listdir(folder) == ["nave.yaml"], "a check writes nothing"
+        out = nave("up", "--check", "--data", folder, "--set", "mqtt.port=1", env={"NAVE_MQTT_PORT": "2",
+                                                                                   "NAVE_ADMIN_PORT": "3"})[0]
+        assert "mqtt.port: 1\n" in out and "admin.port: 3\n" in out, out
+        for text, parts in (("mqtt:\n  port: 70000\n", ("line 2", "mqtt.port", "70000")),
+                            ("mqtt:\n  prot: 1\n", ("line: 2", "prot")), ("mqtt: [\n", ("nave.yaml",)),
+                            ("log:\n  durability: x\n", ("line 2", "commit|os"))):
+            write(text)
+            for words in (["--check"], []):  # also when it should really start
+                out, err = nave("up", *words, "--data", folder, code=2)
+                one_sentence(err, *parts)
+        one_sentence(nave("up", "--check", "--config", os.path.join(folder, "absent.yaml"), code=2)[1], "absent.yaml")
+        write("")
+        one_sentence(nave("up", "--data", folder, env={"NAVE_LOG_PARTITIONS": "99"}, code=2)[1], "NAVE_LOG_PARTITIONS")
+        one_sentence(nave("up", "--data", folder, "--set", "a.b=1", code=2)[1], "a.b")
+        one_sentence(nave("up", "--data", folder, "--set", "a", code=2)[1], "OPTION=VALUE")

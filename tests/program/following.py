@@ -1,0 +1,189 @@
+"""Commands that follow a hub, or speak AMQP with one: monitor, send, feedback."""
+import base64
+import http.server
+import json
+import os
+import re
+import signal
+import ssl
+import subprocess
+import threading
+import urllib.request
+
+from rig import Hub, NAVE, case, nave, one_sentence, port_of, publish
+
+
+@case
+def monitor():
+    with Hub() as hub:
+        hub.cli("device", "add", "d1")
+        for i in range(3):
+            publish(hub, "d1", "hello %d" % i)
+        out = hub.cli("monitor", "--from", "beginning", "--count", "3", "-o", "json")[0]
+        events = [json.loads(line) for line in out.splitlines()]
+        assert [e["body"] for e in events] == ["hello 0", "hello 1", "hello 2"], events
+        assert events[0]["deviceId"] == "d1" and events[0]["properties"] == {"a": "b"}, events
+        assert [e["sequence"] for e in events] == [0, 1, 2]
+        table = hub.cli("monitor", "--from", "beginning", "--device", "d1", "--count", "1")[0]
+        assert "d1" in table and "hello 0" in table and "a=b" in table
+        partition = str(events[0]["partition"])
+        out = hub.cli("monitor", "--from", "1", "--partition", partition, "--count", "2", "-o", "json")[0]
+        assert [json.loads(line)["sequence"] for line in out.splitlines()] == [1, 2]
+
+
+@case
+def monitor_survives_a_restart():
+    with Hub() as hub:
+        hub.cli("device", "add", "d1")
+        publish(hub, "d1", "one")
+        watcher = subprocess.Popen([NAVE, "monitor", "--data", hub.data, "--from", "beginning", "--count", "3", "-o",
+                                    "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        first = json.loads(watcher.stdout.readline())
+        assert first["body"] == "one"
+        assert hub.stop(signal.SIGKILL) == -signal.SIGKILL
+        hub.start()
+        publish(hub, "d1", "two")
+        publish(hub, "d1", "three")
+        out, err = watcher.communicate(timeout=60)
+        bodies = [json.loads(line)["body"] for line in out.splitlines()]
+        assert watcher.returncode == 0 and bodies == ["two", "three"], (bodies, err)
+
+
+def shown(out):
+    """Events of `monitor -o json`; over AMQP times have milliseconds."""
+    events = [json.loads(line) for line in out.splitlines()]
+    for event in events:
+        event["enqueuedTime"] = event["enqueuedTime"][:23]
+    return sorted(events, key=lambda e: (e["partition"], e["sequence"]))
+
+
+@case
+def monitor_amqp():
+    with Hub("--set", "amqp.plain_port=-1") as hub:
+        for device in ("d1", "d2", "d3"):
+            hub.cli("device", "add", device)
+        for i in range(4):
+            publish(hub, "d%d" % (i % 3 + 1), "hello %d" % i)
+        ask = ("monitor", "--from", "beginning", "-o", "json")
+        http_way = shown(hub.cli(*ask, "--count", "4", "--over", "http")[0])
+        assert shown(hub.cli(*ask, "--count", "4", "--over", "amqp")[0]) == http_way
+        hub.cli("consumer-group", "add", "web")
+        assert shown(hub.cli(*ask, "--count", "4", "--consumer-group", "WEB")[0]) == http_way
+        table = hub.cli("monitor", "--from", "beginning", "--device", "d2", "--count", "1", "--over", "amqp")[0]
+        assert re.fullmatch(r"\S+T\S+  d2  hello 1 a=b\n", table), table
+        d1 = [e for e in http_way if e["deviceId"] == "d1"]
+        out = hub.cli("monitor", "--from", str(d1[0]["sequence"] + 1), "--partition", str(d1[0]["partition"]), "--device",
+                      "d1", "--count", "1", "-o", "json", "--over", "amqp")[0]
+        assert shown(out) == d1[1:2], out
+        out = hub.cli("monitor", "--from", d1[1]["enqueuedTime"], "--device", "d1", "--count", "1", "-o", "json", "--over",
+                      "amqp")[0]
+        assert shown(out) == d1[1:2], out
+        # as from another machine, by the string alone
+        there = hub.json("hub", "show")
+        remote = ("--hub", there["serviceConnectionString"], "--ca", there["caFile"])
+        assert shown(nave(*ask, "--count", "4", "--consumer-group", "web", *remote)[0]) == http_way
+        # by the strings of the event hub, with TLS and without
+        assert shown(nave(*ask, "--count", "4", "--hub", there["eventHubConnectionString"], *remote[2:])[0]) == http_way
+        assert shown(nave(*ask, "--count", "4", "--hub", there["eventHubEmulatorString"])[0]) == http_way
+        one_sentence(nave("device", "list", "--hub", there["eventHubConnectionString"], code=2)[1], "event hub", "monitor")
+        # now: only what comes
+        watcher = subprocess.Popen([NAVE, "monitor", "--data", hub.data, "--over", "amqp", "--count", "1"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while watcher.poll() is None:  # until it listens nothing is for it
+            publish(hub, "d3", "late")
+        assert b"d3  late" in watcher.communicate(timeout=30)[0]
+        # what is refused is said in a sentence
+        for words, parts in ((("--consumer-group", "nope"), ("nope", "amqp:not-found")),
+                             (("--over", "amqp", "--partition", "9"), ("no partition 9",))):
+            one_sentence(hub.cli("monitor", *words, code=1)[1], *parts)
+        wrong = re.sub("SharedAccessKey=.*", "SharedAccessKey=" + base64.b64encode(b"x" * 32).decode(), remote[1])
+        one_sentence(nave("monitor", "--consumer-group", "web", "--hub", wrong, *remote[2:], code=1)[1], "nauthorized")
+        hub.stop()
+        one_sentence(hub.cli("monitor", "--over", "amqp", code=1)[1], "cannot be read", "nave up")
+
+
+@case
+def monitor_amqp_survives_a_restart():
+    with Hub() as hub:
+        hub.cli("device", "add", "d1")
+        publish(hub, "d1", "one")
+        watcher = subprocess.Popen([NAVE, "monitor", "--data", hub.data, "--from", "beginning", "--count", "4", "-o",
+                                    "json", "--over", "amqp"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        assert json.loads(watcher.stdout.readline())["body"] == "one"
+        for sig, code, body in ((signal.SIGKILL, -signal.SIGKILL, "two"), (signal.SIGTERM, 0, "three")):
+            assert hub.stop(sig) == code
+            hub.start()
+            publish(hub, "d1", body)
+            assert json.loads(watcher.stdout.readline())["body"] == body
+        publish(hub, "d1", "four")
+        out, err = watcher.communicate(timeout=60)
+        assert watcher.returncode == 0 and json.loads(out)["body"] == "four", (out, err)
+        assert err.decode().count("trying again") == 2, err
+
+
+@case
+def send_amqp_and_feedback():
+    with Hub("--set", "testing.clock=manual") as hub:
+        hub.cli("device", "add", "d1")
+        hub.cli("device", "add", "a%b#c")
+        sent = hub.json("send", "d1", "hello", "-p", "a=b", "--message-id", "m1", "--ack", "full", "--ttl", "600",
+                        "--content-type", "text/plain", "--correlation-id", "c1", "--over", "amqp")
+        assert sent == {"deviceId": "d1", "messageId": "m1", "outcome": "accepted"}, sent
+        out, err = hub.cli("send", "a%b#c", "odd", "--over", "amqp")
+        assert out == "" and err == "queued for a%b#c\n", err
+        assert hub.json("twin", "get", "a%b#c")["cloudToDeviceMessageCount"] == 1
+        one_sentence(hub.cli("send", "nobody", "x", "--over", "amqp", code=1)[1], "DeviceNotFound")
+        one_sentence(hub.cli("send", "d1", "x" * 70000, "--over", "amqp", code=1)[1], "MessageTooLarge")
+        token = hub.cli("sas", "--device", "d1")[0].strip()
+        taken = subprocess.run(["mosquitto_sub", "-h", "localhost", "-p", str(port_of(hub, "mqtts")), "--cafile",
+                                hub.file()["caFile"], "-V", "mqttv311", "-i", "d1", "-u",
+                                "localhost/d1/?api-version=2021-04-12", "-P", token, "-q", "1", "-t",
+                                "devices/d1/messages/devicebound/#", "-C", "1", "-F", "%t %p"],
+                               stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
+        assert taken.endswith(" hello\n") and "a=b" in taken and "%24.mid=m1" in taken and "%24.cid=c1" in taken, taken
+        watcher = subprocess.Popen([NAVE, "feedback", "--data", hub.data, "--count", "1", "-o", "json"],
+                                   stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        while watcher.poll() is None:  # the hub gathers records for a while
+            urllib.request.urlopen(urllib.request.Request(hub.file()["endpoints"]["admin"] + "/testing/clock",
+                                                          data=b'{"advance":"5s"}'), timeout=10).close()
+        record = json.loads(watcher.communicate(timeout=30)[0])
+        assert record["originalMessageId"] == "m1" and record["statusCode"] == "Success" and record["deviceId"] == "d1"
+        one_sentence(nave("feedback", "--count", "0", code=2)[1], "--count")
+
+
+@case
+def without_https():
+    with Hub("--set", "https.port=0") as hub:
+        one_sentence(hub.cli("monitor", "--partition", "9", code=1)[1], "no partition 9")
+        one_sentence(hub.cli("send", "nobody", "x", code=1)[1], "DeviceNotFound")
+
+
+@case
+def another_hub():
+    """A hub that knows nothing of /nave/v1/, on the ports that clients know: a namespace of its own is needed."""
+    with Hub("--set", "https.port=9443", "--set", "amqp.port=5671") as hub:
+        hub.cli("device", "add", "d1")
+        publish(hub, "d1", "hello")
+        context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+        context.load_cert_chain(os.path.join(hub.data, "tls", "server.pem"), os.path.join(hub.data, "tls", "server.key"))
+
+        class Stranger(http.server.BaseHTTPRequestHandler):
+            def do_GET(self):  # pylint: disable=invalid-name
+                body = b'{"Message":"ErrorCode:GenericNotFound"}'
+                self.send_response(404)
+                self.send_header("Content-Length", str(len(body)))
+                self.end_headers()
+                self.wfile.write(body)
+
+            def log_message(self, *_):  # pylint: disable=arguments-differ
+                pass
+
+        server = http.server.ThreadingHTTPServer(("127.0.0.1", 443), Stranger)
+        server.socket = context.wrap_socket(server.socket, server_side=True)
+        threading.Thread(target=server.serve_forever, daemon=True).start()
+        there = hub.json("hub", "show")
+        remote = ("--hub", there["serviceConnectionString"].replace(":9443", ""), "--ca", there["caFile"])
+        assert "d1  hello" in nave("monitor", "--from", "beginning", "--count", "1", *remote)[0]
+        assert "queued for d1" in nave("send", "d1", "hi", *remote)[1]
+        assert json.loads(nave("twin", "get", "d1", "--data", hub.data)[0])["cloudToDeviceMessageCount"] == 1
+        server.shutdown()
