@@ -105,22 +105,41 @@ static bool port_of(struct json_object *endpoints, uint16_t *port)
     return found;
 }
 
+static int no_amqp(void)
+{
+    return refuse("AMQP", "this hub does not listen for it; start it with amqp.port");
+}
+
+static int ask_port(nv_client *client, uint16_t *port)
+{
+    uint16_t other = *port ? *port : client->port == 443 ? AMQPS_PORT : 0; /* where one port is odd, others are too */
+    nv_call call = {.method = "GET", .path = "/nave/v1/hub", .quiet = other != 0};
+    nv_answer answer = {0};
+    int code = other ? nv_client_call(client, &call, &answer) : nv_client_must(client, &call, &answer);
+    struct json_object *endpoints = nv_json_member(answer.body, "endpoints");
+    bool told = port_of(endpoints, port);
+    if (other && !endpoints) {
+        *port = other;
+        code = NV_EXIT_OK;
+    } else if (code == NV_EXIT_OK && !told) {
+        code = no_amqp();
+    }
+    nv_answer_deinit(&answer);
+    return code;
+}
+
 int nv_amqp_place_of(nv_client *client, nv_amqp_place *out)
 {
     (void)snprintf(out->host, sizeof(out->host), "%s", client->host);
-    out->port = AMQPS_PORT;
     out->plain = false;
-    bool found = true;
-    int code = NV_EXIT_OK;
-    if (client->local) {
-        found = port_of(nv_json_member(client->local, "endpoints"), &out->port);
-    } else if (client->port != 443) { /* where one port is another, others are too */
-        nv_answer answer = {0};
-        code = nv_client_do(client, "GET", "/nave/v1/hub", NULL, NULL, &answer);
-        found = code != NV_EXIT_OK || port_of(nv_json_member(answer.body, "endpoints"), &out->port);
-        nv_answer_deinit(&answer);
+    if (client->amqp_port) {
+        out->port = client->amqp_port;
+        return NV_EXIT_OK;
     }
-    return found ? code : refuse("AMQP", "this hub does not listen for it; start it with amqp.port");
+    if (client->local) {
+        return port_of(nv_json_member(client->local, "endpoints"), &out->port) ? NV_EXIT_OK : no_amqp();
+    }
+    return ask_port(client, &out->port);
 }
 
 int nv_amqp_rather_http(nv_client *client, bool *out)
@@ -228,7 +247,11 @@ const char *nv_amqp_cure(const nv_client *client, const char *why)
     if (strstr(why, "certificate")) {
         return "; give the hub's trusted root by --ca FILE";
     }
-    return client->local ? "; is it running? start it by `nave up`" : "";
+    if (client->local) {
+        return "; is it running? start it by `nave up`";
+    }
+    return client->amqp_port || client->entity ? ""
+                                               : "; where AMQP has a port of its own there, give it by --amqp-port N";
 }
 
 char *nv_amqp_event_token(const nv_client *client, const char *audience, int64_t *life_s)

@@ -46,7 +46,10 @@ typedef struct nv_amqp_place {
 } nv_amqp_place;
 
 /**
- * Of the hub: from hub.json, or from the hub itself when its HTTPS is not on 443, else port 5671.
+ * Of the hub: from hub.json, by --amqp-port, or from the hub itself. One that cannot be asked or knows nothing of
+ * /nave/v1/ is taken to have AMQP where it was the last time, if @p out says so, else on 5671 when its HTTPS is on 443.
+ * Blocks.
+ * @param out  zeroed, or what the last call left there
  * @return NV_EXIT_OK; NV_EXIT_REFUSED it listens for none, or cannot be asked, said on stderr
  */
 int nv_amqp_place_of(nv_client *client, nv_amqp_place *out);

@@ -127,6 +127,18 @@ static int take_hub(nv_client *client, const nv_args *args, bool events)
     return take_local(client, data);
 }
 
+static int take_amqp_port(nv_client *client, const char *text)
+{
+    uint64_t port = 0;
+    if (text && (!nv_span_to_u64(nv_span_str(text), &port) || port == 0 || port > 65535)) {
+        (void)refuse("--amqp-port is a number from 1 to 65535");
+        return NV_EXIT_USAGE;
+    }
+    client->amqp_port = (uint16_t)port;
+    client->port = port > 0 && client->entity ? client->amqp_port : client->port;
+    return NV_EXIT_OK;
+}
+
 static int open_client(nv_client *client, const nv_args *args, bool events)
 {
     memset(client, 0, sizeof(*client));
@@ -137,6 +149,9 @@ static int open_client(nv_client *client, const nv_args *args, bool events)
     }
     client->json = output && strcmp(output, "json") == 0;
     int code = take_hub(client, args, events);
+    if (code == NV_EXIT_OK) {
+        code = take_amqp_port(client, nv_args_get(args, "amqp-port"));
+    }
     const char *ca = nv_args_get(args, "ca");
     if (ca) {
         free(client->ca_file);
@@ -413,6 +428,12 @@ static int unreachable(const nv_client *client, const exchange *x, CURLcode code
                   x->error[0] ? x->error : curl_easy_strerror(code), cure);
 }
 
+static int not_a_hub(const nv_client *client, const nv_answer *answer)
+{
+    return refuse("%s:%u answered %ld with something that is not JSON; is it a hub?", client->host, client->port,
+                  answer->status);
+}
+
 static void add_paging(exchange *x, const nv_call *call)
 {
     char page[24];
@@ -442,13 +463,12 @@ int nv_client_call(nv_client *client, const nv_call *call, nv_answer *answer)
     CURLcode result = curl_easy_perform(x.curl);
     int code = NV_EXIT_OK;
     if (result != CURLE_OK) {
-        code = unreachable(client, &x, result);
+        code = call->quiet ? NV_EXIT_REFUSED : unreachable(client, &x, result);
     } else {
         curl_easy_getinfo(x.curl, CURLINFO_RESPONSE_CODE, &answer->status);
         if (nv_buf_len(&r.body) > 0 &&
             nv_json_parse(nv_buf_span(&r.body), NV_JSON_MAX_DEPTH, UINT32_MAX, &answer->body) != NV_OK) {
-            code = refuse("%s:%u answered %ld with something that is not JSON; is it a hub?", client->host,
-                          client->port, answer->status);
+            code = call->quiet ? NV_EXIT_REFUSED : not_a_hub(client, answer);
         }
     }
     exchange_deinit(&x);

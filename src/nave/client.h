@@ -25,6 +25,7 @@ typedef struct nv_client {
     char *service_string; /* connection string that was used */
     char *entity;         /* event hub, when the string was that of one; else NULL */
     bool plain;           /* ... and it is the emulator's form: without TLS */
+    uint16_t amqp_port;   /* --amqp-port, or 0 */
     bool json;            /* -o json */
     void *_curl;
 } nv_client;
@@ -53,6 +54,7 @@ typedef struct nv_call {
     const char *continuation; /* of the page before, or NULL */
     unsigned page;            /* rows of a page; 0: not said */
     long timeout_s;           /* 0: a minute */
+    bool quiet;               /* nothing is said when no hub answers */
 } nv_call;
 
 /** One request. @return NV_EXIT_OK the hub answered (look at status); else it could not be reached, said on stderr */

@@ -159,6 +159,9 @@ static int check_message(const nv_args *args, uint64_t *ttl_s)
     if (over && strcmp(over, "http") != 0 && strcmp(over, "amqp") != 0) {
         return usage("--over is http or amqp");
     }
+    if (over && strcmp(over, "http") == 0 && nv_args_has(args, "amqp-port")) {
+        return usage("--amqp-port is for --over amqp");
+    }
     return NV_EXIT_OK;
 }
 
@@ -208,7 +211,7 @@ static int send_message(const nv_args *args, const char *http_body, const nv_amq
     bool http = over && strcmp(over, "http") == 0;
     nv_client client = {0};
     int code = nv_client_open(&client, args);
-    if (code == NV_EXIT_OK && !over) {
+    if (code == NV_EXIT_OK && !over && !client.amqp_port) {
         code = nv_amqp_rather_http(&client, &http);
     }
     if (code == NV_EXIT_OK) {

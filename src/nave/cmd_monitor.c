@@ -265,7 +265,7 @@ static int choose(monitor *m, nv_client *client, const char *over)
     if (http && client->entity) {
         return usage("an event hub is read by AMQP: leave --over http out");
     }
-    if (!over && !client->entity && !nv_args_has(m->args, "consumer-group")) {
+    if (!over && !client->entity && !client->amqp_port && !nv_args_has(m->args, "consumer-group")) {
         code = nv_amqp_rather_http(client, &http);
     }
     return code != NV_EXIT_OK ? code : http ? run(m, client) : nv_monitor_amqp(m, client);
@@ -293,6 +293,9 @@ int nv_cmd_monitor(const nv_args *args)
     }
     if (over && strcmp(over, "http") == 0 && nv_args_has(args, "consumer-group")) {
         return usage("--consumer-group is for --over amqp: over HTTP there are none");
+    }
+    if (over && strcmp(over, "http") == 0 && nv_args_has(args, "amqp-port")) {
+        return usage("--amqp-port is for --over amqp");
     }
     nv_client client = {0};
     int code = nv_client_open_events(&client, args);

@@ -42,6 +42,10 @@ static const nv_flag device_set_flags[] = {
 };
 static const nv_flag module_add_flags[] = {IDENTITY_FLAGS, {NULL, 0, NULL, NULL}};
 
+#define AMQP_PORT_FLAG                                                                                                 \
+    {                                                                                                                  \
+        "amqp-port", 0, "N", "speak AMQP, on this port (default: the one that the hub names, else 5671)"               \
+    }
 #define MODULE_FLAG                                                                                                    \
     {                                                                                                                  \
         "module", 0, "ID", "this module of the device instead of the device itself"                                    \
@@ -68,10 +72,12 @@ static const nv_flag send_flags[] = {
     {"content-type", 0, "TYPE", "such as application/json"},
     {"content-encoding", 0, "NAME", "such as utf-8"},
     {"over", 0, "http|amqp", "how to send (default: http to a Nave, amqp to any other)"},
+    AMQP_PORT_FLAG,
     {NULL, 0, NULL, NULL},
 };
 static const nv_flag feedback_flags[] = {
     {"count", 0, "N", "end after N records"},
+    AMQP_PORT_FLAG,
     {NULL, 0, NULL, NULL},
 };
 static const nv_flag query_flags[] = {
@@ -87,6 +93,7 @@ static const nv_flag monitor_flags[] = {
     {"consumer-group", 0, "NAME", "read in this consumer group (by AMQP; default there: $Default)"},
     {"over", 0, "http|amqp",
      "how to read (default: http from a Nave, unless in a consumer group; amqp from any other)"},
+    AMQP_PORT_FLAG,
     {NULL, 0, NULL, NULL},
 };
 static const nv_flag sas_flags[] = {

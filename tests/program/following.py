@@ -187,3 +187,32 @@ def another_hub():
         assert "queued for d1" in nave("send", "d1", "hi", *remote)[1]
         assert json.loads(nave("twin", "get", "d1", "--data", hub.data)[0])["cloudToDeviceMessageCount"] == 1
         server.shutdown()
+
+
+@case
+def amqp_on_another_port():
+    """On port 443, so a namespace of its own is needed: the hub is asked, also again after a restart."""
+    with Hub("--set", "https.port=443", "--set", "amqp.port=5699") as hub:
+        hub.cli("device", "add", "d1")
+        there = hub.json("hub", "show")
+        remote = ("--hub", there["serviceConnectionString"], "--ca", there["caFile"])
+        assert "queued for d1" in nave("send", "d1", "hi", "--over", "amqp", *remote)[1]
+        publish(hub, "d1", "one")
+        with subprocess.Popen([NAVE, "monitor", "--over", "amqp", "--from", "beginning", "--count", "2", "-o", "json",
+                               *remote], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watcher:
+            assert json.loads(watcher.stdout.readline())["body"] == "one"
+            assert hub.stop() == 0
+            assert b"trying again" in watcher.stderr.readline()
+            hub.start()
+            publish(hub, "d1", "two")
+            out, err = watcher.communicate(timeout=60)
+            assert watcher.returncode == 0 and json.loads(out)["body"] == "two" and err == b"", (out, err)
+    with Hub("--set", "https.port=0", "--set", "amqp.port=5699") as hub:  # nobody to ask
+        remote = ("--hub", hub.file()["serviceConnectionString"], "--ca", hub.file()["caFile"])
+        one_sentence(nave("send", "nobody", "hi", "--over", "amqp", *remote, code=1)[1], "5671", "--amqp-port")
+        one_sentence(nave("feedback", *remote, code=1)[1], "5671", "--amqp-port")
+        port = ("--amqp-port", "5699")
+        one_sentence(nave("send", "nobody", "hi", *port, *remote, code=1)[1], "DeviceNotFound")
+        one_sentence(nave("monitor", "--partition", "9", *port, *remote, code=1)[1], "no partition 9")
+        events = ("--hub", hub.file()["eventHubConnectionString"].replace(":5699", ""), *remote[2:])
+        one_sentence(nave("monitor", "--partition", "9", *port, *events, code=1)[1], "no partition 9")
