@@ -340,6 +340,28 @@ def token_flood(target, key):
     return assault
 
 
+def answers_nobody_takes(target, key):
+    """Answers of $cbs on many links, of which none has a receiver: the bound is the connection's, not each link's."""
+    def assault():
+        before = target.rss()
+        ask = put_token(0, "nonsense", properties({"operation": "other"}))
+        number = 0
+        with Peer().device("evil", key) as peer:
+            peer.begin()
+            for handle in range(40):
+                peer.link("a%d" % handle, handle, "$cbs", True)
+                sent, may_send = 0, 0
+                while sent < 1000:
+                    while may_send < sent + 100:
+                        got = peer.until(FLOW)
+                        may_send = got.fields[5] + got.fields[6] if got.fields[4] == handle else may_send
+                    peer.send(*[transfer(handle, number + i, ask, settled=True) for i in range(100)])
+                    sent, number = sent + 100, number + 100
+            grown = target.rss() - before
+        assert SANITIZED or grown < 8 << 20, "%d answers cost %.1f MB" % (number, grown / 1e6)
+    return assault
+
+
 def run(target):
     key = target.hub.json("device", "add", "evil")["primaryKey"]
     other = properties({"operation": "other"})
@@ -366,6 +388,7 @@ def run(target):
     target.attack("flows", flows(target, key), rounds=2)
     target.attack("never settles", never_settles(target, key), rounds=1)
     target.attack("tokens by the thousand", token_flood(target, key), rounds=2)
+    target.attack("answers that nobody takes", answers_nobody_takes(target, key), rounds=2, growth=8 << 20)
     log = target.log()
     for word in ("too many refused links", "a delivery without credit", "more than 8192 sessions", "refused"):
         assert word in log, word

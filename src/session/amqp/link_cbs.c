@@ -11,7 +11,8 @@
 
 #include <stdlib.h>
 
-#define REQUEST_CREDIT  256u
+#define REQUEST_CREDIT 256u
+/* Of one connection, however many links it has: */
 #define REQUESTS_MAX    512u  /* being looked at; then nothing is read */
 #define REPLIES_MAX     1024u /* waiting for credit, or for a receiver; further ones are dropped */
 #define STRANGER_MAX    32u   /* of both, before any token was good */
@@ -26,9 +27,6 @@ typedef struct cbs_link {
     nv_amqp_link *link;
     nv_list requests; /* the peer sends: being looked at */
     nv_list replies;  /* the peer receives: waiting for credit. It sends: waiting for a receiver */
-    uint32_t count;   /* of requests, or of replies of a receiver */
-    uint32_t parked;  /* the peer sends: of replies */
-    bool full;        /* a request was put off */
     size_t target_len;
     char target[]; /* the peer receives: its own address, which reply-to may name */
 } cbs_link;
@@ -50,11 +48,14 @@ static void forget(exchange *x)
     free(x);
 }
 
-static void free_all(nv_list *exchanges)
+/* @return how many there were */
+static uint32_t free_all(nv_list *exchanges)
 {
-    while (!nv_list_empty(exchanges)) {
+    uint32_t count = 0;
+    for (; !nv_list_empty(exchanges); count++) {
         forget(nv_container_of(exchanges->next, exchange, node)); /* NOLINT(clang-analyzer-unix.Malloc) */
     }
+    return count;
 }
 
 /* ---- replies ------------------------------------------------------------------------------------------------ */
@@ -105,7 +106,7 @@ static void send_reply(cbs_link *receiver, exchange *x)
         nv_subject subject = amqp_subject(receiver->server, NV_SPAN_EMPTY, NV_SPAN_EMPTY);
         nv_diag(NV_LEVEL_DEBUG, "amqp", &subject, "an answer of $cbs could not be sent");
     }
-    receiver->count--;
+    receiver->server->cbs_replies--;
     forget(x);
 }
 
@@ -145,24 +146,33 @@ static cbs_link *receiver_for(const cbs_link *request_link, const exchange *x)
     return first;
 }
 
-static uint32_t most(const cbs_link *c, uint32_t known)
+static uint32_t most(const amqp_server *s, uint32_t known)
 {
-    return c->server->conn.session.authenticated ? known : STRANGER_MAX;
+    return s->conn.session.authenticated ? known : STRANGER_MAX;
 }
 
 static void reply(cbs_link *request_link, exchange *x)
 {
+    amqp_server *s = request_link->server;
     cbs_link *receiver = receiver_for(request_link, x);
-    uint32_t max = most(request_link, REPLIES_MAX);
-    if (!receiver && request_link->parked < max) {
-        request_link->parked++;
-        nv_list_push_back(&request_link->replies, &x->node);
-    } else if (!receiver || receiver->count >= max) {
+    if (s->cbs_replies >= most(s, REPLIES_MAX)) {
         free(x);
-    } else {
-        receiver->count++;
-        nv_list_push_back(&receiver->replies, &x->node);
+        return;
+    }
+    s->cbs_replies++;
+    nv_list_push_back(receiver ? &receiver->replies : &request_link->replies, &x->node);
+    if (receiver) {
         flush(receiver);
+    }
+}
+
+/* @p count requests were answered, or went with their link. */
+static void requests_done(amqp_server *s, uint32_t count)
+{
+    s->cbs_requests -= count;
+    if (s->cbs_full && count > 0) {
+        s->cbs_full = false;
+        nv_amqp_conn_resume(&s->conn);
     }
 }
 
@@ -171,15 +181,11 @@ static void put_done(void *owner, uint64_t cookie, int status, const char *descr
     cbs_link *c = owner;
     exchange *x = (exchange *)(uintptr_t)cookie;
     nv_list_remove(&x->node);
-    c->count--;
     x->status = status;
     x->description = description;
     nv_amqp_link_accept_delivery(c->link, x->delivery);
     reply(c, x);
-    if (c->full) {
-        c->full = false;
-        nv_amqp_conn_resume(&c->server->conn);
-    }
+    requests_done(c->server, 1);
 }
 
 /* ---- requests ----------------------------------------------------------------------------------------------- */
@@ -219,8 +225,8 @@ static bool on_request(nv_amqp_link *link, const nv_amqp_delivery *delivery)
     cbs_link *c = link->owner;
     nv_amqp_message message;
     nv_span token = NV_SPAN_EMPTY;
-    if (c->count >= most(c, REQUESTS_MAX)) {
-        c->full = true;
+    if (c->server->cbs_requests >= most(c->server, REQUESTS_MAX)) {
+        c->server->cbs_full = true;
         return false;
     }
     if (nv_amqp_message_read(delivery->bytes, &message) != NV_OK) {
@@ -232,7 +238,7 @@ static bool on_request(nv_amqp_link *link, const nv_amqp_delivery *delivery)
         reject(c, delivery, "the message-id is too long");
         return true;
     }
-    c->count++;
+    c->server->cbs_requests++;
     nv_list_push_back(&c->requests, &x->node);
     nv_buf scratch;
     nv_buf_init(&scratch, delivery->bytes.len);
@@ -259,11 +265,13 @@ static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 {
     (void)problem;
     cbs_link *c = link->owner;
-    amqp_auth_forget(c->server, c);
+    amqp_server *s = c->server;
+    amqp_auth_forget(s, c);
     nv_list_remove(&c->node);
-    free_all(&c->requests);
-    free_all(&c->replies);
+    uint32_t requests = free_all(&c->requests);
+    s->cbs_replies -= free_all(&c->replies);
     free(c);
+    requests_done(s, requests);
 }
 
 void amqp_cbs_detach(amqp_server *s, bool peer_sends, nv_amqp_condition condition, const char *description)
@@ -291,9 +299,7 @@ static void take_parked(cbs_link *receiver)
         if (c->link->sender || c->link->session != receiver->link->session) {
             continue;
         }
-        c->parked = 0;
         for (nv_list *x = nv_list_pop_front(&c->replies); x; x = nv_list_pop_front(&c->replies)) {
-            receiver->count++;
             nv_list_push_back(&receiver->replies, x);
         }
     }

@@ -159,6 +159,8 @@ struct amqp_server {
     uint32_t device_count;   /* live ones */
     uint32_t operations;     /* asked of the core and not come back: the memory lives until they have */
     uint32_t put_failures;   /* of a stranger */
+    uint32_t cbs_requests;   /* being looked at; link_cbs.c */
+    uint32_t cbs_replies;    /* waiting for credit or a receiver */
     int64_t expires_wall_us; /* when to look what has expired; never later than it is due */
     int64_t authorize_by_us; /* monotonic: a stranger is closed then */
     int64_t drain_by_us;
@@ -166,6 +168,7 @@ struct amqp_server {
     nv_amqp_condition leave_condition;
     const char *leave_text; /* static */
     bool certificate;       /* EXTERNAL or no SASL: the client certificate opens devices */
+    bool cbs_full;          /* a request was put off */
     bool draining;          /* the hub stops: take no more messages (delivery() says false) */
     bool ended;
 };
