@@ -91,4 +91,5 @@ def frame(payload, first=0x82, mask=None):
     length = len(payload)
     head = bytes([first]) + (bytes([0x80 | length]) if length < 126 else
                              struct.pack(">BH", 0xFE, length) if length < 65536 else struct.pack(">BQ", 0xFF, length))
-    return head + mask + bytes(byte ^ mask[i % 4] for i, byte in enumerate(payload))
+    stream = (mask * (length // 4 + 1))[:length]
+    return head + mask + (int.from_bytes(payload, "big") ^ int.from_bytes(stream, "big")).to_bytes(length, "big")
