@@ -13,7 +13,9 @@
 #include <stdlib.h>
 
 #define REQUEST_CREDIT 100u
-#define WAITING_MAX    64u /* answers for which the peer has given no credit yet */
+#define WAITING_MAX    64u                 /* answers for which the peer has given no credit yet */
+#define WAITING_TOTAL  (16u * WAITING_MAX) /* of all links of a connection */
+#define ADDRESS_MAX    1024u
 #define ANSWER_MAX     8192u
 #define MESSAGE_ID_MAX 1024u
 
@@ -56,6 +58,7 @@ static void on_room(nv_amqp_link *link)
         free(first);
         self->first = (self->first + 1) % WAITING_MAX;
         self->count--;
+        amqp_server_of(link)->answers_waiting--;
     }
     if (link->drain && (self->count == 0 || link->credit == 0)) {
         nv_amqp_link_drained(link);
@@ -69,6 +72,7 @@ static void on_reply_detached(nv_amqp_link *link, const nv_amqp_problem *problem
     for (uint32_t i = 0; i < self->count; i++) {
         free(self->waiting[(self->first + i) % WAITING_MAX]);
     }
+    amqp_server_of(link)->answers_waiting -= self->count;
     free(self->address);
     free(self);
 }
@@ -86,6 +90,7 @@ static void put_answer(nv_amqp_link *link, nv_span bytes)
     waits->len = bytes.len;
     memcpy(waits->bytes, bytes.ptr, bytes.len);
     self->waiting[(self->first + self->count++) % WAITING_MAX] = waits;
+    amqp_server_of(link)->answers_waiting++;
 }
 
 static bool answers_to(const nv_amqp_link *link, nv_span reply_to)
@@ -301,7 +306,7 @@ static bool on_request(nv_amqp_link *link, const nv_amqp_delivery *delivery)
         reject(link, delivery->id, NV_AMQP_ERR_PRECONDITION_FAILED, "attach a receiver for the answer first");
         return true;
     }
-    if (((reply_link *)reply->owner)->count >= WAITING_MAX) {
+    if (((reply_link *)reply->owner)->count >= WAITING_MAX || amqp_server_of(link)->answers_waiting >= WAITING_TOTAL) {
         reject(link, delivery->id, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, "too many answers wait for credit");
         return true;
     }
@@ -337,7 +342,8 @@ void amqp_open_management(amqp_server *s, amqp_device *device, nv_amqp_link *lin
     nv_amqp_accept accept = {.credit = REQUEST_CREDIT};
     if (link->sender) {
         reply_link *self = nv_calloc(1, sizeof(*self));
-        self->address = nv_span_dup(link->target ? nv_amqp_text_of(link->target->address) : NV_SPAN_EMPTY);
+        nv_span named = link->target ? nv_amqp_text_of(link->target->address) : NV_SPAN_EMPTY;
+        self->address = nv_span_dup(named.len <= ADDRESS_MAX ? named : NV_SPAN_EMPTY);
         accept.ops = &reply_ops;
         accept.owner = self;
     } else {

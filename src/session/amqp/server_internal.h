@@ -156,13 +156,14 @@ struct amqp_server {
     char container_id[64];
     char product[64]; /* of OPEN.properties, for the log */
     uint32_t principal_count;
-    uint32_t device_count;   /* live ones */
-    uint32_t operations;     /* asked of the core and not come back: the memory lives until they have */
-    uint32_t put_failures;   /* of a stranger */
-    uint32_t cbs_requests;   /* being looked at; link_cbs.c */
-    uint32_t cbs_replies;    /* waiting for credit or a receiver */
-    int64_t expires_wall_us; /* when to look what has expired; never later than it is due */
-    int64_t authorize_by_us; /* monotonic: a stranger is closed then */
+    uint32_t device_count;    /* live ones */
+    uint32_t operations;      /* asked of the core and not come back: the memory lives until they have */
+    uint32_t put_failures;    /* of a stranger */
+    uint32_t cbs_requests;    /* being looked at; link_cbs.c */
+    uint32_t cbs_replies;     /* waiting for credit or a receiver */
+    uint32_t answers_waiting; /* of $management; link_management.c */
+    int64_t expires_wall_us;  /* when to look what has expired; never later than it is due */
+    int64_t authorize_by_us;  /* monotonic: a stranger is closed then */
     int64_t drain_by_us;
     int64_t leave_by_us; /* nobody is left on it: closed then, with the two below, if it did not go by itself */
     nv_amqp_condition leave_condition;
