@@ -28,9 +28,9 @@ static void repair(uint8_t *file, size_t len)
     if (len < NV_LOG_BLOCK) {
         return;
     }
-    nv_put32(file, 0x3153564e);
-    nv_put16(file + 8, NV_LOG_VERSION);
-    nv_put32(file + 4, nv_crc32c(0, nv_span_of(file + 8, NV_LOG_BLOCK - 8)));
+    nv_store_u32_le(file, 0x3153564e);
+    nv_store_u16_le(file + 8, NV_LOG_VERSION);
+    nv_store_u32_le(file + 4, nv_crc32c(0, nv_span_of(file + 8, NV_LOG_BLOCK - 8)));
     nv_segment_header header;
     size_t at = NV_LOG_BLOCK;
     if (nv_segment_header_decode(file, &header) != NV_OK) {

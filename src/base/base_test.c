@@ -1,5 +1,6 @@
 /** Unit tests of the base library. */
 #include "base/buf.h"
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/crc32c.h"
 #include "base/cursor.h"
@@ -58,6 +59,65 @@ static void buf_respects_its_maximum(void **state)
     nv_buf_consume(&buf, 11);
     assert_int_equal(nv_buf_append(&buf, nv_span_of(block, 1)), NV_OK);
     nv_buf_deinit(&buf);
+}
+
+static void integers_in_both_orders(void **state)
+{
+    (void)state;
+    /* 0x80 and above in each place: no byte is taken for a signed one; at every alignment */
+    static const uint8_t wire[] = {0xf1, 0x82, 0x93, 0xa4, 0xb5, 0xc6, 0xd7, 0xe8};
+    for (size_t skew = 0; skew < 8; skew++) {
+        uint8_t in[16] = {0};
+        memcpy(in + skew, wire, sizeof(wire));
+        assert_int_equal(nv_load_u16_be(in + skew), 0xf182);
+        assert_int_equal(nv_load_u16_le(in + skew), 0x82f1);
+        assert_int_equal(nv_load_u32_be(in + skew), 0xf18293a4);
+        assert_int_equal(nv_load_u32_le(in + skew), 0xa49382f1);
+        assert_true(nv_load_u64_be(in + skew) == UINT64_C(0xf18293a4b5c6d7e8));
+        assert_true(nv_load_u64_le(in + skew) == UINT64_C(0xe8d7c6b5a49382f1));
+        uint8_t out[17];
+#define STORES(bits, value_be, value_le)                                                                               \
+    do {                                                                                                               \
+        memset(out, 0x55, sizeof(out));                                                                                \
+        nv_store_u##bits##_be(out + 1 + skew, value_be);                                                               \
+        assert_memory_equal(out + 1 + skew, wire, (bits) / 8);                                                         \
+        nv_store_u##bits##_le(out + 1 + skew, value_le);                                                               \
+        assert_memory_equal(out + 1 + skew, wire, (bits) / 8);                                                         \
+        assert_int_equal(out[skew], 0x55);                                                                             \
+        assert_true(1 + skew + (bits) / 8 == sizeof(out) || out[1 + skew + (bits) / 8] == 0x55);                       \
+    } while (0)
+        STORES(16, 0xf182, 0x82f1);
+        STORES(32, 0xf18293a4, 0xa49382f1);
+        STORES(64, UINT64_C(0xf18293a4b5c6d7e8), UINT64_C(0xe8d7c6b5a49382f1));
+#undef STORES
+    }
+}
+
+static void cursor_keeps_the_orders(void **state)
+{
+    (void)state;
+    uint8_t bytes[28];
+    nv_writer w = nv_writer_of(bytes, sizeof(bytes));
+    nv_write_u16_be(&w, 0xf182);
+    nv_write_u32_be(&w, 0xf18293a4);
+    nv_write_u64_be(&w, UINT64_C(0xf18293a4b5c6d7e8));
+    nv_write_u64_le(&w, UINT64_C(0xf18293a4b5c6d7e8));
+    nv_write_u32_le(&w, 0xf18293a4);
+    nv_write_u16_le(&w, 0xf182);
+    assert_int_equal(w.err, NV_OK);
+    static const uint8_t wire[] = {0xf1, 0x82, 0xf1, 0x82, 0x93, 0xa4, 0xf1, 0x82, 0x93, 0xa4, 0xb5, 0xc6, 0xd7, 0xe8,
+                                   0xe8, 0xd7, 0xc6, 0xb5, 0xa4, 0x93, 0x82, 0xf1, 0xa4, 0x93, 0x82, 0xf1, 0x82, 0xf1};
+    assert_int_equal(nv_writer_len(&w), sizeof(wire));
+    assert_memory_equal(bytes, wire, sizeof(wire));
+    nv_reader r = nv_reader_of(nv_span_of(wire, sizeof(wire)));
+    assert_int_equal(nv_read_u16_be(&r), 0xf182);
+    assert_int_equal(nv_read_u32_be(&r), 0xf18293a4);
+    assert_true(nv_read_u64_be(&r) == UINT64_C(0xf18293a4b5c6d7e8));
+    assert_true(nv_read_u64_le(&r) == UINT64_C(0xf18293a4b5c6d7e8));
+    assert_int_equal(nv_read_u32_le(&r), 0xf18293a4);
+    assert_int_equal(nv_read_u16_le(&r), 0xf182);
+    assert_int_equal(nv_reader_left(&r), 0);
+    assert_int_equal(r.err, NV_OK);
 }
 
 static void cursor_errors_stick(void **state)
@@ -207,10 +267,16 @@ static void guid_as_dotnet_has_it(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(span_numbers),          cmocka_unit_test(buf_respects_its_maximum),
-        cmocka_unit_test(cursor_errors_stick),   cmocka_unit_test(map_survives_churn),
-        cmocka_unit_test(crc32c_vectors),        cmocka_unit_test(time_has_seven_digits),
-        cmocka_unit_test(diag_cannot_be_forged), cmocka_unit_test(tasks_run_in_order),
+        cmocka_unit_test(span_numbers),
+        cmocka_unit_test(buf_respects_its_maximum),
+        cmocka_unit_test(integers_in_both_orders),
+        cmocka_unit_test(cursor_keeps_the_orders),
+        cmocka_unit_test(cursor_errors_stick),
+        cmocka_unit_test(map_survives_churn),
+        cmocka_unit_test(crc32c_vectors),
+        cmocka_unit_test(time_has_seven_digits),
+        cmocka_unit_test(diag_cannot_be_forged),
+        cmocka_unit_test(tasks_run_in_order),
         cmocka_unit_test(guid_as_dotnet_has_it),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -1,5 +1,7 @@
 #include "base/crc32c.h"
 
+#include "base/bytes.h"
+
 #include <pthread.h>
 
 static uint32_t table[8][256];
@@ -25,7 +27,7 @@ static uint32_t crc_portable(uint32_t crc, const uint8_t *p, size_t n)
 {
     (void)pthread_once(&once, make_tables);
     for (; n >= 8; p += 8, n -= 8) {
-        uint32_t low = crc ^ ((uint32_t)p[0] | (uint32_t)p[1] << 8 | (uint32_t)p[2] << 16 | (uint32_t)p[3] << 24);
+        uint32_t low = crc ^ nv_load_u32_le(p);
         crc = table[7][low & 255] ^ table[6][low >> 8 & 255] ^ table[5][low >> 16 & 255] ^ table[4][low >> 24] ^
               table[3][p[4]] ^ table[2][p[5]] ^ table[1][p[6]] ^ table[0][p[7]];
     }

@@ -6,6 +6,7 @@
 #ifndef NV_BASE_CURSOR_H
 #define NV_BASE_CURSOR_H
 
+#include "base/bytes.h"
 #include "base/err.h"
 #include "base/span.h"
 
@@ -50,28 +51,18 @@ static inline uint8_t nv_read_u8(nv_reader *r)
     return nv_reader_has(r, 1) ? *r->at++ : 0;
 }
 
-#define NV_CURSOR_INT(bits)                                                                                            \
-    static inline uint##bits##_t nv_read_u##bits##_be(nv_reader *r)                                                    \
+#define NV_CURSOR_INT(bits, order)                                                                                     \
+    static inline uint##bits##_t nv_read_u##bits##_##order(nv_reader *r)                                               \
     {                                                                                                                  \
         nv_span s = nv_read_span(r, (bits) / 8);                                                                       \
-        uint64_t v = 0;                                                                                                \
-        for (size_t i = 0; i < s.len; i++) {                                                                           \
-            v = v << 8 | s.ptr[i];                                                                                     \
-        }                                                                                                              \
-        return (uint##bits##_t)v;                                                                                      \
-    }                                                                                                                  \
-    static inline uint##bits##_t nv_read_u##bits##_le(nv_reader *r)                                                    \
-    {                                                                                                                  \
-        nv_span s = nv_read_span(r, (bits) / 8);                                                                       \
-        uint64_t v = 0;                                                                                                \
-        for (size_t i = s.len; i > 0; i--) {                                                                           \
-            v = v << 8 | s.ptr[i - 1];                                                                                 \
-        }                                                                                                              \
-        return (uint##bits##_t)v;                                                                                      \
+        return s.len ? nv_load_u##bits##_##order(s.ptr) : 0;                                                           \
     }
-NV_CURSOR_INT(16)
-NV_CURSOR_INT(32)
-NV_CURSOR_INT(64)
+NV_CURSOR_INT(16, be)
+NV_CURSOR_INT(32, be)
+NV_CURSOR_INT(64, be)
+NV_CURSOR_INT(16, le)
+NV_CURSOR_INT(32, le)
+NV_CURSOR_INT(64, le)
 #undef NV_CURSOR_INT
 
 typedef struct nv_writer {
@@ -120,26 +111,20 @@ static inline void nv_write_u8(nv_writer *w, uint8_t value)
     }
 }
 
-#define NV_CURSOR_INT(bits)                                                                                            \
-    static inline void nv_write_u##bits##_be(nv_writer *w, uint##bits##_t value)                                       \
+#define NV_CURSOR_INT(bits, order)                                                                                     \
+    static inline void nv_write_u##bits##_##order(nv_writer *w, uint##bits##_t value)                                  \
     {                                                                                                                  \
         if (nv_writer_has(w, (bits) / 8)) {                                                                            \
-            for (int shift = (bits)-8; shift >= 0; shift -= 8) {                                                       \
-                *w->at++ = (uint8_t)(value >> shift);                                                                  \
-            }                                                                                                          \
-        }                                                                                                              \
-    }                                                                                                                  \
-    static inline void nv_write_u##bits##_le(nv_writer *w, uint##bits##_t value)                                       \
-    {                                                                                                                  \
-        if (nv_writer_has(w, (bits) / 8)) {                                                                            \
-            for (int shift = 0; shift < (bits); shift += 8) {                                                          \
-                *w->at++ = (uint8_t)(value >> shift);                                                                  \
-            }                                                                                                          \
+            nv_store_u##bits##_##order(w->at, value);                                                                  \
+            w->at += (bits) / 8;                                                                                       \
         }                                                                                                              \
     }
-NV_CURSOR_INT(16)
-NV_CURSOR_INT(32)
-NV_CURSOR_INT(64)
+NV_CURSOR_INT(16, be)
+NV_CURSOR_INT(32, be)
+NV_CURSOR_INT(64, be)
+NV_CURSOR_INT(16, le)
+NV_CURSOR_INT(32, le)
+NV_CURSOR_INT(64, le)
 #undef NV_CURSOR_INT
 
 #endif

@@ -11,6 +11,7 @@
 #define NV_CODEC_MQTT_H
 
 #include "base/attrs.h"
+#include "base/bytes.h"
 #include "base/cursor.h"
 
 /** Control packet types, section 2.2.1. */
@@ -169,10 +170,10 @@ NV_NODISCARD static inline nv_err nv_mqtt_decode(nv_span in, size_t max_packet, 
             size_t left = p[1] < 0x80 ? p[1] : (size_t)(p[1] & 0x7F) | (size_t)p[2] << 7;
             if (NV_LIKELY(left >= 2 && in.len >= header + left && header + left <= max_packet)) {
                 const uint8_t *at = p + header;
-                size_t topic_len = (size_t)at[0] << 8 | at[1];
+                size_t topic_len = nv_load_u16_be(at);
                 size_t prefix = 2 + topic_len + (qos ? 2 : 0);
                 if (NV_LIKELY(prefix <= left && nv_mqtt_topic_is_plain(at + 2, topic_len))) {
-                    uint16_t id = qos ? (uint16_t)(at[prefix - 2] << 8 | at[prefix - 1]) : 0;
+                    uint16_t id = qos ? nv_load_u16_be(at + prefix - 2) : 0;
                     if (NV_LIKELY(!qos || id)) {
                         out->type = NV_MQTT_PUBLISH;
                         out->size = header + left;
@@ -190,7 +191,7 @@ NV_NODISCARD static inline nv_err nv_mqtt_decode(nv_span in, size_t max_packet, 
         } else if (p[0] == (NV_MQTT_PUBACK << 4) && p[1] == 2 && (p[2] | p[3]) && max_packet >= NV_MQTT_ACK_SIZE) {
             out->type = NV_MQTT_PUBACK;
             out->size = NV_MQTT_ACK_SIZE;
-            out->u.ack_id = (uint16_t)(p[2] << 8 | p[3]);
+            out->u.ack_id = nv_load_u16_be(p + 2);
             *consumed = NV_MQTT_ACK_SIZE;
             return NV_OK;
         }
@@ -253,8 +254,7 @@ static inline uint8_t *nv_mqtt_put_puback(uint8_t *out, uint16_t packet_id)
 {
     out[0] = NV_MQTT_PUBACK << 4;
     out[1] = 2;
-    out[2] = (uint8_t)(packet_id >> 8);
-    out[3] = (uint8_t)packet_id;
+    nv_store_u16_be(out + 2, packet_id);
     return out + NV_MQTT_ACK_SIZE;
 }
 

@@ -1,5 +1,6 @@
 #include "core/twin_metadata.h"
 
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "base/cursor.h"
 #include "codec/json.h"
@@ -8,20 +9,9 @@
 nv_err nv_twin_entry_put(nv_buf *out, const nv_twin_stamp *stamp)
 {
     uint8_t bytes[16];
-    for (size_t i = 0; i < 8; i++) {
-        bytes[i] = (uint8_t)((uint64_t)stamp->us >> 8 * i);
-        bytes[8 + i] = (uint8_t)(stamp->version >> 8 * i);
-    }
+    nv_store_u64_le(bytes, (uint64_t)stamp->us);
+    nv_store_u64_le(bytes + 8, stamp->version);
     return nv_buf_append(out, nv_span_of(bytes, nv_twin_entry_size(stamp->versions)));
-}
-
-static uint64_t read_u64(const uint8_t *at)
-{
-    uint64_t value = 0;
-    for (size_t i = 0; i < 8; i++) {
-        value |= (uint64_t)at[i] << 8 * i;
-    }
-    return value;
 }
 
 typedef struct renderer {
@@ -67,8 +57,8 @@ static void next_entry(renderer *r)
 {
     size_t size = nv_twin_entry_size(r->stamp.versions);
     if (r->entries.len >= size) {
-        r->stamp.us = (int64_t)read_u64(r->entries.ptr);
-        r->stamp.version = r->stamp.versions ? read_u64(r->entries.ptr + 8) : 0;
+        r->stamp.us = (int64_t)nv_load_u64_le(r->entries.ptr);
+        r->stamp.version = r->stamp.versions ? nv_load_u64_le(r->entries.ptr + 8) : 0;
         r->entries = nv_span_skip(r->entries, size);
     }
 }

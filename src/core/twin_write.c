@@ -2,6 +2,7 @@
 #include "core/twin_update.h"
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "base/clock.h"
 #include "codec/base64.h"
 #include "codec/json.h"
@@ -63,9 +64,7 @@ void nv_twin_unref(nv_twin *twin)
 void nv_twin_etag_text(uint64_t etag, char out[NV_TWIN_ETAG_SIZE])
 {
     uint8_t bytes[8];
-    for (size_t i = 0; i < sizeof(bytes); i++) {
-        bytes[i] = (uint8_t)(etag >> (56 - 8 * i));
-    }
+    nv_store_u64_be(bytes, etag);
     nv_writer w = nv_writer_of(out, NV_TWIN_ETAG_SIZE - 1);
     nv_base64_encode(nv_span_of(bytes, sizeof(bytes)), &w);
     out[NV_TWIN_ETAG_SIZE - 1] = '\0';
@@ -79,10 +78,7 @@ bool nv_twin_etag_parse(nv_span text, uint64_t *etag)
         len != sizeof(bytes)) {
         return false;
     }
-    *etag = 0;
-    for (size_t i = 0; i < sizeof(bytes); i++) {
-        *etag = *etag << 8 | bytes[i];
-    }
+    *etag = nv_load_u64_be(bytes);
     return true;
 }
 

@@ -1,4 +1,5 @@
 /** WebSocket on real sockets: an echo session hands its connection over to another one behind frames. */
+#include "base/bytes.h"
 #include "net/net_test_util.h"
 #include "net/pki.h"
 #include "net/websocket.h"
@@ -60,7 +61,7 @@ static void expect_goodbye(int fd, unsigned code)
     assert_int_equal(head[0], 0x88);
     assert_true(head[1] <= NV_WS_CONTROL_MAX && head[1] >= 2);
     assert_int_equal(recv(fd, text, head[1], MSG_WAITALL), head[1]);
-    assert_int_equal(text[0] << 8 | text[1], code);
+    assert_int_equal(nv_load_u16_be(text), code);
     expect_end(fd);
 }
 
@@ -276,7 +277,7 @@ static void test_long_messages(void **state)
     assert_true(len > 1000);
     const uint8_t *close_frame = memmem(got, len, "\x88", 1);
     assert_non_null(close_frame);
-    assert_int_equal(close_frame[2] << 8 | close_frame[3], NV_WS_TOO_BIG);
+    assert_int_equal(nv_load_u16_be(close_frame + 2), NV_WS_TOO_BIG);
     (void)close(fd);
     /* one line in many messages is bounded by the session, as without frames */
     fd = dial(&h);
@@ -305,10 +306,7 @@ static void test_slow_reader(void **state)
         size_t extra = len == 126 ? 2 : len == 127 ? 8 : 0;
         assert_int_equal(extra ? recv(fd, more, extra, MSG_WAITALL) : 0, extra);
         if (extra) {
-            len = 0;
-            for (size_t i = 0; i < extra; i++) {
-                len = len << 8 | more[i];
-            }
+            len = extra == 2 ? nv_load_u16_be(more) : nv_load_u64_be(more);
         }
         assert_int_equal(skip_bytes(fd, len), len);
         payload += len;

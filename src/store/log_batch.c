@@ -53,9 +53,9 @@ void nv_log_batch_finish(nv_log_batch *batch)
 {
     if (batch->run_at) {
         uint8_t *run = batch->memory + batch->run_at;
-        nv_put32(run, (uint32_t)(batch->used - batch->run_at));
-        nv_put32(run + 8, batch->run_records);
-        nv_put32(run + 36, batch->run_last);
+        nv_store_u32_le(run, (uint32_t)(batch->used - batch->run_at));
+        nv_store_u32_le(run + 8, batch->run_records);
+        nv_store_u32_le(run + 36, batch->run_last);
         batch->run_at = 0;
     }
 }
@@ -64,8 +64,8 @@ static void start_run(nv_log_batch *batch, uint32_t partition, const nv_log_stam
 {
     nv_log_batch_finish(batch);
     uint8_t *run = batch->memory + batch->used;
-    nv_put16(run + 4, (uint16_t)partition);
-    nv_put16(run + 6, (uint16_t)stamp->bytes.len);
+    nv_store_u16_le(run + 4, (uint16_t)partition);
+    nv_store_u16_le(run + 6, (uint16_t)stamp->bytes.len);
     if (stamp->bytes.len) {
         memcpy(run + NV_RUN_HEADER, stamp->bytes.ptr, stamp->bytes.len);
     }
@@ -106,10 +106,10 @@ nv_err nv_log_batch_add(nv_log_batch *batch, uint32_t partition, const nv_log_st
         start_run(batch, partition, stamp);
     }
     uint8_t *at = batch->memory + batch->used;
-    nv_put32(at, (uint32_t)size);
+    nv_store_u32_le(at, (uint32_t)size);
     at[4] = (uint8_t)source;
     at[5] = (uint8_t)body_kind;
-    nv_put16(at + 6, (uint16_t)properties.len);
+    nv_store_u16_le(at + 6, (uint16_t)properties.len);
     at += NV_RECORD_HEADER;
     if (properties.len) {
         memcpy(at, properties.ptr, properties.len);

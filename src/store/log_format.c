@@ -56,22 +56,23 @@ enum { FLAG_START_DURABLE = 1, FLAG_PREWRITTEN = 2, PART_BYTES = 32, HEADER_PART
 static uint32_t seal(uint64_t generation, uint64_t position)
 {
     uint8_t bytes[16];
-    nv_put64(bytes, generation);
-    nv_put64(bytes + 8, position);
+    nv_store_u64_le(bytes, generation);
+    nv_store_u64_le(bytes + 8, position);
     return nv_crc32c(0, nv_span_of(bytes, sizeof(bytes)));
 }
 
 static void put_part(uint8_t *p, const nv_part_point *part)
 {
-    nv_put64(p, part->next_sequence);
-    nv_put64(p + 8, part->next_offset);
-    nv_put64(p + 16, part->last_offset);
-    nv_put64(p + 24, (uint64_t)part->last_time_us);
+    nv_store_u64_le(p, part->next_sequence);
+    nv_store_u64_le(p + 8, part->next_offset);
+    nv_store_u64_le(p + 16, part->last_offset);
+    nv_store_u64_le(p + 24, (uint64_t)part->last_time_us);
 }
 
 static nv_part_point get_part(const uint8_t *p)
 {
-    return (nv_part_point){nv_get64(p), nv_get64(p + 8), nv_get64(p + 16), (int64_t)nv_get64(p + 24)};
+    return (nv_part_point){nv_load_u64_le(p), nv_load_u64_le(p + 8), nv_load_u64_le(p + 16),
+                           (int64_t)nv_load_u64_le(p + 24)};
 }
 
 /* ---- segment header --------------------------------------------------------------------------------------- */
@@ -79,48 +80,49 @@ static nv_part_point get_part(const uint8_t *p)
 void nv_segment_header_encode(const nv_segment_header *h, uint8_t out[NV_LOG_BLOCK])
 {
     memset(out, 0, NV_LOG_BLOCK);
-    nv_put32(out, segment_magic);
-    nv_put16(out + 8, NV_LOG_VERSION);
-    nv_put16(out + 10, (uint16_t)h->partitions);
-    nv_put32(out + 12, h->align);
+    nv_store_u32_le(out, segment_magic);
+    nv_store_u16_le(out + 8, NV_LOG_VERSION);
+    nv_store_u16_le(out + 10, (uint16_t)h->partitions);
+    nv_store_u32_le(out + 12, h->align);
     memcpy(out + 16, h->uuid, sizeof(h->uuid));
-    nv_put64(out + 32, h->number);
-    nv_put64(out + 40, h->generation);
-    nv_put32(out + 48, (h->start_was_durable ? FLAG_START_DURABLE : 0u) | (h->prewritten ? FLAG_PREWRITTEN : 0u));
-    nv_put64(out + 56, h->start.segment);
-    nv_put64(out + 64, h->start.position);
-    nv_put64(out + 72, h->start.next_commit);
-    nv_put64(out + 80, h->start.outbox_row);
-    nv_put64(out + 88, (uint64_t)h->start.last_time_us);
+    nv_store_u64_le(out + 32, h->number);
+    nv_store_u64_le(out + 40, h->generation);
+    nv_store_u32_le(out + 48,
+                    (h->start_was_durable ? FLAG_START_DURABLE : 0u) | (h->prewritten ? FLAG_PREWRITTEN : 0u));
+    nv_store_u64_le(out + 56, h->start.segment);
+    nv_store_u64_le(out + 64, h->start.position);
+    nv_store_u64_le(out + 72, h->start.next_commit);
+    nv_store_u64_le(out + 80, h->start.outbox_row);
+    nv_store_u64_le(out + 88, (uint64_t)h->start.last_time_us);
     for (uint32_t i = 0; i < h->partitions; i++) {
         put_part(out + HEADER_PARTS + (size_t)i * PART_BYTES, &h->start.parts[i]);
     }
-    nv_put32(out + 4, nv_crc32c(0, nv_span_of(out + 8, NV_LOG_BLOCK - 8)));
+    nv_store_u32_le(out + 4, nv_crc32c(0, nv_span_of(out + 8, NV_LOG_BLOCK - 8)));
 }
 
 nv_err nv_segment_header_decode(const uint8_t in[NV_LOG_BLOCK], nv_segment_header *h)
 {
-    if (nv_get32(in) != segment_magic) {
+    if (nv_load_u32_le(in) != segment_magic) {
         return NV_E_NOT_FOUND;
     }
-    if (nv_get32(in + 4) != nv_crc32c(0, nv_span_of(in + 8, NV_LOG_BLOCK - 8))) {
+    if (nv_load_u32_le(in + 4) != nv_crc32c(0, nv_span_of(in + 8, NV_LOG_BLOCK - 8))) {
         return NV_E_CORRUPT;
     }
-    if (nv_get16(in + 8) != NV_LOG_VERSION) {
+    if (nv_load_u16_le(in + 8) != NV_LOG_VERSION) {
         return NV_E_UNSUPPORTED;
     }
-    uint32_t flags = nv_get32(in + 48);
-    *h = (nv_segment_header){.number = nv_get64(in + 32),
-                             .generation = nv_get64(in + 40),
-                             .partitions = nv_get16(in + 10),
-                             .align = nv_get32(in + 12),
+    uint32_t flags = nv_load_u32_le(in + 48);
+    *h = (nv_segment_header){.number = nv_load_u64_le(in + 32),
+                             .generation = nv_load_u64_le(in + 40),
+                             .partitions = nv_load_u16_le(in + 10),
+                             .align = nv_load_u32_le(in + 12),
                              .start_was_durable = flags & FLAG_START_DURABLE,
                              .prewritten = flags & FLAG_PREWRITTEN,
-                             .start = {.segment = nv_get64(in + 56),
-                                       .position = nv_get64(in + 64),
-                                       .next_commit = nv_get64(in + 72),
-                                       .outbox_row = nv_get64(in + 80),
-                                       .last_time_us = (int64_t)nv_get64(in + 88)}};
+                             .start = {.segment = nv_load_u64_le(in + 56),
+                                       .position = nv_load_u64_le(in + 64),
+                                       .next_commit = nv_load_u64_le(in + 72),
+                                       .outbox_row = nv_load_u64_le(in + 80),
+                                       .last_time_us = (int64_t)nv_load_u64_le(in + 88)}};
     memcpy(h->uuid, in + 16, sizeof(h->uuid));
     if (h->partitions < 1 || h->partitions > NV_LOG_MAX_PARTITIONS ||
         (h->align != NV_LOG_BLOCK && h->align != NV_LOG_DENSE_ALIGN) || h->number == 0 ||
@@ -144,15 +146,15 @@ static uint32_t commit_checksum(const uint8_t *at, uint32_t payload_bytes, uint6
 
 void nv_commit_encode(uint8_t *at, const nv_commit *c, uint64_t generation, uint64_t position)
 {
-    nv_put32(at, commit_magic);
-    nv_put64(at + 8, c->index);
-    nv_put32(at + 16, c->payload_bytes);
-    nv_put32(at + 20, c->disk_bytes);
-    nv_put32(at + 24, c->runs);
-    nv_put32(at + 28, c->records);
-    nv_put64(at + 32, (uint64_t)c->wall_us);
-    nv_put64(at + 40, c->outbox_row);
-    nv_put32(at + 4, commit_checksum(at, c->payload_bytes, generation, position));
+    nv_store_u32_le(at, commit_magic);
+    nv_store_u64_le(at + 8, c->index);
+    nv_store_u32_le(at + 16, c->payload_bytes);
+    nv_store_u32_le(at + 20, c->disk_bytes);
+    nv_store_u32_le(at + 24, c->runs);
+    nv_store_u32_le(at + 28, c->records);
+    nv_store_u64_le(at + 32, (uint64_t)c->wall_us);
+    nv_store_u64_le(at + 40, c->outbox_row);
+    nv_store_u32_le(at + 4, commit_checksum(at, c->payload_bytes, generation, position));
 }
 
 nv_err nv_commit_decode(nv_span bytes, uint64_t generation, uint64_t position, nv_commit *out)
@@ -162,16 +164,16 @@ nv_err nv_commit_decode(nv_span bytes, uint64_t generation, uint64_t position, n
         return NV_E_MORE;
     }
     const uint8_t *p = bytes.ptr;
-    if (nv_get32(p) != commit_magic) {
+    if (nv_load_u32_le(p) != commit_magic) {
         return NV_E_CORRUPT;
     }
-    *out = (nv_commit){.index = nv_get64(p + 8),
-                       .payload_bytes = nv_get32(p + 16),
-                       .disk_bytes = nv_get32(p + 20),
-                       .runs = nv_get32(p + 24),
-                       .records = nv_get32(p + 28),
-                       .wall_us = (int64_t)nv_get64(p + 32),
-                       .outbox_row = nv_get64(p + 40),
+    *out = (nv_commit){.index = nv_load_u64_le(p + 8),
+                       .payload_bytes = nv_load_u32_le(p + 16),
+                       .disk_bytes = nv_load_u32_le(p + 20),
+                       .runs = nv_load_u32_le(p + 24),
+                       .records = nv_load_u32_le(p + 28),
+                       .wall_us = (int64_t)nv_load_u64_le(p + 32),
+                       .outbox_row = nv_load_u64_le(p + 40),
                        .payload = p + NV_COMMIT_HEADER};
     uint64_t used = NV_COMMIT_HEADER + (uint64_t)out->payload_bytes;
     if (out->disk_bytes > NV_COMMIT_MAX || used > out->disk_bytes || out->disk_bytes - used >= NV_LOG_BLOCK) {
@@ -180,7 +182,7 @@ nv_err nv_commit_decode(nv_span bytes, uint64_t generation, uint64_t position, n
     if (bytes.len < out->disk_bytes) {
         return NV_E_MORE;
     }
-    return commit_checksum(p, out->payload_bytes, generation, position) == nv_get32(p + 4) ? NV_OK : NV_E_CORRUPT;
+    return commit_checksum(p, out->payload_bytes, generation, position) == nv_load_u32_le(p + 4) ? NV_OK : NV_E_CORRUPT;
 }
 
 bool nv_run_next(nv_span *payload, nv_run *out)
@@ -189,18 +191,18 @@ bool nv_run_next(nv_span *payload, nv_run *out)
         return false;
     }
     const uint8_t *p = payload->ptr;
-    uint32_t bytes = payload->len < NV_RUN_HEADER ? 0 : nv_get32(p);
-    uint32_t stamp = bytes ? nv_get16(p + 6) : 0;
+    uint32_t bytes = payload->len < NV_RUN_HEADER ? 0 : nv_load_u32_le(p);
+    uint32_t stamp = bytes ? nv_load_u16_le(p + 6) : 0;
     if (bytes < NV_RUN_HEADER + stamp || bytes > payload->len) {
         *payload = NV_SPAN_EMPTY;
         return false;
     }
-    *out = (nv_run){.partition = nv_get16(p + 4),
-                    .records = nv_get32(p + 8),
-                    .first_sequence = nv_get64(p + 12),
-                    .first_offset = nv_get64(p + 20),
-                    .enqueued_us = (int64_t)nv_get64(p + 28),
-                    .last_record = nv_get32(p + 36),
+    *out = (nv_run){.partition = nv_load_u16_le(p + 4),
+                    .records = nv_load_u32_le(p + 8),
+                    .first_sequence = nv_load_u64_le(p + 12),
+                    .first_offset = nv_load_u64_le(p + 20),
+                    .enqueued_us = (int64_t)nv_load_u64_le(p + 28),
+                    .last_record = nv_load_u32_le(p + 36),
                     .stamp = nv_span_of(p + NV_RUN_HEADER, stamp),
                     .bytes = nv_span_of(p + NV_RUN_HEADER + stamp, bytes - NV_RUN_HEADER - stamp)};
     *payload = nv_span_of(p + bytes, payload->len - bytes);
@@ -209,9 +211,9 @@ bool nv_run_next(nv_span *payload, nv_run *out)
 
 void nv_run_patch(uint8_t *run, uint64_t first_sequence, uint64_t first_offset, int64_t enqueued_us)
 {
-    nv_put64(run + 12, first_sequence);
-    nv_put64(run + 20, first_offset);
-    nv_put64(run + 28, (uint64_t)enqueued_us);
+    nv_store_u64_le(run + 12, first_sequence);
+    nv_store_u64_le(run + 20, first_offset);
+    nv_store_u64_le(run + 28, (uint64_t)enqueued_us);
 }
 
 nv_err nv_log_point_advance(nv_log_point *point, const nv_commit *commit, uint32_t partitions)
@@ -256,11 +258,11 @@ size_t nv_footer_bytes(uint32_t partitions, size_t count)
 
 static void put_index_entry(uint32_t partitions, const nv_index_entry *entry, uint8_t *p)
 {
-    nv_put64(p, entry->position);
-    nv_put64(p + 8, entry->commit);
-    nv_put64(p + 16, (uint64_t)entry->time_us);
+    nv_store_u64_le(p, entry->position);
+    nv_store_u64_le(p + 8, entry->commit);
+    nv_store_u64_le(p + 16, (uint64_t)entry->time_us);
     for (uint32_t i = 0; i < partitions; i++) {
-        nv_put64(p + 24 + 8 * (size_t)i, entry->next_sequence[i]);
+        nv_store_u64_le(p + 24 + 8 * (size_t)i, entry->next_sequence[i]);
     }
 }
 
@@ -273,40 +275,40 @@ void nv_footer_encode(const nv_segment_header *h, const nv_segment_footer *f, co
         put_index_entry(h->partitions, &index[i], out + i * entry);
     }
     uint8_t *p = out + total - NV_LOG_BLOCK;
-    nv_put32(p, footer_magic);
-    nv_put64(p + 8, h->number);
-    nv_put64(p + 16, f->end.position);
-    nv_put64(p + 24, f->end.next_commit);
-    nv_put64(p + 32, f->end.outbox_row);
-    nv_put64(p + 40, (uint64_t)f->first_time_us);
-    nv_put64(p + 48, (uint64_t)f->end.last_time_us);
-    nv_put64(p + 56, f->commits);
-    nv_put64(p + 64, f->records);
-    nv_put64(p + 72, f->padding);
-    nv_put32(p + 80, f->index_count);
-    nv_put32(p + 84, nv_crc32c(0, nv_span_of(out, f->index_count * entry)));
+    nv_store_u32_le(p, footer_magic);
+    nv_store_u64_le(p + 8, h->number);
+    nv_store_u64_le(p + 16, f->end.position);
+    nv_store_u64_le(p + 24, f->end.next_commit);
+    nv_store_u64_le(p + 32, f->end.outbox_row);
+    nv_store_u64_le(p + 40, (uint64_t)f->first_time_us);
+    nv_store_u64_le(p + 48, (uint64_t)f->end.last_time_us);
+    nv_store_u64_le(p + 56, f->commits);
+    nv_store_u64_le(p + 64, f->records);
+    nv_store_u64_le(p + 72, f->padding);
+    nv_store_u32_le(p + 80, f->index_count);
+    nv_store_u32_le(p + 84, nv_crc32c(0, nv_span_of(out, f->index_count * entry)));
     for (uint32_t i = 0; i < h->partitions; i++) {
         put_part(p + FOOTER_PARTS + (size_t)i * PART_BYTES, &f->end.parts[i]);
     }
-    nv_put32(p + 4, nv_crc32c(seal(h->generation, h->number), nv_span_of(p + 8, NV_LOG_BLOCK - 8)));
+    nv_store_u32_le(p + 4, nv_crc32c(seal(h->generation, h->number), nv_span_of(p + 8, NV_LOG_BLOCK - 8)));
 }
 
 nv_err nv_footer_decode(const nv_segment_header *h, const uint8_t p[NV_LOG_BLOCK], nv_segment_footer *f)
 {
-    if (nv_get32(p) != footer_magic || nv_get64(p + 8) != h->number ||
-        nv_get32(p + 4) != nv_crc32c(seal(h->generation, h->number), nv_span_of(p + 8, NV_LOG_BLOCK - 8))) {
+    if (nv_load_u32_le(p) != footer_magic || nv_load_u64_le(p + 8) != h->number ||
+        nv_load_u32_le(p + 4) != nv_crc32c(seal(h->generation, h->number), nv_span_of(p + 8, NV_LOG_BLOCK - 8))) {
         return NV_E_CORRUPT;
     }
     *f = (nv_segment_footer){.end = {.segment = h->number,
-                                     .position = nv_get64(p + 16),
-                                     .next_commit = nv_get64(p + 24),
-                                     .outbox_row = nv_get64(p + 32),
-                                     .last_time_us = (int64_t)nv_get64(p + 48)},
-                             .first_time_us = (int64_t)nv_get64(p + 40),
-                             .commits = nv_get64(p + 56),
-                             .records = nv_get64(p + 64),
-                             .padding = nv_get64(p + 72),
-                             .index_count = nv_get32(p + 80)};
+                                     .position = nv_load_u64_le(p + 16),
+                                     .next_commit = nv_load_u64_le(p + 24),
+                                     .outbox_row = nv_load_u64_le(p + 32),
+                                     .last_time_us = (int64_t)nv_load_u64_le(p + 48)},
+                             .first_time_us = (int64_t)nv_load_u64_le(p + 40),
+                             .commits = nv_load_u64_le(p + 56),
+                             .records = nv_load_u64_le(p + 64),
+                             .padding = nv_load_u64_le(p + 72),
+                             .index_count = nv_load_u32_le(p + 80)};
     for (uint32_t i = 0; i < h->partitions; i++) {
         f->end.parts[i] = get_part(p + FOOTER_PARTS + (size_t)i * PART_BYTES);
     }
@@ -315,15 +317,15 @@ nv_err nv_footer_decode(const nv_segment_header *h, const uint8_t p[NV_LOG_BLOCK
 
 bool nv_index_valid(const nv_segment_header *h, const uint8_t tail[NV_LOG_BLOCK], nv_span index)
 {
-    return index.len == nv_get32(tail + 80) * nv_index_entry_bytes(h->partitions) &&
-           nv_crc32c(0, index) == nv_get32(tail + 84);
+    return index.len == nv_load_u32_le(tail + 80) * nv_index_entry_bytes(h->partitions) &&
+           nv_crc32c(0, index) == nv_load_u32_le(tail + 84);
 }
 
 void nv_index_decode(uint32_t partitions, const uint8_t *bytes, size_t i, nv_index_entry *out)
 {
     const uint8_t *p = bytes + i * nv_index_entry_bytes(partitions);
-    *out = (nv_index_entry){nv_get64(p), nv_get64(p + 8), (int64_t)nv_get64(p + 16), {0}};
+    *out = (nv_index_entry){nv_load_u64_le(p), nv_load_u64_le(p + 8), (int64_t)nv_load_u64_le(p + 16), {0}};
     for (uint32_t k = 0; k < partitions; k++) {
-        out->next_sequence[k] = nv_get64(p + 24 + 8 * (size_t)k);
+        out->next_sequence[k] = nv_load_u64_le(p + 24 + 8 * (size_t)k);
     }
 }

@@ -5,9 +5,8 @@
 #ifndef NV_STORE_LOG_FORMAT_H
 #define NV_STORE_LOG_FORMAT_H
 
+#include "base/bytes.h"
 #include "store/log.h"
-
-#include <endian.h>
 
 enum {
     NV_LOG_VERSION = 1,
@@ -19,45 +18,6 @@ enum {
     NV_COMMIT_MAX = 4 << 20,      /* bytes on disk; above what a batch can hold */
     NV_LOG_INDEX_STEP = 256 << 10 /* about one index entry per this many bytes */
 };
-
-static inline void nv_put16(uint8_t *p, uint16_t v)
-{
-    v = htole16(v);
-    memcpy(p, &v, sizeof(v));
-}
-
-static inline void nv_put32(uint8_t *p, uint32_t v)
-{
-    v = htole32(v);
-    memcpy(p, &v, sizeof(v));
-}
-
-static inline void nv_put64(uint8_t *p, uint64_t v)
-{
-    v = htole64(v);
-    memcpy(p, &v, sizeof(v));
-}
-
-static inline uint16_t nv_get16(const uint8_t *p)
-{
-    uint16_t v;
-    memcpy(&v, p, sizeof(v));
-    return le16toh(v);
-}
-
-static inline uint32_t nv_get32(const uint8_t *p)
-{
-    uint32_t v;
-    memcpy(&v, p, sizeof(v));
-    return le32toh(v);
-}
-
-static inline uint64_t nv_get64(const uint8_t *p)
-{
-    uint64_t v;
-    memcpy(&v, p, sizeof(v));
-    return le64toh(v);
-}
 
 static inline uint64_t nv_align_up(uint64_t value, uint64_t align)
 {

@@ -166,8 +166,8 @@ static bool next_run(nv_log_chunk *chunk)
             return false;
         }
         const uint8_t *commit = chunk->bytes + chunk->at; /* verified when it was read */
-        chunk->runs = nv_span_of(commit + NV_COMMIT_HEADER, nv_get32(commit + 16));
-        chunk->at += nv_get32(commit + 20);
+        chunk->runs = nv_span_of(commit + NV_COMMIT_HEADER, nv_load_u32_le(commit + 16));
+        chunk->at += nv_load_u32_le(commit + 20);
     }
 }
 
@@ -181,8 +181,8 @@ bool nv_log_chunk_next(nv_log_chunk *chunk, nv_record *out)
         }
         const uint8_t *at = chunk->records.ptr;
         size_t left = chunk->records.len;
-        uint32_t size = left < NV_RECORD_HEADER ? 0 : nv_get32(at);
-        uint32_t properties = size ? nv_get16(at + 6) : 0;
+        uint32_t size = left < NV_RECORD_HEADER ? 0 : nv_load_u32_le(at);
+        uint32_t properties = size ? nv_load_u16_le(at + 6) : 0;
         if (NV_UNLIKELY(size < NV_RECORD_HEADER + properties || size > left)) {
             chunk->records_left = 0; /* a right checksum over wrong lengths: nothing in this run can be told apart */
             continue;
@@ -511,16 +511,16 @@ static bool read_tail(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
     const uint8_t *bytes = piece.block->bytes;
     bool known = piece.block->id == r->tail_id && r->tail_at >= piece.start && r->tail_at < piece.end;
     size_t at = known ? r->tail_at : piece.start;
-    while (nv_get64(bytes + at + 8) < r->next_commit) {
-        at += nv_get32(bytes + at + 20);
+    while (nv_load_u64_le(bytes + at + 8) < r->next_commit) {
+        at += nv_load_u32_le(bytes + at + 20);
     }
     size_t start = at;
     uint64_t from = r->next_commit;
     uint64_t records = 0;
     do {
-        records += count_wanted(&r->want, nv_span_of(bytes + at + NV_COMMIT_HEADER, nv_get32(bytes + at + 16)));
-        r->next_commit = nv_get64(bytes + at + 8) + 1;
-        at += nv_get32(bytes + at + 20);
+        records += count_wanted(&r->want, nv_span_of(bytes + at + NV_COMMIT_HEADER, nv_load_u32_le(bytes + at + 16)));
+        r->next_commit = nv_load_u64_le(bytes + at + 8) + 1;
+        at += nv_load_u32_le(bytes + at + 20);
     } while (at < piece.end && at - start < r->chunk_bytes);
     r->misses = 0;
     r->segment = 0; /* its place in the files is to be looked up when it returns to them */

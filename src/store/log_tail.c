@@ -36,7 +36,7 @@ static nv_tail_block *new_block(nv_tail *tail, size_t need)
 
 void nv_tail_prepare(nv_tail *tail, const uint8_t *commit)
 {
-    size_t used = NV_COMMIT_HEADER + (size_t)nv_get32(commit + 16);
+    size_t used = NV_COMMIT_HEADER + (size_t)nv_load_u32_le(commit + 16);
     size_t size = (size_t)nv_align_up(used, NV_LOG_DENSE_ALIGN);
     if (!tail->open || tail->open_used + size > tail->open->capacity) {
         nv_tail_block_release(tail->open);
@@ -47,9 +47,9 @@ void nv_tail_prepare(nv_tail *tail, const uint8_t *commit)
         return; /* a gap: publishing begins anew behind it */
     }
     uint8_t *at = tail->open->bytes + tail->open_used;
-    uint64_t index = nv_get64(commit + 8);
+    uint64_t index = nv_load_u64_le(commit + 8);
     memcpy(at, commit, used);
-    nv_put32(at + 20, (uint32_t)size);
+    nv_store_u32_le(at + 20, (uint32_t)size);
     nv_tail_piece *last = tail->ready_count ? &tail->ready[tail->ready_count - 1] : NULL;
     if (last && last->block == tail->open && last->next_commit == index) {
         last->end += size;

@@ -237,12 +237,12 @@ static void seal_commit(nv_log *log, nv_log_batch *batch, nv_commit *commit, uin
 {
     uint8_t *at = batch->memory + NV_COMMIT_HEADER;
     uint8_t *end = batch->memory + batch->used;
-    for (uint8_t *run = at; run < end; run += nv_get32(run)) {
-        nv_part_point *part = &log->point.parts[nv_get16(run + 4)];
+    for (uint8_t *run = at; run < end; run += nv_load_u32_le(run)) {
+        nv_part_point *part = &log->point.parts[nv_load_u16_le(run + 4)];
         nv_run_patch(run, part->next_sequence, part->next_offset, now_us);
-        uint64_t bytes = nv_get32(run) - NV_RUN_HEADER - (uint32_t)nv_get16(run + 6);
-        part->last_offset = part->next_offset + nv_get32(run + 36);
-        part->next_sequence += nv_get32(run + 8);
+        uint64_t bytes = nv_load_u32_le(run) - NV_RUN_HEADER - (uint32_t)nv_load_u16_le(run + 6);
+        part->last_offset = part->next_offset + nv_load_u32_le(run + 36);
+        part->next_sequence += nv_load_u32_le(run + 8);
         part->next_offset += bytes;
         part->last_time_us = now_us;
     }

@@ -35,7 +35,7 @@ nv_err nv_amqp_read_frame(nv_span bytes, uint32_t max_frame, nv_amqp_frame *out)
     if (bytes.len < 4) {
         return NV_E_MORE;
     }
-    uint32_t size = nv_load32(bytes.ptr);
+    uint32_t size = nv_load_u32_be(bytes.ptr);
     out->size = size;
     if (size < NV_AMQP_FRAME_HEADER_SIZE) {
         return NV_E_SYNTAX;
@@ -55,7 +55,7 @@ nv_err nv_amqp_read_frame(nv_span bytes, uint32_t max_frame, nv_amqp_frame *out)
         return NV_E_MORE;
     }
     out->type = (nv_amqp_frame_type)type;
-    out->channel = type == NV_AMQP_FRAME_AMQP ? nv_load16(bytes.ptr + 6) : 0; /* SASL: ignored (5.3.1) */
+    out->channel = type == NV_AMQP_FRAME_AMQP ? nv_load_u16_be(bytes.ptr + 6) : 0; /* SASL: ignored (5.3.1) */
     out->body = nv_span_of(bytes.ptr + offset, size - offset);
     return NV_OK;
 }
@@ -63,10 +63,10 @@ nv_err nv_amqp_read_frame(nv_span bytes, uint32_t max_frame, nv_amqp_frame *out)
 void nv_amqp_write_frame_header(uint8_t out[NV_AMQP_FRAME_HEADER_SIZE], nv_amqp_frame_type type, uint16_t channel,
                                 uint32_t size)
 {
-    nv_store32(out, size);
+    nv_store_u32_be(out, size);
     out[4] = NV_AMQP_FRAME_HEADER_SIZE / 4;
     out[5] = (uint8_t)type;
-    nv_store16(out + 6, channel);
+    nv_store_u16_be(out + 6, channel);
 }
 
 size_t nv_amqp_begin_frame(nv_writer *w, nv_amqp_frame_type type, uint16_t channel)
@@ -89,5 +89,5 @@ void nv_amqp_end_frame(nv_writer *w, size_t mark)
         w->err = NV_E_TOO_BIG;
         return;
     }
-    nv_store32(w->start + mark, (uint32_t)size);
+    nv_store_u32_be(w->start + mark, (uint32_t)size);
 }

@@ -1,4 +1,5 @@
 /** Protocol headers and frames of AMQP 1.0. */
+#include "base/bytes.h"
 #include "codec/amqp/frame.h"
 #include "codec/amqp/vectors.h"
 
@@ -83,7 +84,7 @@ static void frames_by_hand(void **state)
         }
         if (err == NV_OK) {
             assert_int_equal(frame.type, bytes.ptr[5]);
-            assert_int_equal(frame.channel, frame.type == NV_AMQP_FRAME_SASL ? 0 : bytes.ptr[6] << 8 | bytes.ptr[7]);
+            assert_int_equal(frame.channel, frame.type == NV_AMQP_FRAME_SASL ? 0 : nv_load_u16_be(bytes.ptr + 6));
             assert_ptr_equal(frame.body.ptr + frame.body.len, bytes.ptr + frame.size);
             assert_int_equal(frame.body.len, frame.size - bytes.ptr[4] * 4u);
         }

@@ -95,13 +95,13 @@ static inline bool read_text(const uint8_t *at, size_t len, nv_span *out)
 
 static inline bool read_uint(const uint8_t *at, uint32_t *out)
 {
-    *out = *at == CODE_UINT_8 ? at[1] : *at == CODE_UINT ? nv_load32(at + 1) : 0;
+    *out = *at == CODE_UINT_8 ? at[1] : *at == CODE_UINT ? nv_load_u32_be(at + 1) : 0;
     return *at == CODE_UINT_8 || *at == CODE_UINT || *at == CODE_UINT_0;
 }
 
 static inline bool read_ulong(const uint8_t *at, uint64_t *out)
 {
-    *out = *at == CODE_ULONG_8 ? at[1] : *at == CODE_ULONG ? nv_load64(at + 1) : 0;
+    *out = *at == CODE_ULONG_8 ? at[1] : *at == CODE_ULONG ? nv_load_u64_be(at + 1) : 0;
     return *at == CODE_ULONG_8 || *at == CODE_ULONG || *at == CODE_ULONG_0;
 }
 
@@ -131,12 +131,12 @@ static inline bool read_field(uint8_t kind, const uint8_t *at, size_t len, void 
         *(uint8_t *)member = at[len - 1];
         return *at == CODE_UBYTE;
     case USHORT:
-        *(uint16_t *)member = *at == CODE_USHORT ? nv_load16(at + 1) : 0;
+        *(uint16_t *)member = *at == CODE_USHORT ? nv_load_u16_be(at + 1) : 0;
         return *at == CODE_USHORT;
     case ULONG:
         return read_ulong(at, member);
     case TIMESTAMP:
-        *(int64_t *)member = *at == CODE_TIMESTAMP ? (int64_t)nv_load64(at + 1) : 0;
+        *(int64_t *)member = *at == CODE_TIMESTAMP ? (int64_t)nv_load_u64_be(at + 1) : 0;
         return *at == CODE_TIMESTAMP;
     }
     return false;
@@ -346,8 +346,8 @@ static void end_fields(nv_writer *w, size_t body, uint8_t count)
     memmove(at + WIDER, at, len);
     w->at += WIDER;
     at[-3] = CODE_LIST_32;
-    nv_store32(at - 2, (uint32_t)(len + 4));
-    nv_store32(at + 2, count);
+    nv_store_u32_be(at - 2, (uint32_t)(len + 4));
+    nv_store_u32_be(at + 2, count);
 }
 
 static void write_row(nv_writer *w, const table_row *row, const void *in)

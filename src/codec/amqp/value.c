@@ -92,7 +92,7 @@ bool nv_amqp_utf8_valid(nv_span text)
 
 static uint32_t load_size(const uint8_t *at, size_t width)
 {
-    return width == 1 ? *at : nv_load32(at);
+    return width == 1 ? *at : nv_load_u32_be(at);
 }
 
 bool nv_amqp_skip(nv_reader *r)
@@ -153,28 +153,28 @@ static bool read_fixed(uint8_t code, const uint8_t *at, nv_amqp_value *out)
         out->i = (int64_t)(at[0] ^ 0x80u) - 0x80; /* the sign extended */
         return true;
     case CODE_USHORT:
-        out->u = nv_load16(at);
+        out->u = nv_load_u16_be(at);
         return true;
     case CODE_SHORT:
-        out->i = (int16_t)nv_load16(at);
+        out->i = (int16_t)nv_load_u16_be(at);
         return true;
     case CODE_UINT:
     case CODE_FLOAT:
-        out->u = nv_load32(at);
+        out->u = nv_load_u32_be(at);
         return true;
     case CODE_CHAR:
-        out->u = nv_load32(at);
+        out->u = nv_load_u32_be(at);
         return char_valid((uint32_t)out->u);
     case CODE_INT:
-        out->i = (int32_t)nv_load32(at);
+        out->i = (int32_t)nv_load_u32_be(at);
         return true;
     case CODE_ULONG:
     case CODE_DOUBLE:
-        out->u = nv_load64(at);
+        out->u = nv_load_u64_be(at);
         return true;
     case CODE_LONG:
     case CODE_TIMESTAMP:
-        out->i = (int64_t)nv_load64(at);
+        out->i = (int64_t)nv_load_u64_be(at);
         return true;
     case CODE_DECIMAL32:
     case CODE_DECIMAL64:
@@ -429,7 +429,7 @@ static void put16(nv_writer *w, uint8_t code, uint16_t value)
 {
     if (nv_writer_has(w, 3)) {
         w->at[0] = code;
-        nv_store16(w->at + 1, value);
+        nv_store_u16_be(w->at + 1, value);
         w->at += 3;
     }
 }
@@ -438,7 +438,7 @@ static void put32(nv_writer *w, uint8_t code, uint32_t value)
 {
     if (nv_writer_has(w, 5)) {
         w->at[0] = code;
-        nv_store32(w->at + 1, value);
+        nv_store_u32_be(w->at + 1, value);
         w->at += 5;
     }
 }
@@ -447,7 +447,7 @@ static void put64(nv_writer *w, uint8_t code, uint64_t value)
 {
     if (nv_writer_has(w, 9)) {
         w->at[0] = code;
-        nv_store64(w->at + 1, value);
+        nv_store_u64_be(w->at + 1, value);
         w->at += 9;
     }
 }
@@ -709,8 +709,8 @@ static void end_compound(nv_writer *w, size_t mark, uint32_t count)
         w->err = NV_E_TOO_BIG;
         return;
     }
-    nv_store32(w->start + mark, (uint32_t)size);
-    nv_store32(w->start + mark + 4, count);
+    nv_store_u32_be(w->start + mark, (uint32_t)size);
+    nv_store_u32_be(w->start + mark + 4, count);
 }
 
 size_t nv_amqp_begin_list(nv_writer *w)

@@ -1,7 +1,8 @@
-/** What the files of the AMQP codec share among themselves: big-endian loads and stores, and checks of text. */
+/** What the files of the AMQP codec share among themselves: codes, extents, and checks of text. */
 #ifndef NV_CODEC_AMQP_WIRE_H
 #define NV_CODEC_AMQP_WIRE_H
 
+#include "base/bytes.h"
 #include "codec/amqp/performative.h"
 
 /** Format codes (part 1 section 1.6) that are spelled out somewhere. */
@@ -50,40 +51,6 @@ enum {
 /** Set in the code of a variable, compound or array type whose size has four bytes. */
 #define CODE_WIDE 0x10u
 
-static inline uint16_t nv_load16(const uint8_t *p)
-{
-    return (uint16_t)(p[0] << 8 | p[1]);
-}
-
-static inline uint32_t nv_load32(const uint8_t *p)
-{
-    return (uint32_t)p[0] << 24 | (uint32_t)p[1] << 16 | (uint32_t)p[2] << 8 | p[3];
-}
-
-static inline uint64_t nv_load64(const uint8_t *p)
-{
-    return (uint64_t)nv_load32(p) << 32 | nv_load32(p + 4);
-}
-
-static inline void nv_store16(uint8_t *p, uint16_t value)
-{
-    value = __builtin_bswap16(value);
-    memcpy(p, &value, sizeof(value));
-}
-
-static inline void nv_store32(uint8_t *p, uint32_t value)
-{
-    value = __builtin_bswap32(value);
-    memcpy(p, &value, sizeof(value));
-}
-
-static inline void nv_store64(uint8_t *p, uint64_t value)
-{
-    value = __builtin_bswap64(value);
-    memcpy(p, &value, sizeof(value));
-}
-_Static_assert(__BYTE_ORDER__ == __ORDER_LITTLE_ENDIAN__, "the stores swap");
-
 /** By format code, nv_amqp_extent()'s table. Fixed types: their bytes behind the code, plus one. Any other: the bytes
  * of their size, plus SHAPE_SIZED. 0: no such code. */
 extern const uint8_t nv_amqp_shape_of[256];
@@ -100,7 +67,7 @@ static inline size_t nv_amqp_extent(const uint8_t *at, size_t left)
     if (head > left) {
         return 0;
     }
-    size_t len = head + (head == 2 ? at[1] : nv_load32(at + 1));
+    size_t len = head + (head == 2 ? at[1] : nv_load_u32_be(at + 1));
     return len <= left ? len : 0;
 }
 

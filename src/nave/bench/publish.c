@@ -5,6 +5,7 @@
 #include "nave/bench/mqtt.h"
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "codec/mqtt.h"
 
 #include <stdlib.h>
@@ -81,8 +82,7 @@ static size_t build(publish *p, lane *l, uint32_t index, uint64_t count, int64_t
     for (; count && (used == 0 || used + len <= BUILD_BYTES); count--) {
         memcpy(p->out + used, l->packet, len);
         if (l->id_offset) {
-            p->out[used + l->id_offset] = (uint8_t)(id >> 8);
-            p->out[used + l->id_offset + 1] = (uint8_t)id;
+            nv_store_u16_be(p->out + used + l->id_offset, (uint16_t)id);
         }
         l->sent_ns[slot] = p->o->rate ? due_ns(p, index, l->next) : now_ns;
         slot = slot + 1 == p->o->window ? 0 : slot + 1;
@@ -143,7 +143,7 @@ static void on_acked(nv_fleet *fleet, nv_client *client, const uint8_t *acks, si
     publish *p = fleet->mode;
     lane *l = &p->lanes[client->index];
     for (size_t i = 0; i < count; i++, acks += NV_MQTT_ACK_SIZE) {
-        uint16_t id = (uint16_t)(acks[2] << 8 | acks[3]);
+        uint16_t id = nv_load_u16_be(acks + 2);
         if (NV_UNLIKELY(l->low == l->next || p->o->qos == 0 ||
                         (id != l->low_id && !ack_out_of_order(p, l, id, fleet->now_ns)))) {
             nv_fleet_fail(fleet, client, NV_FLEET_PUBACK, "PUBACK for a message that is not outstanding");

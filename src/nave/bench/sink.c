@@ -6,6 +6,7 @@
 #include "nave/bench/sink.h"
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "nave/bench/link.h"
 #include "nave/bench/options.h"
 
@@ -87,7 +88,7 @@ static void answer_subscribe(sink *s, const uint8_t *body, size_t len)
     uint8_t ack[64] = {0x90, 2, body[0], body[1]};
     size_t used = 4;
     for (size_t at = 2; at + 2 <= len && used < sizeof(ack); used++) {
-        at += 2 + ((size_t)body[at] << 8 | body[at + 1]) + 1;
+        at += 2 + (size_t)nv_load_u16_be(body + at) + 1;
     }
     ack[1] = (uint8_t)(used - 2);
     answer(s, ack, used);
@@ -103,7 +104,7 @@ static bool on_packet(sink *s, uint8_t first, const uint8_t *body, size_t len)
         answer(s, connack, sizeof(connack));
         return true;
     case 3: {
-        size_t topic = len >= 2 ? (size_t)body[0] << 8 | body[1] : 0;
+        size_t topic = len >= 2 ? nv_load_u16_be(body) : 0;
         if (!(first & 0x06)) {
             return true;
         }

@@ -1,5 +1,7 @@
 #include "session/amqp/engine_impl.h"
 
+#include "base/bytes.h"
+
 #include <assert.h>
 #include <stdlib.h>
 
@@ -17,10 +19,7 @@ typedef struct transfer_head {
 
 static inline uint8_t *put32(uint8_t *at, uint32_t value)
 {
-    at[0] = (uint8_t)(value >> 24);
-    at[1] = (uint8_t)(value >> 16);
-    at[2] = (uint8_t)(value >> 8);
-    at[3] = (uint8_t)value;
+    nv_store_u32_be(at, value);
     return at + 4;
 }
 

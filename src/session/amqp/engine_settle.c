@@ -1,5 +1,7 @@
 #include "session/amqp/engine_impl.h"
 
+#include "base/bytes.h"
+
 /* ---- our DISPOSITION ---------------------------------------------------------------------------------------- */
 
 #define RANGE_AT 16u /* of `first` in the frame of a plain one; `last` is 5 bytes behind it */
@@ -50,14 +52,6 @@ static void put_state(nv_amqp_conn *conn, nv_writer *w, const nv_amqp_outcome *o
     nv_amqp_encode(w, &p);
 }
 
-static void store32(uint8_t *at, uint32_t value)
-{
-    at[0] = (uint8_t)(value >> 24);
-    at[1] = (uint8_t)(value >> 16);
-    at[2] = (uint8_t)(value >> 8);
-    at[3] = (uint8_t)value;
-}
-
 /* The last thing in the output is a DISPOSITION that these can join. */
 static bool join_last(nv_amqp_conn *conn, const engine_session *s, uint8_t role, uint8_t code, uint32_t first,
                       uint32_t last)
@@ -76,8 +70,8 @@ static bool join_last(nv_amqp_conn *conn, const engine_session *s, uint8_t role,
     } else {
         return false;
     }
-    store32(frame + RANGE_AT, p->tail.first);
-    store32(frame + RANGE_AT + 5, p->tail.last);
+    nv_store_u32_be(frame + RANGE_AT, p->tail.first);
+    nv_store_u32_be(frame + RANGE_AT + 5, p->tail.last);
     return true;
 }
 

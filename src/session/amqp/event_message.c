@@ -1,9 +1,9 @@
 #include "session/amqp/event_message.h"
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "session/amqp/server_internal.h"
 
-#include <endian.h>
 #include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -203,16 +203,10 @@ static bool fits(const amqp_event_head *head, const nv_record *record)
            nv_span_eq(nv_span_of(head->made_of + head->stamp_len, head->properties_len), record->properties);
 }
 
-static void put64(uint8_t *at, uint64_t value)
-{
-    value = htobe64(value);
-    memcpy(at, &value, sizeof(value));
-}
-
 static void patch(amqp_event_head *head, const nv_record *record)
 {
-    put64(head->sequence_at, record->sequence);
-    put64(head->time_at, (uint64_t)(record->enqueued_us / NV_US_PER_MS));
+    nv_store_u64_be(head->sequence_at, record->sequence);
+    nv_store_u64_be(head->time_at, (uint64_t)(record->enqueued_us / NV_US_PER_MS));
     memcpy(head->arrived_at, head->time_at, 8);
     uint64_t offset = record->offset;
     for (uint32_t i = head->offset_digits; i > 0; i--) {

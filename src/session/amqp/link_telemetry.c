@@ -11,6 +11,7 @@
 #include "session/amqp/device_links.h"
 
 #include "base/alloc.h"
+#include "base/bytes.h"
 #include "core/twin.h"
 
 #include <assert.h>
@@ -206,7 +207,7 @@ static bool read_lone_data(nv_span rest, nv_span *body)
         }
         if (at[3] == 0xb0 && rest.len >= 8) {
             *body = nv_span_skip(rest, 8);
-            return body->len == ((size_t)at[4] << 24 | (size_t)at[5] << 16 | (size_t)at[6] << 8 | at[7]);
+            return body->len == nv_load_u32_be(at + 4);
         }
     }
     return false;
