@@ -11,28 +11,10 @@
 #define MAX_PROPERTIES 256u  /* of one message; decoding is quadratic in it */
 #define SCRATCH_BYTES  1024u /* longer bags allocate */
 
-/* Keys that the hub stamps; a client's own copy is ignored. */
-static const char *const stamped_keys[] = {"$.cdid",
-                                           "$.cmid",
-                                           "iothub-connection-device-id",
-                                           "iothub-connection-module-id",
-                                           "iothub-connection-auth-method",
-                                           "iothub-connection-auth-generation-id",
-                                           "iothub-enqueuedtime",
-                                           "iothub-message-source",
-                                           "dt-dataschema"};
-
-static bool is_stamped(nv_span name)
+/* What the hub stamps, by its keys of the bag too: a client's own copy is ignored. */
+static bool is_stamped(nv_span key)
 {
-    if (name.len < 6 || (name.ptr[0] != '$' && name.ptr[0] != 'i' && name.ptr[0] != 'd')) {
-        return false;
-    }
-    for (size_t i = 0; i < NV_COUNT_OF(stamped_keys); i++) {
-        if (nv_span_eq_str(name, stamped_keys[i])) {
-            return true;
-        }
-    }
-    return false;
+    return nv_property_is_stamped(key) || nv_span_eq_str(key, "$.cdid") || nv_span_eq_str(key, "$.cmid");
 }
 
 static nv_value value_of(const nv_bag_property *property)

@@ -39,6 +39,26 @@ nv_system_property nv_system_property_of_mqtt(nv_span key)
     return NV_PROP_APPLICATION;
 }
 
+bool nv_property_is_stamped(nv_span name)
+{
+    static const char *const names[] = {"iothub-connection-device-id",
+                                        "iothub-connection-module-id",
+                                        "iothub-connection-auth-method",
+                                        "iothub-connection-auth-generation-id",
+                                        "iothub-enqueuedtime",
+                                        "iothub-message-source",
+                                        "dt-dataschema"};
+    if (name.len == 0 || (name.ptr[0] != 'i' && name.ptr[0] != 'd')) {
+        return false;
+    }
+    for (size_t i = 0; i < NV_COUNT_OF(names); i++) {
+        if (nv_span_eq_str(name, names[i])) {
+            return true;
+        }
+    }
+    return false;
+}
+
 const char *nv_source_name(uint8_t source)
 {
     static const char *const names[] = {

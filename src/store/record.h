@@ -69,6 +69,11 @@ typedef enum nv_system_property {
 const char *nv_system_property_name(uint8_t id);
 /** The id behind an MQTT bag key ("$.mid"), or NV_PROP_APPLICATION. */
 nv_system_property nv_system_property_of_mqtt(nv_span key);
+/**
+ * Is this the logical name of something that the hub says of a message (`iothub-connection-device-id`, ...)? A sender's
+ * own property of that name is dropped (mqtt.md section 6).
+ */
+bool nv_property_is_stamped(nv_span name);
 /** "Telemetry", ... or NULL. Static storage. */
 const char *nv_source_name(uint8_t source);
 

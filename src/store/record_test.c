@@ -141,6 +141,36 @@ static void names(void **state)
     assert_null(nv_source_name(77));
 }
 
+static void stamped_names(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *name;
+        bool stamped;
+    } stamped[] = {
+        {"iothub-connection-device-id", true},
+        {"iothub-connection-module-id", true},
+        {"iothub-connection-auth-method", true},
+        {"iothub-connection-auth-generation-id", true},
+        {"iothub-enqueuedtime", true},
+        {"iothub-message-source", true},
+        {"dt-dataschema", true},
+        {"", false},
+        {"i", false},
+        {"dt-subject", false},
+        {"iothub-connection-device-id2", false},
+        {"iothub-connection-device", false},
+        {"IOTHUB-enqueuedtime", false},
+        {"message-id", false},
+        {"$.cdid", false}, /* a key of MQTT, not a name */
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(stamped); i++) {
+        if (nv_property_is_stamped(nv_span_str(stamped[i].name)) != stamped[i].stamped) {
+            fail_msg("\"%s\"", stamped[i].name);
+        }
+    }
+}
+
 static void values_as_text(void **state)
 {
     (void)state;
@@ -182,6 +212,7 @@ int main(void)
         cmocka_unit_test(bytes_on_disk),
         cmocka_unit_test(refused),
         cmocka_unit_test(names),
+        cmocka_unit_test(stamped_names),
         cmocka_unit_test(values_as_text),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

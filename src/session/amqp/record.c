@@ -186,27 +186,6 @@ static nv_system_property find_among(const nv_system_property *ids, size_t count
     return NV_PROP_APPLICATION;
 }
 
-/* What the hub stamps: a client's own copy is ignored, as over MQTT (mqtt.md section 6). */
-static bool is_stamped(nv_span name)
-{
-    static const char *const keys[] = {"iothub-connection-device-id",
-                                       "iothub-connection-module-id",
-                                       "iothub-connection-auth-method",
-                                       "iothub-connection-auth-generation-id",
-                                       "iothub-enqueuedtime",
-                                       "iothub-message-source",
-                                       "dt-dataschema"};
-    if (name.len < 6 || (name.ptr[0] != 'i' && name.ptr[0] != 'd')) {
-        return false;
-    }
-    for (size_t i = 0; i < NV_COUNT_OF(keys); i++) {
-        if (nv_span_eq_str(name, keys[i])) {
-            return true;
-        }
-    }
-    return false;
-}
-
 static void put_annotations(collector *c, const nv_amqp_value *map)
 {
     nv_reader at = nv_reader_of(map->bytes);
@@ -239,7 +218,7 @@ static void put_application_properties(collector *c, const nv_amqp_value *map)
             c->err = NV_E_SYNTAX;
         } else if (!value_of(&given, &value)) {
             c->err = NV_E_UNSUPPORTED;
-        } else if (!is_stamped(key.bytes)) {
+        } else if (!nv_property_is_stamped(key.bytes)) {
             put(c, find_among(applications, NV_COUNT_OF(applications), key.bytes), key.bytes, &value);
         }
     }
