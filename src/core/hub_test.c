@@ -539,6 +539,35 @@ static nv_hub_error change_group(fake_core *core, bool create)
     return change.error;
 }
 
+/* What a sender is, once: a model id that is too long costs it nothing else. */
+static void test_sender_stamps(void **state)
+{
+    (void)state;
+    static char long_text[70000];
+    static const struct {
+        size_t model_len;
+        bool kept;
+    } rows[] = {{0, true}, {1, true}, {300, true}, {65000, true}, {65530, false}, {65536, false}, {70000, false}};
+    nv_identity who = {.device_id = NV_SPAN_LIT("d1"),
+                       .module_id = NV_SPAN_LIT("m1"),
+                       .generation_id = NV_SPAN_LIT("638000000000000000")};
+    memset(long_text, 'x', sizeof(long_text));
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        nv_span model_id = nv_span_of(long_text, rows[i].model_len);
+        size_t len = 0;
+        uint8_t *bytes = nv_telemetry_stamp_new(&who, model_id, NV_AUTH_SCOPE_MODULE, NV_AUTH_TYPE_X509, &len);
+        nv_stamp stamp;
+        assert_int_equal(nv_stamp_decode(nv_span_of(bytes, len), &stamp), NV_OK);
+        assert_true(nv_span_eq(stamp.device_id, who.device_id));
+        assert_true(nv_span_eq(stamp.module_id, who.module_id));
+        assert_true(nv_span_eq(stamp.generation_id, who.generation_id));
+        assert_int_equal(stamp.scope, NV_AUTH_SCOPE_MODULE);
+        assert_int_equal(stamp.type, NV_AUTH_TYPE_X509);
+        assert_true(nv_span_eq(stamp.model_id, rows[i].kept ? model_id : NV_SPAN_EMPTY));
+        free(bytes);
+    }
+}
+
 static void test_groups_follow_the_store(void **state)
 {
     (void)state;
@@ -577,6 +606,7 @@ int main(void)
         cmocka_unit_test(test_settle),
         cmocka_unit_test(test_ticks),
         cmocka_unit_test(test_groups_follow_the_store),
+        cmocka_unit_test(test_sender_stamps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

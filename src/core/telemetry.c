@@ -79,6 +79,31 @@ void nv_telemetry_free(nv_telemetry *telemetry)
     free(telemetry);
 }
 
+uint8_t *nv_telemetry_stamp_new(const nv_identity *sender, nv_span model_id, nv_auth_scope scope, nv_auth_type type,
+                                size_t *len)
+{
+    nv_stamp stamp = {.device_id = sender->device_id,
+                      .module_id = sender->module_id,
+                      .generation_id = sender->generation_id,
+                      .model_id = model_id,
+                      .scope = scope,
+                      .type = type};
+    nv_buf encoded;
+    nv_buf_init(&encoded, UINT16_MAX);
+    nv_err err = nv_stamp_encode(&encoded, &stamp);
+    if (err != NV_OK) {
+        stamp.model_id = NV_SPAN_EMPTY; /* without it there is room: ids are short */
+        err = nv_stamp_encode(&encoded, &stamp);
+    }
+    *len = err == NV_OK ? nv_buf_len(&encoded) : 0;
+    uint8_t *bytes = nv_malloc(*len + 1); /* as many as it takes: every sender that is connected has them */
+    if (*len > 0) {
+        memcpy(bytes, nv_buf_span(&encoded).ptr, *len);
+    }
+    nv_buf_deinit(&encoded);
+    return bytes;
+}
+
 void nv_telemetry_client_init(nv_telemetry *telemetry, nv_telemetry_client *client, nv_span device_id, nv_span stamp)
 {
     nv_hub *hub = telemetry->loop->hub;

@@ -7,6 +7,7 @@
 
 #include "base/list.h"
 #include "core/hub.h"
+#include "core/identity.h"
 
 typedef struct nv_telemetry nv_telemetry;
 
@@ -31,7 +32,14 @@ nv_telemetry *nv_telemetry_new(nv_hub_loop *loop);
 /** Nothing is in flight. NULL is fine. */
 void nv_telemetry_free(nv_telemetry *telemetry);
 
-/** @p stamp is encoded (nv_stamp_encode) and owned by the client for its life. */
+/**
+ * The stamp of what @p sender sends on one connection, encoded as a client takes it. A model id that is longer than a
+ * stamp has room for is left out. @return *len bytes, the caller's, to be freed
+ */
+NV_NODISCARD uint8_t *nv_telemetry_stamp_new(const nv_identity *sender, nv_span model_id, nv_auth_scope scope,
+                                             nv_auth_type type, size_t *len);
+
+/** @p stamp is encoded (nv_telemetry_stamp_new, nv_stamp_encode) and lives as long as the client. */
 void nv_telemetry_client_init(nv_telemetry *telemetry, nv_telemetry_client *client, nv_span device_id, nv_span stamp);
 
 /** Before the client's memory goes: pending is 0, or nothing can complete any more. A zeroed client is fine. */

@@ -77,28 +77,25 @@ typedef struct d2c_message {
 
 typedef struct d2c_op {
     nv_http_exchange *x;
-    nv_telemetry_client client; /* not initialised before the first send: stamp is empty then */
-    nv_buf stamp;
+    nv_telemetry_client client; /* not initialised before the first send: stamp is NULL then */
+    uint8_t *stamp;
     struct json_object *tree; /* of a batch */
     d2c_message *messages;
     size_t count;
     size_t sent;
     nv_err failed;
-    bool initialised;
 } d2c_op;
 
 static void d2c_free(void *arg)
 {
     d2c_op *op = arg;
-    if (op->initialised) {
-        nv_telemetry_client_deinit(&op->client);
-    }
+    nv_telemetry_client_deinit(&op->client);
     for (size_t i = 0; i < op->count; i++) {
         nv_buf_deinit(&op->messages[i].properties);
         free(op->messages[i].own);
     }
     free(op->messages);
-    nv_buf_deinit(&op->stamp);
+    free(op->stamp);
     json_object_put(op->tree);
     free(op);
 }
@@ -149,26 +146,13 @@ static void stored(nv_telemetry_client *client, uint32_t count, nv_err status)
     }
 }
 
-static nv_err make_stamp(d2c_op *op)
-{
-    const nv_http_exchange *x = op->x;
-    nv_stamp stamp = {.device_id = x->device->device_id,
-                      .generation_id = x->device->generation_id,
-                      .scope = x->auth.scope,
-                      .type = x->auth.type};
-    return nv_stamp_encode(&op->stamp, &stamp);
-}
-
 static void begin(d2c_op *op)
 {
     nv_http_exchange *x = op->x;
-    if (make_stamp(op) != NV_OK) {
-        nv_http_fail(x, NV_HUB_ERROR_ServerError, NULL);
-        return;
-    }
-    nv_telemetry_client_init(x->loop->telemetry, &op->client, x->device->device_id, nv_buf_span(&op->stamp));
+    size_t len = 0;
+    op->stamp = nv_telemetry_stamp_new(x->device, NV_SPAN_EMPTY, x->auth.scope, x->auth.type, &len);
+    nv_telemetry_client_init(x->loop->telemetry, &op->client, x->device->device_id, nv_span_of(op->stamp, len));
     op->client.stored = stored;
-    op->initialised = true;
     nv_device_active(x->loop, x->device);
     (void)send_more(op);
 }
@@ -311,7 +295,6 @@ void nv_http_device_events(nv_http_exchange *x)
     }
     d2c_op *op = nv_calloc(1, sizeof(*op));
     op->x = x;
-    nv_buf_init(&op->stamp, 2048);
     x->op = op;
     x->op_free = d2c_free;
     if (nv_http_is_batch(x->request)) {

@@ -110,27 +110,8 @@ static bool will_is_telemetry(const mqtt_device *m, nv_span topic)
 
 void mqtt_make_stamp(mqtt_device *m, nv_span model_id)
 {
-    nv_stamp stamp = {.device_id = m->identity->device_id,
-                      .module_id = m->identity->module_id,
-                      .generation_id = m->identity->generation_id,
-                      .model_id = model_id,
-                      .scope = m->auth_scope,
-                      .type = m->auth_type};
-    nv_buf encoded;
-    nv_buf_init(&encoded, UINT16_MAX);
-    if (nv_stamp_encode(&encoded, &stamp) != NV_OK) {
-        stamp.model_id = NV_SPAN_EMPTY; /* longer than any model id may be */
-        nv_buf_clear(&encoded);
-        if (nv_stamp_encode(&encoded, &stamp) != NV_OK) {
-            nv_buf_clear(&encoded);
-        }
-    }
-    size_t len = nv_buf_len(&encoded);
-    uint8_t *bytes = nv_malloc(len + 1);
-    if (len > 0) {
-        memcpy(bytes, nv_buf_span(&encoded).ptr, len);
-    }
-    nv_buf_deinit(&encoded);
+    size_t len = 0;
+    uint8_t *bytes = nv_telemetry_stamp_new(m->identity, model_id, m->auth_scope, m->auth_type, &len);
     nv_telemetry_client_init(m->session.carrier->loop->telemetry, &m->client, m->identity->device_id,
                              nv_span_of(bytes, len));
 }

@@ -473,38 +473,11 @@ static const nv_amqp_link_ops ops = {.delivery = on_delivery, .detached = on_det
 /* ---- the sender as the log knows it ---------------------------------------------------------------------------------
  */
 
-/* As for MQTT: what the connection is, once per run of the log. @return its length, *out owned by the caller */
-static size_t make_stamp(const amqp_device *device, nv_span model_id, uint8_t **out)
-{
-    nv_stamp stamp = {.device_id = device->identity->device_id,
-                      .module_id = device->identity->module_id,
-                      .generation_id = device->identity->generation_id,
-                      .model_id = model_id,
-                      .scope = device->scope,
-                      .type = device->type};
-    nv_buf encoded;
-    nv_buf_init(&encoded, UINT16_MAX);
-    if (nv_stamp_encode(&encoded, &stamp) != NV_OK) {
-        stamp.model_id = NV_SPAN_EMPTY; /* longer than any model id may be */
-        nv_buf_clear(&encoded);
-        if (nv_stamp_encode(&encoded, &stamp) != NV_OK) {
-            nv_buf_clear(&encoded);
-        }
-    }
-    size_t len = nv_buf_len(&encoded);
-    *out = nv_malloc(len + 1);
-    if (len > 0) {
-        memcpy(*out, nv_buf_span(&encoded).ptr, len);
-    }
-    nv_buf_deinit(&encoded);
-    return len;
-}
-
 /* A model id may come with a later link: it holds from then on, unless something is still in flight. */
 static void use_stamp(amqp_device *device, nv_span model_id)
 {
-    uint8_t *stamp = NULL;
-    size_t len = make_stamp(device, model_id, &stamp);
+    size_t len = 0;
+    uint8_t *stamp = nv_telemetry_stamp_new(device->identity, model_id, device->scope, device->type, &len);
     bool same = device->stamp && nv_span_eq(device->client.stamp.bytes, nv_span_of(stamp, len));
     if (same || device->client.pending > 0) {
         free(stamp);
