@@ -204,6 +204,17 @@ void amqp_device_link_remove(amqp_device_link *self)
     end_if_linkless(self->device);
 }
 
+void amqp_device_link_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
+{
+    (void)problem;
+    amqp_device_link *self = link->owner;
+    amqp_device *d = self->device;
+    amqp_device_operation_begin(d);
+    amqp_device_link_remove(self);
+    self->end(self);
+    amqp_device_operation_end(d);
+}
+
 void amqp_device_want(amqp_device *d, uint32_t bit, bool on)
 {
     uint32_t wants = on ? d->wants | bit : d->wants & ~bit;

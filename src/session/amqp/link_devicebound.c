@@ -32,9 +32,8 @@ typedef struct bound_entry {
 } bound_entry;
 
 struct amqp_devicebound {
-    amqp_device_link base; /* base.link NULL: the link is gone */
+    amqp_device_link base; /* first member; base.link NULL: the link is gone */
     nv_c2d_puller puller;
-    amqp_device *device;
     nv_list held;     /* oldest first */
     nv_list sent;     /* oldest first */
     nv_list settling; /* those that the core has */
@@ -102,7 +101,7 @@ static void settled(nv_c2d_settle *settle)
 {
     bound_entry *entry = nv_container_of(settle, bound_entry, settle);
     struct amqp_devicebound *b = entry->owner;
-    amqp_device *device = b->device;
+    amqp_device *device = b->base.device;
     if (settle->error != NV_HUB_ERROR_NONE) { /* it comes again, or was settled elsewhere */
         nv_subject subject = amqp_device_subject(device);
         nv_diag(NV_LEVEL_DEBUG, "amqp", &subject, "message with the lock %s was not settled: %s", entry->lock_token,
@@ -120,13 +119,13 @@ static void settle(struct amqp_devicebound *b, bound_entry *entry, nv_c2d_outcom
     nv_list_remove(&entry->link);
     nv_list_push_back(&b->settling, &entry->link);
     b->count--;
-    amqp_device_operation_begin(b->device);
-    entry->settle = (nv_c2d_settle){.device_id = b->device->identity->device_id,
+    amqp_device_operation_begin(b->base.device);
+    entry->settle = (nv_c2d_settle){.device_id = b->base.device->identity->device_id,
                                     .lock_token = nv_span_str(entry->lock_token),
                                     .receiver = &b->puller.receiver,
                                     .outcome = outcome,
                                     .done = settled};
-    nv_c2d_settle_do(amqp_loop(b->device->server), &entry->settle);
+    nv_c2d_settle_do(amqp_loop(b->base.device->server), &entry->settle);
 }
 
 static bound_entry *find_in(nv_list *list, uint64_t cookie)
@@ -161,7 +160,7 @@ static void on_outcome(nv_amqp_link *link, uint32_t id, uint64_t cookie, const n
     struct amqp_devicebound *b = link->owner;
     bound_entry *entry = find_in(&b->sent, cookie);
     bool ends = outcome->settled || (outcome->kind != NV_AMQP_OUT_OTHER && outcome->kind != NV_AMQP_OUT_NONE);
-    amqp_device_active(b->device);
+    amqp_device_active(b->base.device);
     if (!ends) {
         return; /* `received` and its like say nothing final */
     }
@@ -292,7 +291,7 @@ static nv_err transfer(struct amqp_devicebound *b, bound_entry *entry, const nv_
     nv_body_kind kind = body_of(message, &body);
     nv_buf head;
     nv_buf_init(&head, 4096 + 8 * message->properties.len);
-    nv_err err = write_head(amqp_hub(b->device->server), message, kind, body.len, &head);
+    nv_err err = write_head(amqp_hub(b->base.device->server), message, kind, body.len, &head);
     if (err == NV_OK) {
         nv_amqp_send send = {.tag = nv_span_of(tag, sizeof(tag)),
                              .track = true,
@@ -319,7 +318,7 @@ static void send_entry(struct amqp_devicebound *b, bound_entry *entry)
     nv_list_push_back(&b->sent, &entry->link);
     b->sent_ever++;
     if (err != NV_OK) {
-        nv_subject subject = amqp_device_subject(b->device);
+        nv_subject subject = amqp_device_subject(b->base.device);
         nv_diag(NV_LEVEL_WARN, "amqp", &subject,
                 "message %" PRIu64 " rejected: it is longer than the device's link takes", message->sequence);
         settle(b, entry, NV_C2D_REJECT);
@@ -361,7 +360,7 @@ static void forget(struct amqp_devicebound *b, bound_entry *entry)
  * the device says of it would be ignored, and need not be known. */
 static void make_room(struct amqp_devicebound *b)
 {
-    const nv_limits *limits = &amqp_hub(b->device->server)->limits;
+    const nv_limits *limits = &amqp_hub(b->base.device->server)->limits;
     nv_amqp_outcome released = {.kind = NV_AMQP_OUT_RELEASED, .settled = true};
     while ((int64_t)b->count >= limits->c2d_inflight) {
         bool was_sent = !nv_list_empty(&b->sent);
@@ -387,9 +386,9 @@ static void on_message(nv_c2d_receiver *receiver, nv_c2d_message *message)
     nv_list_init(&entry->link);
     nv_list_push_back(&b->held, &entry->link);
     b->count++;
-    amqp_device_active(b->device);
+    amqp_device_active(b->base.device);
     send_held(b);
-    b->device->server->conn.session.carrier->wake(b->device->server->conn.session.carrier);
+    b->base.device->server->conn.session.carrier->wake(b->base.device->server->conn.session.carrier);
 }
 
 /* ---- the life of the link -------------------------------------------------------------------------------------------
@@ -398,7 +397,7 @@ static void on_message(nv_c2d_receiver *receiver, nv_c2d_message *message)
 static void core_let_go(nv_c2d_receiver *receiver)
 {
     struct amqp_devicebound *b = nv_container_of(receiver, struct amqp_devicebound, puller.receiver);
-    amqp_device *device = b->device;
+    amqp_device *device = b->base.device;
     b->attached = false;
     free_if_over(b);
     amqp_device_operation_end(device); /* the device may be gone */
@@ -413,33 +412,22 @@ static void end_link(amqp_device_link *self)
     while (!nv_list_empty(&b->held)) {
         forget(b, entry_of(b->held.next)); /* NOLINT(clang-analyzer-unix.Malloc) */
     }
-    if (b->device->devicebound == b) {
-        b->device->devicebound = NULL;
+    if (b->base.device->devicebound == b) {
+        b->base.device->devicebound = NULL;
     }
     b->base.link = NULL;
     if (b->attached) {
-        amqp_device_operation_begin(b->device);
+        amqp_device_operation_begin(b->base.device);
         nv_c2d_detach(&b->puller.receiver, core_let_go);
     }
     free_if_over(b);
 }
 
-static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
-{
-    (void)problem;
-    struct amqp_devicebound *b = link->owner;
-    amqp_device *device = b->device;
-    amqp_device_operation_begin(device);
-    amqp_device_link_remove(&b->base);
-    end_link(&b->base);
-    amqp_device_operation_end(device);
-}
-
-static const nv_amqp_link_ops ops = {.room = on_room, .outcome = on_outcome, .detached = on_detached};
+static const nv_amqp_link_ops ops = {.room = on_room, .outcome = on_outcome, .detached = amqp_device_link_detached};
 
 static void receive(struct amqp_devicebound *b)
 {
-    amqp_device *device = b->device;
+    amqp_device *device = b->base.device;
     b->puller.receiver = (nv_c2d_receiver){.identity = device->identity,
                                            .credit = (uint32_t)amqp_hub(device->server)->limits.c2d_inflight,
                                            .pulls = true,
@@ -453,7 +441,6 @@ void amqp_open_devicebound(amqp_server *s, amqp_device *device, nv_amqp_link *li
     (void)s;
     (void)address;
     struct amqp_devicebound *b = nv_calloc(1, sizeof(*b));
-    b->device = device;
     b->base.end = end_link;
     nv_list_init(&b->held);
     nv_list_init(&b->sent);

@@ -13,17 +13,6 @@ static void end_link(amqp_device_link *self)
     free(self);
 }
 
-static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
-{
-    (void)problem;
-    amqp_device_link *self = link->owner;
-    amqp_device *device = self->device;
-    amqp_device_operation_begin(device);
-    amqp_device_link_remove(self);
-    end_link(self);
-    amqp_device_operation_end(device);
-}
-
 static void on_room(nv_amqp_link *link)
 {
     if (link->drain) {
@@ -31,7 +20,7 @@ static void on_room(nv_amqp_link *link)
     }
 }
 
-static const nv_amqp_link_ops ops = {.room = on_room, .detached = on_detached};
+static const nv_amqp_link_ops ops = {.room = on_room, .detached = amqp_device_link_detached};
 
 void amqp_open_module_input(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address)
 {

@@ -154,18 +154,7 @@ static void on_room(nv_amqp_link *link)
     pair->kind->changed(pair);
 }
 
-static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
-{
-    (void)problem;
-    amqp_device_link *self = link->owner;
-    amqp_device *device = self->device;
-    amqp_device_operation_begin(device);
-    amqp_device_link_remove(self);
-    amqp_pair_end(self);
-    amqp_device_operation_end(device);
-}
-
-static const nv_amqp_link_ops ops = {.delivery = on_delivery, .room = on_room, .detached = on_detached};
+static const nv_amqp_link_ops ops = {.delivery = on_delivery, .room = on_room, .detached = amqp_device_link_detached};
 
 static bool is_partner(const amqp_pair_link *l, const amqp_pair_link *other)
 {

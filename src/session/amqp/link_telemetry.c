@@ -457,18 +457,7 @@ static void end_link(amqp_device_link *self)
     free(self);
 }
 
-static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
-{
-    (void)problem;
-    amqp_device_link *self = link->owner;
-    amqp_device *device = self->device;
-    amqp_device_operation_begin(device);
-    amqp_device_link_remove(self);
-    end_link(self);
-    amqp_device_operation_end(device);
-}
-
-static const nv_amqp_link_ops ops = {.delivery = on_delivery, .detached = on_detached};
+static const nv_amqp_link_ops ops = {.delivery = on_delivery, .detached = amqp_device_link_detached};
 
 /* ---- the sender as the log knows it ---------------------------------------------------------------------------------
  */

@@ -274,11 +274,17 @@ typedef struct amqp_device_link {
     nv_amqp_link *link;
     /**
      * The link is over: release what is held and free the kind's object, as in nv_amqp_link_ops.detached(), which is
-     * not called then. device.c has taken it off its list and detaches the engine's link right after. Kinds are told
-     * apart by this function.
+     * not called then. device.c has taken it off its list and detaches the engine's link right after, if it is not gone
+     * already. Kinds are told apart by this function.
      */
     void (*end)(struct amqp_device_link *self);
 } amqp_device_link;
+
+/**
+ * nv_amqp_link_ops.detached of every kind: forget the link and end it. The owner of the engine's link begins with its
+ * amqp_device_link. The last one lets the device go.
+ */
+void amqp_device_link_detached(nv_amqp_link *link, const nv_amqp_problem *problem);
 
 /** An ATTACH of a node whose WHO is DEVICE: authenticated, claimed, then opened; or refused. */
 void amqp_device_attach(amqp_server *s, nv_amqp_link *link, const amqp_address *address);
