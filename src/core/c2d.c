@@ -15,18 +15,18 @@
 
 #define LOCK_MAX_US (300 * NV_US_PER_S)
 
-static nv_c2d *c2d_of(nv_hub *hub, nv_span device_id)
+nv_c2d *nv_c2d_of(nv_hub *hub, nv_span device_id)
 {
     return nv_hub_shard_loop(hub, device_id)->c2d;
 }
 
-static void post_to_shard(nv_hub_loop *loop, nv_span device_id, nv_task *task, void (*run)(nv_task *task))
+void nv_c2d_post_to_shard(nv_hub_loop *loop, nv_span device_id, nv_task *task, void (*run)(nv_task *task))
 {
     task->run = run;
     nv_post(nv_hub_shard_loop(loop->hub, device_id)->exec, task);
 }
 
-static bool id_possible(nv_span device_id)
+bool nv_c2d_id_possible(nv_span device_id)
 {
     return device_id.len > 0 && device_id.len <= NV_ID_MAX;
 }
@@ -140,7 +140,7 @@ static void send_ready(nv_c2d_waiter *waiter, nv_c2d_queue *queue, nv_hub_error 
 static void send_on_shard(nv_task *task)
 {
     nv_c2d_send *send = nv_container_of(task, nv_c2d_send, _task);
-    nv_c2d *c2d = c2d_of(send->_loop->hub, send->device_id);
+    nv_c2d *c2d = nv_c2d_of(send->_loop->hub, send->device_id);
     if (c2d->closed) {
         post_send(send, NV_HUB_ERROR_ServiceUnavailable);
         return;
@@ -165,7 +165,7 @@ static nv_hub_error check_send(nv_c2d_send *send)
     const nv_limits *limits = &hub->limits;
     nv_value id;
     size_t size = 0;
-    if (!id_possible(send->device_id)) {
+    if (!nv_c2d_id_possible(send->device_id)) {
         return NV_HUB_ERROR_DeviceNotFound;
     }
     if (nv_record_size(send->properties, send->body, &size) != NV_OK) {
@@ -196,7 +196,7 @@ void nv_c2d_send_do(nv_hub_loop *loop, nv_c2d_send *send)
         post_send(send, error);
         return;
     }
-    post_to_shard(loop, send->device_id, &send->_task, send_on_shard);
+    nv_c2d_post_to_shard(loop, send->device_id, &send->_task, send_on_shard);
 }
 
 /* ---- taking ------------------------------------------------------------------------------------------------- */
@@ -233,7 +233,7 @@ static void take_ready(nv_c2d_waiter *waiter, nv_c2d_queue *queue, nv_hub_error 
 static void take_on_shard(nv_task *task)
 {
     nv_c2d_take *take = nv_container_of(task, nv_c2d_take, _task);
-    nv_c2d *c2d = c2d_of(take->_loop->hub, take->device_id);
+    nv_c2d *c2d = nv_c2d_of(take->_loop->hub, take->device_id);
     if (c2d->closed) {
         take->error = NV_HUB_ERROR_ServiceUnavailable;
         nv_c2d_post_take(take);
@@ -253,12 +253,12 @@ void nv_c2d_take_do(nv_hub_loop *loop, nv_c2d_take *take)
     take->error = NV_HUB_ERROR_NONE;
     take->message = NULL;
     take->lock_us = take->lock_us > LOCK_MAX_US ? LOCK_MAX_US : take->lock_us;
-    if (!id_possible(take->device_id)) {
+    if (!nv_c2d_id_possible(take->device_id)) {
         take->error = NV_HUB_ERROR_DeviceNotFound;
         nv_c2d_post_take(take);
         return;
     }
-    post_to_shard(loop, take->device_id, &take->_task, take_on_shard);
+    nv_c2d_post_to_shard(loop, take->device_id, &take->_task, take_on_shard);
 }
 
 /* ---- settling ----------------------------------------------------------------------------------------------- */
@@ -287,7 +287,7 @@ static bool lock_holds(const nv_c2d_entry *entry, nv_span device_id)
 static void settle_on_shard(nv_task *task)
 {
     nv_c2d_settle *settle = nv_container_of(task, nv_c2d_settle, _task);
-    nv_c2d *c2d = c2d_of(settle->_loop->hub, settle->device_id);
+    nv_c2d *c2d = nv_c2d_of(settle->_loop->hub, settle->device_id);
     nv_c2d_entry *entry = nv_map_get(&c2d->locks, settle->lock_token);
     if (!entry || !lock_holds(entry, settle->device_id)) {
         nv_c2d_post_settle(settle, NV_HUB_ERROR_DeviceMessageLockLost); /* its timer is about to say so */
@@ -311,352 +311,7 @@ static void settle_on_shard(nv_task *task)
 void nv_c2d_settle_do(nv_hub_loop *loop, nv_c2d_settle *settle)
 {
     settle->_loop = loop;
-    post_to_shard(loop, settle->device_id, &settle->_task, settle_on_shard);
-}
-
-/* ---- receivers ---------------------------------------------------------------------------------------------- */
-
-typedef struct attach_op {
-    nv_task task;
-    nv_c2d_waiter waiter;
-    nv_c2d_receiver *receiver;
-} attach_op;
-
-/* A failing store leaves it without messages until something of the queue works again. */
-static void attach_ready(nv_c2d_waiter *waiter, nv_c2d_queue *queue, nv_hub_error error)
-{
-    (void)queue;
-    (void)error;
-    free(nv_container_of(waiter, attach_op, waiter));
-}
-
-static void attach_on_shard(nv_task *task)
-{
-    attach_op *self = nv_container_of(task, attach_op, task);
-    nv_c2d_receiver *receiver = self->receiver;
-    nv_span device_id = receiver->identity->device_id;
-    nv_c2d_queue *queue = nv_c2d_queue_of(c2d_of(receiver->_loop->hub, device_id), device_id);
-    nv_c2d_queue_add_receiver(queue, receiver);
-    self->waiter.ready = attach_ready;
-    nv_c2d_queue_need(queue, &self->waiter);
-    nv_c2d_queue_settle(queue);
-}
-
-void nv_c2d_attach(nv_hub_loop *loop, nv_c2d_receiver *receiver)
-{
-    receiver->_loop = loop;
-    receiver->_detached = false;
-    receiver->_window = receiver->credit;
-    receiver->_locked = 0;
-    if (receiver->pulls) {
-        nv_c2d_puller *puller = (nv_c2d_puller *)(void *)receiver;
-        puller->_handed = puller->_limit = 0;
-    }
-    receiver->_queue = NULL;
-    nv_list_init(&receiver->_link);
-    attach_op *self = nv_calloc(1, sizeof(*self));
-    self->receiver = receiver;
-    post_to_shard(loop, receiver->identity->device_id, &self->task, attach_on_shard);
-}
-
-typedef struct credit_op {
-    nv_task task;
-    nv_c2d_receiver *receiver;
-    uint32_t more;
-} credit_op;
-
-static void credit_on_shard(nv_task *task)
-{
-    credit_op *self = nv_container_of(task, credit_op, task);
-    nv_c2d_receiver *receiver = self->receiver;
-    uint32_t room = UINT32_MAX - receiver->_window;
-    receiver->_window += self->more < room ? self->more : room;
-    free(self);
-    if (receiver->_queue) { /* a queue at rest has nothing to hand out */
-        nv_c2d_queue_settle(receiver->_queue);
-    }
-}
-
-void nv_c2d_credit(nv_c2d_receiver *receiver, uint32_t more)
-{
-    credit_op *self = nv_calloc(1, sizeof(*self));
-    self->receiver = receiver;
-    self->more = more;
-    receiver->credit += more;
-    post_to_shard(receiver->_loop, receiver->identity->device_id, &self->task, credit_on_shard);
-}
-
-typedef struct pull_op {
-    nv_task task;
-    nv_c2d_puller *puller;
-    uint32_t limit;
-} pull_op;
-
-static void pull_on_shard(nv_task *task)
-{
-    pull_op *self = nv_container_of(task, pull_op, task);
-    nv_c2d_queue *queue = self->puller->receiver._queue;
-    self->puller->_limit = self->limit;
-    free(self);
-    if (queue) {
-        nv_c2d_queue_settle(queue);
-    }
-}
-
-void nv_c2d_pull(nv_c2d_puller *puller, uint32_t limit)
-{
-    pull_op *self = nv_calloc(1, sizeof(*self));
-    *self = (pull_op){.puller = puller, .limit = limit};
-    post_to_shard(puller->receiver._loop, puller->receiver.identity->device_id, &self->task, pull_on_shard);
-}
-
-typedef struct detach_op {
-    nv_task task;
-    nv_c2d_receiver *receiver;
-    void (*done)(nv_c2d_receiver *receiver);
-} detach_op;
-
-static void detached_on_loop(nv_task *task)
-{
-    detach_op *self = nv_container_of(task, detach_op, task);
-    nv_c2d_receiver *receiver = self->receiver;
-    void (*done)(nv_c2d_receiver *) = self->done;
-    free(self);
-    done(receiver);
-}
-
-/* What it has comes back, each in its place; what it settled already goes its way without it. */
-static void give_back(nv_c2d_queue *queue, const nv_c2d_receiver *receiver)
-{
-    for (nv_list *link = queue->entries.next; link != &queue->entries;) {
-        nv_c2d_entry *entry = nv_container_of(link, nv_c2d_entry, link);
-        link = link->next;
-        if (entry->receiver != receiver) {
-            continue;
-        }
-        if (entry->state == NV_C2D_LOCKED && !queue->c2d->closed) {
-            nv_c2d_entry_return(entry, NULL);
-        } else {
-            entry->receiver = NULL;
-        }
-    }
-}
-
-static void detach_on_shard(nv_task *task)
-{
-    detach_op *self = nv_container_of(task, detach_op, task);
-    nv_c2d_receiver *receiver = self->receiver;
-    nv_c2d_queue *queue = receiver->_queue;
-    if (queue) {
-        nv_list_remove(&receiver->_link);
-        give_back(queue, receiver);
-    } else { /* it stands for its queue; or it did, and the device went */
-        nv_hub_loop *shard = nv_hub_shard_loop(receiver->_loop->hub, receiver->identity->device_id);
-        nv_c2d_receiver *standing = nv_device_take_receiver(shard, receiver->identity->device_id);
-        if (standing && standing != receiver) {
-            nv_device_keep_receiver(shard, receiver->identity->device_id, standing);
-        }
-    }
-    self->task.run = detached_on_loop;
-    nv_post(receiver->_loop->exec, &self->task);
-    if (queue) {
-        nv_c2d_queue_settle(queue);
-    }
-}
-
-void nv_c2d_detach(nv_c2d_receiver *receiver, void (*done)(nv_c2d_receiver *receiver))
-{
-    assert(!receiver->_detached);
-    detach_op *self = nv_calloc(1, sizeof(*self));
-    self->receiver = receiver;
-    self->done = done;
-    receiver->_detached = true;
-    post_to_shard(receiver->_loop, receiver->identity->device_id, &self->task, detach_on_shard);
-}
-
-/* ---- purging ------------------------------------------------------------------------------------------------ */
-
-typedef struct purge_op {
-    nv_state_op op;
-    nv_c2d_waiter waiter;
-    nv_c2d_purge *purge;
-    nv_c2d_queue *queue;
-    uint64_t generation;
-    uint64_t below;   /* sequences that were there when it was asked */
-    uint64_t newest;  /* of the queue then */
-    uint64_t *spared; /* locked or on their way, ascending */
-    size_t spared_count;
-    uint64_t purged;
-    bool told;
-} purge_op;
-
-static void purge_on_loop(nv_task *task)
-{
-    nv_c2d_purge *purge = nv_container_of(task, nv_c2d_purge, _task);
-    purge->done(purge);
-}
-
-static void post_purge(nv_c2d_purge *purge, nv_hub_error error)
-{
-    purge->error = error;
-    purge->_task.run = purge_on_loop;
-    nv_post(purge->_loop->exec, &purge->_task);
-}
-
-static bool is_spared(const purge_op *self, uint64_t sequence)
-{
-    for (size_t i = 0; i < self->spared_count; i++) {
-        if (self->spared[i] == sequence) {
-            return true;
-        }
-    }
-    return false;
-}
-
-typedef struct purge_page {
-    purge_op *op;
-    uint64_t sequences[64];
-    size_t count;
-    uint64_t last;
-    bool any;
-} purge_page;
-
-static nv_err collect(void *arg, const nv_c2d_row *row)
-{
-    purge_page *page = arg;
-    if (row->sequence >= page->op->below) {
-        return NV_E_EOF;
-    }
-    page->last = row->sequence;
-    page->any = true;
-    if (!is_spared(page->op, row->sequence)) {
-        page->sequences[page->count++] = row->sequence;
-    }
-    return NV_OK;
-}
-
-static nv_err run_purge(nv_state_op *op, nv_txn *txn)
-{
-    purge_op *self = nv_container_of(op, purge_op, op);
-    nv_hub *hub = self->queue->c2d->loop->hub;
-    nv_span id = nv_c2d_queue_id(self->queue);
-    purge_page page = {.op = self, .any = true};
-    self->purged = 0;
-    self->told = false;
-    nv_err err = NV_OK;
-    while (err == NV_OK && page.any) {
-        page.any = false;
-        page.count = 0;
-        err = nv_txn_c2d_load(txn, id, page.last, NV_COUNT_OF(page.sequences), collect, &page);
-        err = err == NV_E_EOF ? NV_OK : err;
-        for (size_t i = 0; err == NV_OK && i < page.count; i++) {
-            bool newest = page.sequences[i] >= self->newest;
-            err = nv_c2d_end_in_txn(txn, hub, id, self->generation, page.sequences[i], NV_FEEDBACK_PURGED, newest,
-                                    &self->told);
-            self->purged++;
-        }
-    }
-    return err;
-}
-
-/* Of the window goes what the transaction took. */
-static void drop_purged(const purge_op *self)
-{
-    nv_c2d_queue *queue = self->queue;
-    for (nv_list *link = queue->entries.next; link != &queue->entries;) {
-        nv_c2d_entry *entry = nv_container_of(link, nv_c2d_entry, link);
-        link = link->next;
-        uint64_t sequence = entry->message->sequence;
-        if (entry->state == NV_C2D_QUEUED && sequence < self->below && !is_spared(self, sequence)) {
-            nv_c2d_entry_free(entry);
-        }
-    }
-}
-
-static void purge_done(nv_state_op *op)
-{
-    purge_op *self = nv_container_of(op, purge_op, op);
-    nv_c2d_queue *queue = self->queue;
-    nv_c2d_written(queue);
-    nv_c2d_queue_release(queue);
-    if (op->status == NV_OK && !queue->gone) {
-        drop_purged(self);
-        queue->depth -= self->purged;
-        self->purge->purged = self->purged;
-    }
-    if (op->status == NV_OK && self->told) {
-        nv_feedback_added(queue->c2d->loop->hub);
-    }
-    post_purge(self->purge, queue->gone ? NV_HUB_ERROR_DeviceNotFound : nv_c2d_error_of(op->status));
-    free(self->spared);
-    free(self);
-    nv_c2d_queue_settle(queue);
-}
-
-static void spare_what_is_out(purge_op *self)
-{
-    nv_c2d_queue *queue = self->queue;
-    size_t count = 0;
-    for (nv_list *link = queue->entries.next; link != &queue->entries; link = link->next) {
-        count++;
-    }
-    self->spared = nv_calloc(count ? count : 1, sizeof(*self->spared));
-    for (nv_list *link = queue->entries.next; link != &queue->entries; link = link->next) {
-        const nv_c2d_entry *entry = nv_container_of(link, nv_c2d_entry, link);
-        if (entry->state != NV_C2D_QUEUED) {
-            self->spared[self->spared_count++] = entry->message->sequence;
-        }
-    }
-}
-
-static void purge_ready(nv_c2d_waiter *waiter, nv_c2d_queue *queue, nv_hub_error error)
-{
-    purge_op *self = nv_container_of(waiter, purge_op, waiter);
-    if (error == NV_HUB_ERROR_NONE) {
-        self->queue = queue;
-        self->generation = queue->generation;
-        self->below = queue->next_sequence;
-        self->newest = queue->next_sequence - 1;
-        self->op.run = run_purge;
-        self->op.done = purge_done;
-        spare_what_is_out(self);
-        nv_c2d_queue_hold(queue);
-        if (nv_c2d_write(queue, &self->op)) {
-            return;
-        }
-        nv_c2d_queue_release(queue);
-        error = nv_c2d_error_of(self->op.status);
-    }
-    post_purge(self->purge, error);
-    free(self->spared);
-    free(self);
-}
-
-static void purge_on_shard(nv_task *task)
-{
-    nv_c2d_purge *purge = nv_container_of(task, nv_c2d_purge, _task);
-    nv_c2d *c2d = c2d_of(purge->_loop->hub, purge->device_id);
-    if (c2d->closed) {
-        post_purge(purge, NV_HUB_ERROR_ServiceUnavailable);
-        return;
-    }
-    purge_op *self = nv_calloc(1, sizeof(*self));
-    self->purge = purge;
-    self->waiter.ready = purge_ready;
-    nv_c2d_queue *queue = nv_c2d_queue_of(c2d, purge->device_id);
-    nv_c2d_queue_need(queue, &self->waiter);
-    nv_c2d_queue_settle(queue);
-}
-
-void nv_c2d_purge_do(nv_hub_loop *loop, nv_c2d_purge *purge)
-{
-    purge->_loop = loop;
-    purge->purged = 0;
-    if (!id_possible(purge->device_id)) {
-        post_purge(purge, NV_HUB_ERROR_DeviceNotFound);
-        return;
-    }
-    post_to_shard(loop, purge->device_id, &purge->_task, purge_on_shard);
+    nv_c2d_post_to_shard(loop, settle->device_id, &settle->_task, settle_on_shard);
 }
 
 /* ---- counting ----------------------------------------------------------------------------------------------- */

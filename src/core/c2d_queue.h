@@ -1,7 +1,8 @@
 /**
  * The inside of core/c2d.h, shared by its files: c2d_message.c (messages), c2d_queue.c (what of a queue is in memory,
- * and handing out), c2d_end.c (what becomes of a message that was handed out), c2d.c (what sessions ask), c2d_expiry.c
- * (ends without a device), c2d_feedback.c (what services hear).
+ * and handing out), c2d_end.c (what becomes of a message that was handed out), c2d.c (what sessions ask),
+ * c2d_receiver.c and c2d_purge.c (two parts of that), c2d_expiry.c (ends without a device), c2d_feedback.c (what
+ * services hear).
  *
  * A queue is in memory while something of it waits or is in flight, and a little longer if messages were sent to it. Of
  * its messages a window is there, the oldest, and only while somebody receives. All of it belongs to the device's
@@ -160,6 +161,16 @@ nv_hub_error nv_c2d_error_of(nv_err err);
 void nv_c2d_queue_answer_takes(nv_c2d_queue *queue, nv_hub_error error);
 /** @p take waits for a message or for its absence. */
 void nv_c2d_queue_take(nv_c2d_queue *queue, nv_c2d_take *take);
+
+/* ---- c2d.c ---- */
+
+/** What the shard of a device keeps. */
+nv_c2d *nv_c2d_of(nv_hub *hub, nv_span device_id);
+/** @p run on the shard of the device. */
+void nv_c2d_post_to_shard(nv_hub_loop *loop, nv_span device_id, nv_task *task, void (*run)(nv_task *task));
+/** Of what can be no id nothing is asked. */
+bool nv_c2d_id_possible(nv_span device_id);
+/** Back to the loop that asked. */
 void nv_c2d_post_take(nv_c2d_take *take);
 void nv_c2d_post_settle(nv_c2d_settle *settle, nv_hub_error error);
 
