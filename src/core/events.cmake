@@ -1,4 +1,4 @@
-# Events of the hub across power cuts.
+# Events of the hub; across power cuts, too.
 if(BUILD_TESTING)
     add_executable(events_crash_test events_crash_test.c)
     target_link_libraries(events_crash_test PRIVATE nv_core nv_fault_vfs nv_fault_disk)
@@ -10,4 +10,5 @@ if(BUILD_TESTING)
         PROPERTIES LABELS "crash" TIMEOUT 600)
     set_tests_properties(events_crash_lying_test events_crash_forgetful_test PROPERTIES WILL_FAIL TRUE)
 endif()
-nv_test(events_test SOURCES events_test.c DEPS nv_core nv_fault_vfs nv_fault_disk)
+nv_test(events_test SOURCES events_test.c DEPS nv_events_rig)
+nv_test(events_drain_test SOURCES events_drain_test.c DEPS nv_events_rig)
