@@ -411,6 +411,35 @@ nv_err nv_auth_check_policy(nv_hub *hub, nv_auth_policy *check)
     return err;
 }
 
+static bool is_key(nv_span text, const nv_key *key)
+{
+    char memory[NV_BASE64_LEN(NV_KEY_MAX)];
+    nv_writer own = nv_writer_of(memory, sizeof(memory));
+    nv_base64_encode(nv_span_of(key->bytes, key->len), &own);
+    bool same = key->len > 0 && nv_span_eq_secret(text, nv_writer_span(&own));
+    nv_wipe(memory, sizeof(memory));
+    return same;
+}
+
+nv_err nv_auth_check_policy_key(nv_hub *hub, nv_span name, nv_span key, nv_auth_policy *check)
+{
+    verdict v = {NV_REFUSAL_NONE, check->detail};
+    const nv_policy *policy = nv_policies_find(hub->policies, name);
+    nv_err err = NV_OK;
+    check->detail[0] = '\0';
+    check->granted = 0;
+    if (!policy) {
+        err = refuse(&v, NV_REFUSAL_POLICY_UNKNOWN, "the user is \"%.*s\"", NV_SPAN_ARG(nv_span_first(name, 64)));
+    } else if (!(is_key(key, &policy->primary_key) | is_key(key, &policy->secondary_key))) {
+        err = refuse(&v, NV_REFUSAL_TOKEN_SIGNATURE, "the password is no key of policy \"%s\"", policy->name);
+    } else {
+        check->granted = rights_of(policy) & ~(uint32_t)NV_RIGHT_DEVICE_CONNECT;
+        check->expires_wall_us = INT64_MAX;
+    }
+    check->refusal = v.refusal;
+    return err;
+}
+
 nv_err nv_auth_service(nv_hub *hub, nv_span token, nv_span resource, uint32_t rights, nv_refusal *refusal,
                        char detail[NV_REFUSAL_DETAIL])
 {

@@ -69,7 +69,14 @@ typedef struct nv_auth_policy {
 NV_NODISCARD nv_err nv_auth_check_policy(nv_hub *hub, nv_auth_policy *check);
 
 /**
- * The same for a service operation over HTTP.
+ * A key of a policy by itself, as clients of Event Hubs give it with SASL PLAIN: its base64 text. Synchronous; nothing
+ * is noted or logged. @return NV_OK with granted (all rights but DeviceConnect, which asks for a token) and
+ * expires_wall_us set, or NV_E_UNAUTHORIZED with refusal and detail
+ */
+NV_NODISCARD nv_err nv_auth_check_policy_key(nv_hub *hub, nv_span policy, nv_span key, nv_auth_policy *check);
+
+/**
+ * The same as nv_auth_check_policy() for a service operation over HTTP.
  * @param resource  "/devices/d1/..." path the token must cover, or empty for the whole hub
  * @return NV_OK, or NV_E_UNAUTHORIZED with *refusal and detail set
  */

@@ -28,7 +28,9 @@
     X(TOKEN_AUDIENCE, "token-audience", "the token's resource (sr) is not this identity",                              \
       "sign sr={hub}/devices/{device}[/modules/{module}]")                                                             \
     X(TOKEN_SIGNATURE, "token-signature", "the signature matches neither the primary nor the secondary key",           \
-      "use the device's current key, base64-decoded, and sign the sr text exactly as it stands in the token")          \
+      "use the current key of the device, or of the policy that skn names, base64-decoded, and sign the sr text "      \
+      "exactly "                                                                                                       \
+      "as it stands in the token")                                                                                     \
     X(POLICY_UNKNOWN, "policy-unknown", "the token names a policy (skn) that does not exist",                          \
       "use a policy that `nave hub show` lists, or leave skn out for a device key")                                    \
     X(POLICY_RIGHT, "policy-right", "the policy lacks the right for this operation",                                   \

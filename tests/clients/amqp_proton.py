@@ -302,13 +302,15 @@ def management(hub, policies, entity):
     about = read("com.microsoft:eventhub").body
     exactly(about["created_at"], timestamp)
     exactly(about["partition_count"], int32)
+    exactly(about["georeplication_factor"], int32)
     assert about["name"] == entity and about["type"] == "com.microsoft:eventhub"
     assert list(about["partition_ids"].elements) == ["0", "1", "2", "3"] and about["partition_ids"].type == Data.STRING
     count = 0
     for partition in about["partition_ids"].elements:
         p = read("com.microsoft:partition", partition=partition).body
         assert set(p) == {"name", "type", "partition", "begin_sequence_number", "last_enqueued_sequence_number",
-                          "last_enqueued_offset", "last_enqueued_time_utc", "is_partition_empty"}, p
+                          "last_enqueued_offset", "last_enqueued_time_utc", "is_partition_empty", "begin_sequence_number_epoch",
+                          "last_enqueued_sequence_number_epoch"}, p
         for key, kind in (("begin_sequence_number", int), ("last_enqueued_sequence_number", int), ("last_enqueued_offset", str),
                           ("last_enqueued_time_utc", timestamp), ("is_partition_empty", bool), ("partition", str)):
             exactly(p[key], kind)

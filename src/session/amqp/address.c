@@ -196,6 +196,9 @@ nv_err amqp_address_parse(nv_span text, bool peer_sends, amqp_address *out)
     }
     if (is_redirected(path, &rest)) {
         nv_write_span(&memory, rest);
+        if (text.ptr + text.len > path.ptr + path.len) { /* its last slash: some cut the address at it (section 5.1) */
+            nv_write_u8(&memory, '/');
+        }
         out->node = AMQP_NODE_EVENTS_REDIRECT;
         out->rest = nv_writer_span(&memory);
         return NV_OK;

@@ -109,7 +109,8 @@ static void test_addresses(void **state)
         {"/messages", S | R, NV_E_UNSUPPORTED, AMQP_NODE_UNKNOWN, ""},
         /* the redirect: what follows is kept as it stands */
         {"/messages/events", S | R, NV_OK, AMQP_NODE_EVENTS_REDIRECT, ""},
-        {"/messages/events/", S | R, NV_OK, AMQP_NODE_EVENTS_REDIRECT, ""},
+        {"/messages/events/", S | R, NV_OK, AMQP_NODE_EVENTS_REDIRECT, "r=/"},
+        {"/messages/events/$management/", S | R, NV_OK, AMQP_NODE_EVENTS_REDIRECT, "r=/$management/"},
         {"Messages/Events", S | R, NV_OK, AMQP_NODE_EVENTS_REDIRECT, ""},
         {"/messages/events/$management", S | R, NV_OK, AMQP_NODE_EVENTS_REDIRECT, "r=/$management"},
         {"amqps://h/messages/events/ConsumerGroups/$Default/Partitions/0", S | R, NV_OK, AMQP_NODE_EVENTS_REDIRECT,

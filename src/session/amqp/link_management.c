@@ -203,7 +203,9 @@ static void put_event_hub(nv_writer *w, const nv_hub *hub)
     nv_amqp_put_int(w, (int32_t)count);
     nv_amqp_put_string_of(w, "partition_ids");
     nv_amqp_put_texts(w, NV_AMQP_STRING, ids, count);
-    nv_amqp_end_map(w, mark, 10);
+    nv_amqp_put_string_of(w, "georeplication_factor"); /* Go's client cannot do without; 1: there is one place */
+    nv_amqp_put_int(w, 1);
+    nv_amqp_end_map(w, mark, 12);
 }
 
 static void put_partition(nv_writer *w, const nv_hub *hub, uint32_t partition, const nv_log_partition_info *info)
@@ -229,7 +231,11 @@ static void put_partition(nv_writer *w, const nv_hub *hub, uint32_t partition, c
     nv_amqp_put_timestamp(w, info->last_enqueued_us / NV_US_PER_MS);
     nv_amqp_put_string_of(w, "is_partition_empty");
     nv_amqp_put_boolean(w, info->first_sequence == info->next_sequence);
-    nv_amqp_end_map(w, mark, 16);
+    nv_amqp_put_string_of(w, "begin_sequence_number_epoch"); /* Rust's client takes no answer without; -1: none */
+    nv_amqp_put_int(w, -1);
+    nv_amqp_put_string_of(w, "last_enqueued_sequence_number_epoch");
+    nv_amqp_put_int(w, -1);
+    nv_amqp_end_map(w, mark, 20);
 }
 
 static bool read_partition(const nv_amqp_value *value, uint64_t *out)

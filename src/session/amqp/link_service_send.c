@@ -55,6 +55,17 @@ static void sending_free(sending *op)
     free(op);
 }
 
+/* Which device there is not. */
+static const char *detail_of(sending *op)
+{
+    bool unknown = op->send.error == NV_HUB_ERROR_DeviceNotFound && op->send.detail[0] == '\0';
+    if (unknown) {
+        (void)snprintf(op->send.detail, sizeof(op->send.detail), "no device \"%.*s\" is registered",
+                       NV_SPAN_ARG(op->send.device_id));
+    }
+    return op->send.detail;
+}
+
 static void sent(nv_c2d_send *send)
 {
     sending *op = (sending *)(void *)send;
@@ -64,7 +75,7 @@ static void sent(nv_c2d_send *send)
         if (send->error == NV_HUB_ERROR_NONE) {
             nv_amqp_link_accept_delivery(self->link, op->id);
         } else {
-            reject(self->link, op->id, amqp_condition_of(send->error), send->error, send->detail);
+            reject(self->link, op->id, amqp_condition_of(send->error), send->error, detail_of(op));
         }
     }
     sending_free(op);

@@ -504,6 +504,12 @@ static bool own_path(const nv_sas *sas, char out[PATH_MAX_BYTES], size_t *len)
     return there;
 }
 
+static void say_connected(const amqp_server *s, nv_span policy)
+{
+    nv_subject subject = amqp_subject(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY);
+    nv_diag(NV_LEVEL_INFO, "amqp", &subject, "connected with policy \"%.*s\"", NV_SPAN_ARG(policy));
+}
+
 /* Verify a policy token and keep what its resource covers. @p path: what it must cover */
 static nv_err take_policy(amqp_server *s, nv_span token, nv_span path, nv_auth_policy *result)
 {
@@ -524,8 +530,7 @@ static nv_err take_policy(amqp_server *s, nv_span token, nv_span path, nv_auth_p
                   ? NV_OK
                   : NV_E_LIMIT;
         if (err == NV_OK && first) {
-            nv_subject subject = amqp_subject(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY);
-            nv_diag(NV_LEVEL_INFO, "amqp", &subject, "connected with policy \"%.*s\"", NV_SPAN_ARG(sas.policy));
+            say_connected(s, sas.policy);
         }
     }
     nv_wipe(&sas, sizeof(sas));
@@ -686,6 +691,19 @@ void amqp_auth_login_policy(amqp_server *s, nv_span policy, nv_span token)
     } else if (take_policy(s, token, nv_span_of(path, len), &result) != NV_OK) {
         amqp_auth_refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, result.refusal, result.detail);
     } else {
+        nv_amqp_sasl_done(&s->conn, 0);
+    }
+}
+
+void amqp_auth_login_key(amqp_server *s, nv_span policy, nv_span key)
+{
+    nv_auth_policy result = {.refusal = NV_REFUSAL_NONE};
+    if (nv_auth_check_policy_key(amqp_hub(s), policy, key, &result) != NV_OK) {
+        amqp_auth_refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, result.refusal, result.detail);
+    } else if (!add(s, NV_SPAN_EMPTY, policy, NV_SPAN_EMPTY, result.granted, result.expires_wall_us)) {
+        amqp_auth_refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_LIMIT, SAYS_TOO_MANY);
+    } else {
+        say_connected(s, policy);
         nv_amqp_sasl_done(&s->conn, 0);
     }
 }

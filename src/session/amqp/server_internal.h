@@ -114,6 +114,8 @@ typedef struct amqp_device amqp_device;
 void amqp_auth_sasl(amqp_server *s, nv_span mechanism, nv_span initial_response);
 /** Its parts: verify and keep the token that PLAIN gave as a password, or refuse with a reason; then answer. */
 void amqp_auth_login_policy(amqp_server *s, nv_span policy, nv_span token);
+/** The policy's key itself as the password. */
+void amqp_auth_login_key(amqp_server *s, nv_span policy, nv_span key);
 void amqp_auth_login_device(amqp_server *s, nv_span device_id, nv_span module_id, nv_span token);
 void amqp_auth_refuse_sasl(amqp_server *s, nv_span device_id, nv_span module_id, nv_refusal refusal,
                            const char *detail);

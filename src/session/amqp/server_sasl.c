@@ -1,5 +1,9 @@
-/* SASL: mechanisms, and the user names of PLAIN (amqp.md section 1.2). */
+/*
+ * SASL: mechanisms, and the user names of PLAIN (amqp.md section 1.2). Clients of Event Hubs that are not Azure's own
+ * know no claims: they log in to the namespace as a policy, with its key or a token as the password.
+ */
 #include "codec/percent.h"
+#include "core/policies.h"
 #include "session/amqp/server_internal.h"
 
 #include <stdio.h>
@@ -28,7 +32,7 @@ typedef struct login {
     nv_span policy; /* empty: a device's */
     nv_span device_id;
     nv_span module_id;
-    nv_span hub;
+    nv_span hub; /* empty: of the namespace, whose users are its policies */
 } login;
 
 /* "d/modules/m", each part percent-encoded or all of it. Into @p text. */
@@ -52,6 +56,10 @@ static bool parse_user(nv_span user, nv_writer *text, login *out)
     *out = (login){.hub = NV_SPAN_EMPTY};
     if (nv_span_find(user, '@') == user.len) { /* encoded as a whole */
         user = nv_percent_decode_lenient(user, text);
+    }
+    if (nv_span_find(user, '@') == user.len) {
+        out->policy = user;
+        return user.len > 0 && text->err == NV_OK;
     }
     size_t at = find_last(user, "@sas.");
     nv_span rest = nv_span_skip(user, at + strlen("@sas."));
@@ -91,16 +99,20 @@ static void plain(amqp_server *s, nv_span response)
     nv_span rest = nv_span_skip(response, first + 1);
     nv_span user = nv_span_first(rest, nv_span_find(rest, '\0'));
     nv_span token = nv_span_skip(rest, user.len + 1);
-    if (user.len > USER_MAX_BYTES || !parse_user(user, &text, &who)) {
+    bool parsed = user.len <= USER_MAX_BYTES && parse_user(user, &text, &who);
+    bool of_namespace = parsed && who.hub.len == 0;
+    if (!parsed || (of_namespace && !nv_policies_find(amqp_hub(s)->policies, who.policy))) {
         (void)snprintf(detail, sizeof(detail), "it is \"%.*s\"", NV_SPAN_ARG(nv_span_first(user, 100)));
         amqp_auth_refuse_sasl(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY, NV_REFUSAL_SASL, detail);
-    } else if (!is_this_hub(amqp_hub(s), who.hub)) {
+    } else if (!of_namespace && !is_this_hub(amqp_hub(s), who.hub)) {
         (void)snprintf(detail, sizeof(detail), "the user name ends with \"%.*s\", this hub is \"%.*s\"",
                        NV_SPAN_ARG(nv_span_first(who.hub, 48)),
                        NV_SPAN_ARG(nv_span_first(amqp_hub(s)->host_names[0], 48)));
         amqp_auth_refuse_sasl(s, who.device_id, who.module_id, NV_REFUSAL_HOST, detail);
     } else if (token.len == 0) {
         amqp_auth_refuse_sasl(s, who.device_id, who.module_id, NV_REFUSAL_NO_CREDENTIAL, "");
+    } else if (of_namespace && !starts_nocase(token, "SharedAccessSignature ")) {
+        amqp_auth_login_key(s, who.policy, token);
     } else if (who.policy.len > 0) {
         amqp_auth_login_policy(s, who.policy, token);
     } else {

@@ -1,4 +1,6 @@
 /* Connections of the hub's AMQP server: headers, SASL, strangers, certificates, ATTACH, the end. */
+#include "codec/base64.h"
+#include "core/policies.h"
 #include "session/amqp/rig.h"
 
 #include <setjmp.h>
@@ -239,6 +241,58 @@ static void test_plain_of_policies(void **state)
         amqp_client *c = amqp_client_new(rig, &options);
         assert_false(c->opened);
         assert_string_equal(c->condition, UNAUTHORIZED);
+        amqp_client_free(c);
+    }
+    amqp_rig_free(rig);
+}
+
+/* The namespace's users are the policies; what they give is a key as it is printed, or a token. */
+static void test_plain_of_the_namespace(void **state)
+{
+    (void)state;
+    enum { KEY, SECONDARY, DECODED, TOKEN, NOTHING, OTHERS };
+    static const struct {
+        const char *user;
+        int password;
+        bool in;
+        bool service;
+    } rows[] = {
+        {"service", KEY, true, true},       {"service", SECONDARY, true, true}, {"service", TOKEN, true, true},
+        {"%73ervice", KEY, true, true},     {"iothubowner", KEY, true, true},   {"registryRead", KEY, true, false},
+        {"service", DECODED, false, false}, {"service", OTHERS, false, false},  {"service", NOTHING, false, false},
+        {"nobody", KEY, false, false},
+    };
+    amqp_rig *rig = amqp_rig_new(NULL);
+    amqp_rig_add(rig, "d1", NULL);
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        const char *name = rows[i].user[0] == '%' || strcmp(rows[i].user, "nobody") == 0 ? "service" : rows[i].user;
+        const nv_policy *policy = nv_policies_find(rig->hub->policies, nv_span_str(name));
+        const nv_policy *other = nv_policies_find(rig->hub->policies, nv_span_str("device"));
+        const nv_key *key = rows[i].password == SECONDARY ? &policy->secondary_key
+                            : rows[i].password == OTHERS  ? &other->primary_key
+                                                          : &policy->primary_key;
+        char text[NV_BASE64_LEN(NV_KEY_MAX) + 1] = "";
+        nv_writer w = nv_writer_of(text, sizeof(text) - 1);
+        if (rows[i].password == DECODED) {
+            nv_write_span(&w, nv_span_of(key->bytes, key->len));
+        } else if (rows[i].password != NOTHING) {
+            nv_base64_encode(nv_span_of(key->bytes, key->len), &w);
+        }
+        amqp_client_options options = {.mechanism = "PLAIN", .user = rows[i].user, .password = text};
+        if (rows[i].password == TOKEN) {
+            options.password = amqp_rig_token(rig, &(amqp_token){.resource = "sb://hub.test/hub", .policy = name});
+        }
+        print_message("%s %d\n", rows[i].user, rows[i].password);
+        amqp_client *c = amqp_client_new(rig, &options);
+        assert_int_equal(c->opened && !c->ended, rows[i].in);
+        if (rows[i].in) {
+            amqp_client_link *link = amqp_client_attach(c, true, "$management", NULL);
+            assert_int_equal(!link->ended, rows[i].service);
+            link = amqp_client_attach(c, true, EVENTS, NULL); /* nobody is a device by a key alone */
+            amqp_client_expect_end(link, UNAUTHORIZED);
+        } else {
+            assert_string_equal(c->condition, UNAUTHORIZED);
+        }
         amqp_client_free(c);
     }
     amqp_rig_free(rig);
@@ -562,12 +616,19 @@ static void test_lines_of_the_log(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_headers_and_open),  cmocka_unit_test(test_plain_of_devices),
-        cmocka_unit_test(test_plain_of_policies), cmocka_unit_test(test_policy_with_a_path),
-        cmocka_unit_test(test_strangers),         cmocka_unit_test(test_strangers_are_bounded),
-        cmocka_unit_test(test_certificates),      cmocka_unit_test(test_what_is_not_there),
-        cmocka_unit_test(test_answers),           cmocka_unit_test(test_names_of_links),
-        cmocka_unit_test(test_heartbeats_alone),  cmocka_unit_test(test_drain),
+        cmocka_unit_test(test_headers_and_open),
+        cmocka_unit_test(test_plain_of_devices),
+        cmocka_unit_test(test_plain_of_policies),
+        cmocka_unit_test(test_plain_of_the_namespace),
+        cmocka_unit_test(test_policy_with_a_path),
+        cmocka_unit_test(test_strangers),
+        cmocka_unit_test(test_strangers_are_bounded),
+        cmocka_unit_test(test_certificates),
+        cmocka_unit_test(test_what_is_not_there),
+        cmocka_unit_test(test_answers),
+        cmocka_unit_test(test_names_of_links),
+        cmocka_unit_test(test_heartbeats_alone),
+        cmocka_unit_test(test_drain),
         cmocka_unit_test(test_lines_of_the_log),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

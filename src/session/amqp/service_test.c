@@ -209,7 +209,7 @@ static void rejected(void **state)
     } rows[] = {
         {{.to = "/devices/nobody/messages/devicebound", .expiry_ms = INT64_MIN},
          "amqp:not-found",
-         "ErrorCode:DeviceNotFound;"},
+         "ErrorCode:DeviceNotFound;no device \""},
         {{.expiry_ms = INT64_MIN}, "com.microsoft:argument-error", "`to` is missing"},
         {{.to = "/devices/d1", .expiry_ms = INT64_MIN}, "com.microsoft:argument-error", "the property `to` is"},
         {{.to = "/devices/d%zz/messages/devicebound", .expiry_ms = INT64_MIN},
