@@ -73,7 +73,8 @@ static const nv_bench_opt rows[] = {
     {"--requests", NV_BENCH_OPT_UINT, AT(requests), 1, 1000, NULL,
      "method, desired, c2d: HTTPS connections of the service side, one request each at a time; default 50"},
     {"--connections", NV_BENCH_OPT_UINT, AT(connections), 1, 19000, NULL, "at the same time; default 50"},
-    {"--devices", NV_BENCH_OPT_UINT, AT(devices), 1, 1000000, NULL, "storm: identities in turn; default: connections"},
+    {"--devices", NV_BENCH_OPT_UINT, AT(devices), 1, 1000000, NULL,
+     "storm: identities in turn, at least as many as connections; default: as many"},
     {"--window", NV_BENCH_OPT_UINT, AT(window), 1, 65000, NULL, "unacknowledged messages per connection; default 16"},
     {"--qos", NV_BENCH_OPT_UINT, AT(qos), 0, 1, NULL, "0 counts by a PINGREQ after each window; default 1"},
     {"--setup", NV_BENCH_OPT_NUMBER, AT(setup_s), 1, 3600, NULL, "seconds to open all connections in; default 60"},
@@ -107,6 +108,8 @@ static bool check(const nv_bench_mqtt_options *o)
         wrong = "--hub and --anonymous exclude each other";
     } else if (o->resume && (!o->tls || o->mode != NV_BENCH_STORM)) {
         wrong = "--resume belongs to --mode storm with --tls";
+    } else if (o->mode == NV_BENCH_STORM && o->devices && o->devices < o->connections) {
+        wrong = "--devices of a storm must be at least --connections: two clients cannot be one device";
     } else if (o->rate && !(o->mode == NV_BENCH_PUBLISH && o->qos == 1) && o->mode != NV_BENCH_METHOD) {
         wrong = "--rate belongs to --mode publish with --qos 1, and to --mode method";
     } else if (o->spin && o->mode != NV_BENCH_PUBLISH && o->mode != NV_BENCH_METHOD) {

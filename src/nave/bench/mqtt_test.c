@@ -154,16 +154,22 @@ static void *scripted_main(void *arg)
     return NULL;
 }
 
-static void scripted_start(scripted *s, behaviour how)
+static int listen_somewhere(unsigned *port)
 {
     struct sockaddr_in at = {.sin_family = AF_INET, .sin_addr.s_addr = htonl(INADDR_LOOPBACK)};
     socklen_t len = sizeof(at);
+    int fd = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
+    assert_int_equal(bind(fd, (struct sockaddr *)&at, len), 0);
+    assert_int_equal(listen(fd, 16), 0);
+    assert_int_equal(getsockname(fd, (struct sockaddr *)&at, &len), 0);
+    *port = ntohs(at.sin_port);
+    return fd;
+}
+
+static void scripted_start(scripted *s, behaviour how)
+{
     s->how = how;
-    s->listener = socket(AF_INET, SOCK_STREAM | SOCK_CLOEXEC, 0);
-    assert_int_equal(bind(s->listener, (struct sockaddr *)&at, len), 0);
-    assert_int_equal(listen(s->listener, 16), 0);
-    assert_int_equal(getsockname(s->listener, (struct sockaddr *)&at, &len), 0);
-    s->port = ntohs(at.sin_port);
+    s->listener = listen_somewhere(&s->port);
     assert_int_equal(pthread_create(&s->thread, NULL, scripted_main, s), 0);
 }
 
@@ -284,6 +290,90 @@ static void an_open_loop_sends_what_was_asked(void **state)
     assert_in_range(figure(json, "messages"), 300, 510); /* a busy machine may acknowledge the last ones late */
 }
 
+/* ---- a storm of two clients, one of which waits long for its answer ---- */
+
+#define WAIT_LONG 20 /* connections of the other one: several times round its devices */
+
+typedef struct slow_start {
+    int listener;
+    unsigned rounds;
+    unsigned clashes; /* connections as the device that was waiting */
+} slow_start;
+
+/* Read a CONNECT and keep its client id. @return the socket, -1 at the end */
+static int take_connect(int listener, char id[32])
+{
+    uint8_t in[512];
+    size_t len = 0;
+    size_t used = 0;
+    nv_mqtt_packet packet = {0};
+    const char *why = NULL;
+    int fd = accept(listener, NULL, NULL);
+    while (fd >= 0) {
+        ssize_t got = recv(fd, in + len, sizeof(in) - len, 0);
+        if (got <= 0) {
+            close(fd);
+            return -1;
+        }
+        len += (size_t)got;
+        if (nv_mqtt_decode(nv_span_of(in, len), sizeof(in), &packet, &used, &why) == NV_OK) {
+            nv_span name = nv_span_first(packet.u.connect.client_id, 31);
+            (void)snprintf(id, 32, "%.*s", NV_SPAN_ARG(name));
+            break;
+        }
+    }
+    return fd;
+}
+
+static void accept_and_await_end(int fd)
+{
+    uint8_t rest[64];
+    put(fd, (const uint8_t[]){NV_MQTT_CONNACK << 4, 2, 0, 0}, 4, 4);
+    while (recv(fd, rest, sizeof(rest), 0) > 0) {
+    }
+    close(fd);
+}
+
+static void *slow_start_main(void *arg)
+{
+    slow_start *s = arg;
+    char waiting[32];
+    char other[32];
+    int held = take_connect(s->listener, waiting);
+    for (; held >= 0 && s->rounds < WAIT_LONG; s->rounds++) {
+        int fd = take_connect(s->listener, other);
+        if (fd < 0) {
+            break;
+        }
+        s->clashes += strcmp(waiting, other) == 0;
+        accept_and_await_end(fd);
+    }
+    if (held >= 0) {
+        accept_and_await_end(held);
+    }
+    for (int fd; (fd = take_connect(s->listener, other)) >= 0;) {
+        accept_and_await_end(fd);
+    }
+    return NULL;
+}
+
+static void no_two_clients_of_a_storm_are_one_device(void **state)
+{
+    (void)state;
+    char json[4096];
+    unsigned port = 0;
+    slow_start s = {.listener = listen_somewhere(&port)};
+    pthread_t thread;
+    assert_int_equal(pthread_create(&thread, NULL, slow_start_main, &s), 0);
+    int code = run_mqtt(port, "--mode storm --connections 2 --devices 3 --duration 0.3", json, sizeof(json));
+    (void)shutdown(s.listener, SHUT_RDWR);
+    (void)pthread_join(thread, NULL);
+    close(s.listener);
+    assert_int_equal(code, 0);
+    assert_int_equal(s.rounds, WAIT_LONG);
+    assert_int_equal(s.clashes, 0);
+}
+
 static void nobody_listening_is_a_failure_of_tcp(void **state)
 {
     (void)state;
@@ -350,10 +440,20 @@ static void disk_and_log_are_measured(void **state)
 static void bad_usage_is_code_2(void **state)
 {
     (void)state;
-    static const char *const rows[] = {"--window 0",         "--window x",   "--size -1",    "--mode fly",
-                                       "--nothing",          "--window",     "--hub h",      "--rate 5 --qos 0",
-                                       "--resume",           "--port 65536", "--duration 0", "--duration nan",
-                                       "--connections 19001"};
+    static const char *const rows[] = {"--window 0",
+                                       "--window x",
+                                       "--size -1",
+                                       "--mode fly",
+                                       "--nothing",
+                                       "--window",
+                                       "--hub h",
+                                       "--rate 5 --qos 0",
+                                       "--resume",
+                                       "--port 65536",
+                                       "--duration 0",
+                                       "--duration nan",
+                                       "--connections 19001",
+                                       "--mode storm --connections 3 --devices 2"};
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         char json[4096];
         if (run_mqtt(1, rows[i], json, sizeof(json)) != 2) {
@@ -368,6 +468,7 @@ int main(void)
         cmocka_unit_test(every_fault_has_its_name),
         cmocka_unit_test(acknowledgements_in_another_order_are_counted_not_refused),
         cmocka_unit_test(an_open_loop_sends_what_was_asked),
+        cmocka_unit_test(no_two_clients_of_a_storm_are_one_device),
         cmocka_unit_test(nobody_listening_is_a_failure_of_tcp),
         cmocka_unit_test(the_sink_serves_many_connections),
         cmocka_unit_test(disk_and_log_are_measured),

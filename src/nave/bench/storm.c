@@ -1,4 +1,5 @@
-/* A storm of connections: each client connects, waits for CONNACK, leaves, and comes back as the next device. */
+/* A storm of connections: each client connects, waits for CONNACK, leaves, and comes back as the next device that no
+ * other client is at the moment: of two connections that are one device a hub refuses the older one (CONNACK 3). */
 #include "nave/bench/mqtt.h"
 
 #include "base/alloc.h"
@@ -9,7 +10,8 @@
 #define FAILURES_LIMIT 1000u /* a server that refuses everything ends the run */
 
 typedef struct storm {
-    uint64_t next_device;
+    uint32_t next_device;
+    bool *taken; /* by device: a client is it */
     bool stopping;
     bool measuring;
     uint64_t connects;
@@ -17,12 +19,31 @@ typedef struct storm {
     nv_histogram latency_ns; /* from connect() to CONNACK */
 } storm;
 
-static void next(nv_fleet *fleet, nv_client *client)
+/* There are at least as many devices as clients, so one of them is free. */
+static uint32_t take_device(storm *s, uint32_t devices)
+{
+    uint32_t device = s->next_device;
+    while (s->taken[device]) {
+        device = (device + 1) % devices;
+    }
+    s->taken[device] = true;
+    s->next_device = (device + 1) % devices;
+    return device;
+}
+
+static void begin(nv_fleet *fleet, nv_client *client)
 {
     storm *s = fleet->mode;
     if (!s->stopping && nv_bench_failures_sum(&fleet->failures) < FAILURES_LIMIT) {
-        nv_fleet_start(fleet, client, (uint32_t)(s->next_device++ % fleet->o->devices));
+        nv_fleet_start(fleet, client, take_device(s, (uint32_t)fleet->o->devices));
     }
+}
+
+static void next(nv_fleet *fleet, nv_client *client)
+{
+    storm *s = fleet->mode;
+    s->taken[client->device] = false;
+    begin(fleet, client);
 }
 
 static void on_ready(nv_fleet *fleet, nv_client *client)
@@ -62,13 +83,14 @@ int nv_bench_storm(const nv_bench_mqtt_options *o)
 {
     static const nv_fleet_hooks hooks = {.ready = on_ready, .failed = next};
     storm *s = nv_calloc(1, sizeof(*s));
+    s->taken = nv_calloc(o->devices, sizeof(*s->taken));
     nv_fleet fleet;
     nv_usage from;
     nv_usage to;
     int code = 2;
     if (nv_fleet_init(&fleet, o, &hooks, s)) {
         for (uint32_t i = 0; i < o->connections; i++) {
-            next(&fleet, &fleet.clients[i]);
+            begin(&fleet, &fleet.clients[i]);
         }
         run(&fleet, o->warmup_s);
         nv_usage_read(&from, (pid_t)o->pid);
@@ -82,6 +104,7 @@ int nv_bench_storm(const nv_bench_mqtt_options *o)
         code = nv_bench_failures_sum(&fleet.failures) || s->connects == 0 ? 1 : 0;
     }
     nv_fleet_deinit(&fleet);
+    free(s->taken);
     free(s);
     return code;
 }
