@@ -87,6 +87,7 @@ struct nv_hub_loop {
     struct nv_methods *methods;      /* core/method.h: calls to these devices */
     struct nv_c2d *c2d;              /* core/c2d.h: queues of these devices */
     struct nv_query_kept *queries;   /* core/query_kept.h: answers with further pages */
+    uint32_t many_sessions;          /* sessions: connections of strangers that were let have many AMQP sessions */
     nv_timers timers;                /* of the core on this loop, by the hub's monotonic clock */
     void *_settling;                 /* nv_hub_settle waits */
 };

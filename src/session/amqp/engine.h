@@ -110,6 +110,8 @@ typedef struct nv_amqp_conn_ops {
     /** The peer broke a rule, for which the engine ends one link or session (@p what): for the log. The spans are valid
      * during the call, which calls nothing of the engine. NULL is fine. */
     void (*broken)(nv_amqp_conn *conn, const char *what, const nv_amqp_problem *problem);
+    /** The peer begins one session more than config.sessions. True: those were raised; false, or NULL: it may not. */
+    bool (*crowded)(nv_amqp_conn *conn);
     /** An owner's deadline (nv_amqp_conn_set_deadline) is due. NULL is fine. */
     void (*tick)(nv_amqp_conn *conn, int64_t now_us);
     /** The hub stops: nv_amqp_conn_close() after what was promised. */

@@ -74,9 +74,17 @@ static uint16_t choose_channel(const nv_amqp_conn *conn, uint16_t wanted)
     return can ? wanted : (uint16_t)engine_index_gap(&p->by_local);
 }
 
+static bool may_begin(nv_amqp_conn *conn)
+{
+    const nv_amqp_conn_private *p = conn->_p;
+    if (engine_index_gap(&p->by_local) > p->peer_channel_max) {
+        return false;
+    }
+    return p->session_count < conn->config.sessions || (conn->ops->crowded && conn->ops->crowded(conn));
+}
+
 void engine_on_begin(nv_amqp_conn *conn, uint16_t channel, const nv_amqp_begin *begin)
 {
-    nv_amqp_conn_private *p = conn->_p;
     if (channel > conn->config.channel_max) {
         engine_fail(conn, NV_AMQP_ERR_FRAMING_ERROR, "channel %u is above channel-max %u", channel,
                     conn->config.channel_max);
@@ -84,7 +92,7 @@ void engine_on_begin(nv_amqp_conn *conn, uint16_t channel, const nv_amqp_begin *
         engine_fail(conn, NV_AMQP_ERR_NOT_ALLOWED, "channel %u has a session already", channel);
     } else if (NV_AMQP_HAS(begin, begin, remote_channel)) {
         on_begin_answer(conn, channel, begin);
-    } else if (p->session_count >= conn->config.sessions || engine_index_gap(&p->by_local) > p->peer_channel_max) {
+    } else if (!may_begin(conn)) {
         engine_fail(conn, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, "more than %" PRIu32 " sessions", conn->config.sessions);
     } else {
         engine_session *s = session_new(conn, choose_channel(conn, channel));

@@ -20,7 +20,12 @@
 /* What a stranger may have: its $cbs pair, and one too many. */
 #define STRANGER_SESSIONS 8u
 #define STRANGER_LINKS    16u
-#define STRANGER_FRAMES   4u /* of the largest that it may send: messages that are incomplete or being looked at */
+
+/* Clients with many devices begin a session for each before they put the first token. A few strangers of a loop may do
+ * so, at some 250 bytes a session. */
+#define STRANGERS_WITH_MANY 64u
+#define MANY_SESSIONS       1024u
+#define STRANGER_FRAMES     4u /* of the largest that it may send: messages that are incomplete or being looked at */
 
 /* A link of a service node. The engine tells only its owner when it goes, so an entry may be of a link that is no more:
  * it counts only while the engine has a link at that address, and is replaced when another link gets it. */
@@ -156,12 +161,21 @@ void amqp_server_update_deadline(amqp_server *s)
     nv_amqp_conn_set_deadline(&s->conn, at_us);
 }
 
+static void no_longer_many(amqp_server *s)
+{
+    if (s->many_sessions) {
+        s->many_sessions = false;
+        amqp_loop(s)->many_sessions--;
+    }
+}
+
 void amqp_server_known(amqp_server *s)
 {
     if (s->conn.session.authenticated) {
         return;
     }
     const nv_limits *limits = &amqp_hub(s)->limits;
+    no_longer_many(s);
     s->conn.config.sessions = (uint32_t)limits->amqp_sessions;
     s->conn.config.links = (uint32_t)limits->amqp_links;
     s->conn.config.max_unsettled_bytes = (size_t)limits->amqp_unsettled_bytes;
@@ -445,6 +459,21 @@ static void on_opened(nv_amqp_conn *conn, const nv_amqp_open *open)
             NV_SPAN_ARG(nv_span_first(open->container_id, 100)), s->product[0] ? ", " : "", s->product);
 }
 
+static bool on_crowded(nv_amqp_conn *conn)
+{
+    amqp_server *s = (amqp_server *)(void *)conn;
+    nv_hub_loop *loop = amqp_loop(s);
+    int64_t most = amqp_hub(s)->limits.amqp_sessions;
+    if (conn->session.authenticated || s->many_sessions || loop->many_sessions >= STRANGERS_WITH_MANY ||
+        most <= (int64_t)conn->config.sessions) {
+        return false;
+    }
+    s->many_sessions = true;
+    loop->many_sessions++;
+    conn->config.sessions = most < MANY_SESSIONS ? (uint32_t)most : MANY_SESSIONS;
+    return true;
+}
+
 /* ---- time and the end --------------------------------------------------------------------------------------- */
 
 /* Something of the connection's credentials is over: what it opened goes, and the connection with the last of it. */
@@ -577,6 +606,7 @@ static void on_free(nv_amqp_conn *conn)
     if (conn->session.authenticated) {
         nv_metric_add(NV_M_AMQP_CONNECTIONS, -1);
     }
+    no_longer_many(s);
     nv_amqp_conn_deinit(conn);
     amqp_auth_deinit(s);
     nv_map_deinit(&s->by_key);
@@ -590,6 +620,7 @@ static const nv_amqp_conn_ops server_ops = {.sasl = on_sasl,
                                             .attach = on_attach,
                                             .broken = on_broken,
                                             .ended = on_ended,
+                                            .crowded = on_crowded,
                                             .tick = on_tick,
                                             .drain = on_drain,
                                             .free = on_free};

@@ -172,6 +172,7 @@ struct amqp_server {
     const char *leave_text; /* static */
     bool certificate;       /* EXTERNAL or no SASL: the client certificate opens devices */
     bool cbs_full;          /* a request was put off */
+    bool many_sessions;     /* counted in nv_hub_loop.many_sessions */
     bool draining;          /* the hub stops: take no more messages (delivery() says false) */
     bool ended;
 };

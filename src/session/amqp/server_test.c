@@ -387,6 +387,57 @@ static void test_strangers_are_bounded(void **state)
     amqp_rig_free(rig);
 }
 
+/* As Java's multiplexing client does: a session for each device, and only then the first token. */
+static amqp_client *begin_many(amqp_rig *rig, int sessions)
+{
+    amqp_client *c = amqp_client_anonymous(rig);
+    for (int i = 1; i < sessions && !c->ended; i++) {
+        (void)nv_amqp_session_begin(&c->conn);
+    }
+    amqp_rig_settle(rig);
+    return c;
+}
+
+static void test_strangers_with_many_sessions(void **state)
+{
+    (void)state;
+    enum { CROWD = 64 };
+    amqp_client *crowd[CROWD];
+    amqp_rig *rig = amqp_rig_new(NULL);
+    amqp_rig_add(rig, "d1", NULL);
+    amqp_client *c = begin_many(rig, 1001);
+    assert_false(c->ended);
+    assert_int_equal(amqp_client_put_token(
+                         c, "hub.test/devices/d1",
+                         amqp_rig_token(rig, &(amqp_token){.resource = "hub.test/devices/d1", .key = &amqp_rig_key})),
+                     200);
+    nv_amqp_session *last = amqp_client_session(c);
+    amqp_client_link *link = amqp_client_attach(c, true, EVENTS, &(amqp_client_attach_options){.session = last});
+    amqp_client_send_body(link, "of the last session");
+    amqp_client *greedy = begin_many(rig, 1030);
+    assert_true(greedy->ended);
+    assert_string_equal(greedy->condition, "amqp:resource-limit-exceeded");
+    amqp_client_free(greedy);
+    for (int i = 0; i < CROWD; i++) { /* who has shown a token is not counted among them */
+        crowd[i] = begin_many(rig, 9);
+        assert_false(crowd[i]->ended);
+    }
+    greedy = begin_many(rig, 9);
+    assert_true(greedy->ended);
+    amqp_client_free(greedy);
+    amqp_client *modest = begin_many(rig, 8);
+    assert_false(modest->ended);
+    amqp_client_free(crowd[0]);
+    crowd[0] = begin_many(rig, 9); /* there is room for another */
+    assert_false(crowd[0]->ended || c->ended);
+    for (int i = 0; i < CROWD; i++) {
+        amqp_client_free(crowd[i]);
+    }
+    amqp_client_free(modest);
+    amqp_client_free(c);
+    amqp_rig_free(rig);
+}
+
 /* ---- certificates ------------------------------------------------------------------------------------------- */
 
 /* conformance: amqp.md 59 */
@@ -623,6 +674,7 @@ int main(void)
         cmocka_unit_test(test_policy_with_a_path),
         cmocka_unit_test(test_strangers),
         cmocka_unit_test(test_strangers_are_bounded),
+        cmocka_unit_test(test_strangers_with_many_sessions),
         cmocka_unit_test(test_certificates),
         cmocka_unit_test(test_what_is_not_there),
         cmocka_unit_test(test_answers),
