@@ -55,6 +55,19 @@ static void sent(nv_session *session, int64_t now_us)
     stream(echo_of(session));
 }
 
+static nv_session *change(void *arg, nv_carrier *carrier)
+{
+    echo_config *config = arg;
+    atomic_fetch_add(&config->counts.changed, 1);
+    return echo_accept(config, carrier);
+}
+
+static void dropped(void *arg)
+{
+    echo_config *config = arg;
+    atomic_fetch_add(&config->counts.dropped, 1);
+}
+
 static void take_line(echo *e, nv_span line)
 {
     nv_span text = nv_span_first(line, line.len - 1);
@@ -80,9 +93,13 @@ static void take_line(echo *e, nv_span line)
         atomic_fetch_add(&e->config->counts.stopped, 1);
     } else if (nv_span_eq_str(text, "upgrade")) {
         e->session.reading = false;
+        atomic_fetch_add(&e->config->counts.upgrades, 1);
         e->session.carrier->upgrade(
             e->session.carrier,
-            &(nv_upgrade){echo_accept, e->config, e->config->max_message ? e->config->max_message : (size_t)64 * 1024});
+            &(nv_upgrade){.make = change,
+                          .dropped = dropped,
+                          .arg = e->config,
+                          .max_message_bytes = e->config->max_message ? e->config->max_message : (size_t)64 * 1024});
     } else if (nv_span_eq_str(text, "known")) {
         e->session.authenticated = true;
     }

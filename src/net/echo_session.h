@@ -20,6 +20,9 @@ typedef struct echo_counts {
     _Atomic int full; /* an answer did not fit */
     _Atomic int held;
     _Atomic int lines;
+    _Atomic int upgrades; /* asked for; each is one of the next two */
+    _Atomic int changed;
+    _Atomic int dropped;
 } echo_counts;
 
 typedef struct echo_config {

@@ -95,6 +95,8 @@ void hub_stop(hub *h)
     nv_net_free(h->net);
     assert_int_equal(atomic_load(&h->echo.counts.freed), atomic_load(&h->echo.counts.made));
     assert_int_equal(atomic_load(&h->echo.counts.lost), atomic_load(&h->echo.counts.made));
+    assert_int_equal(atomic_load(&h->echo.counts.changed) + atomic_load(&h->echo.counts.dropped),
+                     atomic_load(&h->echo.counts.upgrades));
 }
 
 static void pause_a_little(int *left)

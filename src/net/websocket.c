@@ -2,13 +2,19 @@
 
 #include <wslay/wslay.h>
 
-/* A head as clients send it: opcode, length, mask. */
-#define SHORT_HEAD 6u
+#define MASKED     0x80u /* beside the length */
+#define SHORT_HEAD 2u    /* opcode and length */
 
 void nv_ws_decoder_init(nv_ws_decoder *decoder, size_t max_message)
 {
     *decoder = (nv_ws_decoder){._max_message = max_message};
     nv_buf_init(&decoder->control, NV_WS_CONTROL_MAX);
+}
+
+void nv_ws_decoder_init_client(nv_ws_decoder *decoder, size_t max_message)
+{
+    nv_ws_decoder_init(decoder, max_message);
+    decoder->_client = true;
 }
 
 static void let_go(nv_ws_decoder *d)
@@ -87,7 +93,8 @@ static nv_ws_event check_data(nv_ws_decoder *d, const struct wslay_frame_iocb *f
     d->_message = d->_in_message ? d->_message : 0;
     d->_in_message = !frame->fin;
     if (!fits(d, frame->payload_length)) {
-        return bad(d, NV_WS_TOO_BIG, "a message longer than limits.websocket_frame_bytes");
+        return bad(d, NV_WS_TOO_BIG,
+                   d->_client ? "a message that is too long" : "a message longer than limits.websocket_frame_bytes");
     }
     return NV_WS_MORE;
 }
@@ -97,8 +104,8 @@ static nv_ws_event check_head(nv_ws_decoder *d, const struct wslay_frame_iocb *f
     if (frame->rsv != WSLAY_RSV_NONE) {
         return bad(d, NV_WS_PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on");
     }
-    if (!frame->mask) { /* [RFC 6455 5.1] */
-        return bad(d, NV_WS_PROTOCOL_ERROR, "a frame without a mask");
+    if (!frame->mask != d->_client) { /* [RFC 6455 5.1] */
+        return bad(d, NV_WS_PROTOCOL_ERROR, d->_client ? "a frame with a mask" : "a frame without a mask");
     }
     if (!wslay_is_ctrl_frame(frame->opcode)) {
         return check_data(d, frame);
@@ -143,9 +150,10 @@ static nv_ws_event take_control(nv_ws_decoder *d, const struct wslay_frame_iocb 
 
 /* ---- pieces of frames ---- */
 
-static size_t head_len(uint64_t payload_len)
+static size_t head_len(const nv_ws_decoder *d, uint64_t payload_len)
 {
-    return SHORT_HEAD + (payload_len > UINT16_MAX ? 8 : payload_len >= 126 ? 2 : 0); /* wslay demands the shortest */
+    size_t length = payload_len > UINT16_MAX ? 8 : payload_len >= 126 ? 2 : 0; /* wslay demands the shortest */
+    return SHORT_HEAD + length + (d->_client ? 0 : NV_WS_MASK_BYTES);
 }
 
 /* wslay has some or all of a frame's payload. */
@@ -159,7 +167,7 @@ static nv_ws_event take_piece(nv_ws_decoder *d, const struct wslay_frame_iocb *f
     bool whole = d->_done == frame->payload_length;
     if (whole) {
         d->_done = 0;
-        d->_held -= head_len(frame->payload_length);
+        d->_held -= head_len(d, frame->payload_length);
     }
     d->_held -= frame->data_length;
     if (wslay_is_ctrl_frame(frame->opcode)) {
@@ -220,16 +228,32 @@ nv_ws_event nv_ws_decode(nv_ws_decoder *decoder, nv_span *bytes, uint8_t *out, s
     return event;
 }
 
-void nv_ws_write_head(nv_writer *out, nv_ws_opcode opcode, size_t len)
+static void write_head(nv_writer *out, nv_ws_opcode opcode, size_t len, uint8_t masked)
 {
     nv_write_u8(out, (uint8_t)(0x80u | opcode));
     if (len < 126) {
-        nv_write_u8(out, (uint8_t)len);
+        nv_write_u8(out, (uint8_t)(masked | len));
     } else if (len <= UINT16_MAX) {
-        nv_write_u8(out, 126);
+        nv_write_u8(out, masked | 126u);
         nv_write_u16_be(out, (uint16_t)len);
     } else {
-        nv_write_u8(out, 127);
+        nv_write_u8(out, masked | 127u);
         nv_write_u64_be(out, len);
+    }
+}
+
+void nv_ws_write_head(nv_writer *out, nv_ws_opcode opcode, size_t len)
+{
+    write_head(out, opcode, len, 0);
+}
+
+void nv_ws_write_masked(nv_writer *out, nv_ws_opcode opcode, nv_span payload, const uint8_t mask[NV_WS_MASK_BYTES])
+{
+    write_head(out, opcode, payload.len, MASKED);
+    nv_write_span(out, nv_span_of(mask, NV_WS_MASK_BYTES));
+    uint8_t *at = out->at;
+    nv_write_span(out, payload);
+    for (size_t i = 0; i < payload.len && out->err == NV_OK; i++) {
+        at[i] ^= mask[i % NV_WS_MASK_BYTES];
     }
 }

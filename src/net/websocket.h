@@ -1,6 +1,6 @@
 /**
- * WebSocket frames as a server has them (RFC 6455), without a socket: bytes in, payload and events out. The grammar of
- * frames is wslay's; what it leaves to its user is decided here: masks, opcodes, fragments, lengths, close codes.
+ * WebSocket frames of either side (RFC 6455), without a socket: bytes in, payload and events out. The grammar of frames
+ * is wslay's; what it leaves to its user is decided here: masks, opcodes, fragments, lengths, close codes.
  *
  * Payload goes up as it arrives, so a message of any length costs no memory, and between frames a decoder owns none.
  * Only binary messages are taken: they are what MQTT and AMQP travel in, and their bounds mean nothing to either.
@@ -12,8 +12,10 @@
 #include "base/cursor.h"
 
 #define NV_WS_CONTROL_MAX 125u
-/** The longest head of a frame that a server sends. */
-#define NV_WS_HEAD_MAX 10u
+/** The longest head of a frame that a server sends, and of one that a client does. */
+#define NV_WS_HEAD_MAX        10u
+#define NV_WS_MASKED_HEAD_MAX 14u
+#define NV_WS_MASK_BYTES      4u
 
 typedef enum nv_ws_opcode {
     NV_WS_CONTINUATION = 0,
@@ -48,6 +50,7 @@ typedef struct nv_ws_decoder {
     uint16_t close_code; /* END, BAD */
     bool ended;          /* after END and BAD */
     /* private */
+    bool _client;     /* frames come from a server */
     bool _in_message; /* a fragment was the last data frame */
     size_t _max_message;
     uint64_t _message; /* bytes of the message under way, as announced */
@@ -58,8 +61,10 @@ typedef struct nv_ws_decoder {
     struct wslay_frame_context *_frames;
 } nv_ws_decoder;
 
-/** @param max_message  of one message, all its fragments together, in bytes */
+/** Of a server. @param max_message  of one message, all its fragments together, in bytes */
 void nv_ws_decoder_init(nv_ws_decoder *decoder, size_t max_message);
+/** Of a client. */
+void nv_ws_decoder_init_client(nv_ws_decoder *decoder, size_t max_message);
 void nv_ws_decoder_deinit(nv_ws_decoder *decoder);
 
 /**
@@ -72,5 +77,7 @@ nv_ws_event nv_ws_decode(nv_ws_decoder *decoder, nv_span *bytes, uint8_t *out, s
 
 /** The head of an unfragmented frame; its @p len bytes of payload follow. Writes at most NV_WS_HEAD_MAX bytes. */
 void nv_ws_write_head(nv_writer *out, nv_ws_opcode opcode, size_t len);
+/** A whole frame of a client, masked. @param mask  unpredictable for whoever chose the payload [RFC 6455 10.3] */
+void nv_ws_write_masked(nv_writer *out, nv_ws_opcode opcode, nv_span payload, const uint8_t mask[NV_WS_MASK_BYTES]);
 
 #endif

@@ -6,6 +6,7 @@
 #include "net/websocket_layer.h"
 
 #include "base/alloc.h"
+#include "base/rng.h"
 #include "net/websocket.h"
 
 #include <stdlib.h>
@@ -13,6 +14,7 @@
 typedef struct ws_layer {
     nv_layer layer;
     nv_upgrade to;
+    bool made; /* its session was asked for */
     nv_ws_decoder decoder;
 } ws_layer;
 
@@ -27,13 +29,20 @@ static ws_layer *ws_of(nv_layer *layer)
 static bool put_frame(ws_layer *ws, nv_ws_opcode opcode, nv_span payload)
 {
     nv_buf *below = nv_layer_below(&ws->layer);
-    uint8_t *at = nv_buf_reserve(below, NV_WS_HEAD_MAX + payload.len);
+    size_t size = NV_WS_MASKED_HEAD_MAX + payload.len;
+    uint8_t *at = nv_buf_reserve(below, size);
     if (!at) {
         return false;
     }
-    nv_writer w = nv_writer_of(at, NV_WS_HEAD_MAX + payload.len);
-    nv_ws_write_head(&w, opcode, payload.len);
-    nv_write_span(&w, payload);
+    nv_writer w = nv_writer_of(at, size);
+    if (ws->to.client) {
+        uint8_t mask[NV_WS_MASK_BYTES];
+        nv_rng_fill(nv_rng_system(), mask, sizeof(mask));
+        nv_ws_write_masked(&w, opcode, payload, mask);
+    } else {
+        nv_ws_write_head(&w, opcode, payload.len);
+        nv_write_span(&w, payload);
+    }
     nv_buf_commit(below, nv_writer_len(&w));
     return true;
 }
@@ -41,9 +50,9 @@ static bool put_frame(ws_layer *ws, nv_ws_opcode opcode, nv_span payload)
 static const char *ws_output(nv_layer *layer)
 {
     ws_layer *ws = ws_of(layer);
-    for (size_t room = nv_layer_room(layer); room > NV_WS_HEAD_MAX && nv_buf_len(&layer->out) > 0;
+    for (size_t room = nv_layer_room(layer); room > NV_WS_MASKED_HEAD_MAX && nv_buf_len(&layer->out) > 0;
          room = nv_layer_room(layer)) {
-        nv_span payload = nv_span_first(nv_buf_span(&layer->out), room - NV_WS_HEAD_MAX);
+        nv_span payload = nv_span_first(nv_buf_span(&layer->out), room - NV_WS_MASKED_HEAD_MAX);
         if (!put_frame(ws, NV_WS_BINARY, payload)) {
             return "out of memory for its output";
         }
@@ -142,6 +151,9 @@ static void ws_abandoned(nv_layer *layer, const char *why)
 static void ws_free(nv_layer *layer)
 {
     ws_layer *ws = ws_of(layer);
+    if (!ws->made && ws->to.dropped) {
+        ws->to.dropped(ws->to.arg);
+    }
     nv_ws_decoder_deinit(&ws->decoder);
     free(ws);
 }
@@ -153,12 +165,17 @@ nv_layer *nv_ws_layer_new(const nv_upgrade *to)
     ws_layer *ws = nv_calloc(1, sizeof(*ws));
     ws->layer.ops = &ws_ops;
     ws->to = *to;
-    nv_ws_decoder_init(&ws->decoder, to->max_message_bytes);
+    if (to->client) {
+        nv_ws_decoder_init_client(&ws->decoder, to->max_message_bytes);
+    } else {
+        nv_ws_decoder_init(&ws->decoder, to->max_message_bytes);
+    }
     return &ws->layer;
 }
 
 nv_session *nv_ws_layer_session(nv_layer *layer, nv_carrier *carrier)
 {
     const nv_upgrade *to = &ws_of(layer)->to;
+    ws_of(layer)->made = true;
     return to->make(to->arg, carrier);
 }

@@ -4,7 +4,7 @@
 
 #include "net/conn.h"
 
-/** A layer for the server's side, which remembers who is to speak on it. To be pushed, or freed by its ops. */
+/** A layer for either side, which remembers who is to speak on it. To be pushed, or freed by its ops. */
 nv_layer *nv_ws_layer_new(const nv_upgrade *to);
 /** Make that session. @return NULL: refused */
 nv_session *nv_ws_layer_session(nv_layer *layer, nv_carrier *carrier);

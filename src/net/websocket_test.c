@@ -75,13 +75,17 @@ static void put_event(transcript *t, const nv_ws_decoder *d, nv_ws_event event)
 }
 
 /** Bytes come in pieces of @p step, payload leaves through a window of @p room. The caller frees the text. */
-static char *decode(nv_span bytes, size_t step, size_t room)
+static char *decode(nv_span bytes, size_t step, size_t room, bool client)
 {
     uint8_t window[4096];
     transcript t = {.in_data = false};
     nv_ws_decoder d;
     nv_buf_init(&t.text, 1 << 22);
-    nv_ws_decoder_init(&d, MAX_MESSAGE);
+    if (client) {
+        nv_ws_decoder_init_client(&d, MAX_MESSAGE);
+    } else {
+        nv_ws_decoder_init(&d, MAX_MESSAGE);
+    }
     while (bytes.len > 0) {
         nv_span piece = nv_span_first(bytes, step);
         bytes = nv_span_skip(bytes, step);
@@ -118,10 +122,12 @@ static size_t from_hex(const char *hex, uint8_t *out, size_t size)
     return len;
 }
 
-static const struct {
+typedef struct transcript_row {
     const char *in;
     const char *out;
-} transcripts[] = {
+} transcript_row;
+
+static const transcript_row transcripts[] = {
     /* the examples of RFC 6455 section 5.7, as binary messages of a client */
     {"82 85 37fa213d 7f9f4d5158", "d:48656c6c6f ."},
     {"02 83 00000000 48656c 80 82 00000000 6c6f", "d:48656c6c6f ."},
@@ -194,28 +200,58 @@ static const struct {
     {"02 81 00000000 41 80 81 00000000 42 82 fe 03e8 00000000 43", "d:414243 ..."}, /* each message for itself */
 };
 
+/* what a client makes of frames: its peer must not mask [5.1], all else is the same */
+static const transcript_row client_transcripts[] = {
+    {"82 05 48656c6c6f", "d:48656c6c6f ."},
+    {"02 03 48656c 89 01 41 80 02 6c6f", "d:48656c p:41 d:6c6f ."},
+    {"82 00 82 01 44", "d:44 ."},
+    {"8a 00", " ."},
+    {"82 05 48", "d:48 ..."},
+    {"82", " ..."},
+    {"82 7e 007e", " ..."},
+    {"88 00", "e:0"},
+    {"88 02 03e8 82 01 41", "e:1000"},
+    {"88 02 03ed", "b:1002"},
+    {"82 85 37fa213d 7f9f4d5158", "b:1002"},
+    {"82 01 41 82 81 00000000 42", "d:41 b:1002"},
+    {"89 80 00000000", "b:1002"},
+    {"81 01 41", "b:1003"},
+    {"92 01 41", "b:1002"},
+    {"80 01 41", "b:1002"},
+    {"82 7e 0001 41", "b:1002"},
+    {"82 7e 03e9 41", "b:1009"},
+};
+
+static void check_transcript(const transcript_row *row, bool client)
+{
+    static const size_t rooms[] = {1, 2, 3, 7, 4096};
+    uint8_t bytes[256];
+    size_t len = from_hex(row->in, bytes, sizeof(bytes));
+    for (size_t step = 1; step <= len; step++) {
+        for (size_t room = 0; room < NV_COUNT_OF(rooms); room++) {
+            /* a copy of its own, so that a sanitizer sees reads beyond it */
+            uint8_t *own = nv_malloc(len);
+            memcpy(own, bytes, len);
+            char *got = decode(nv_span_of(own, len), step, rooms[room], client);
+            if (strcmp(got, row->out) != 0) {
+                fail_msg("%s, step %zu, room %zu: %s, not %s: %s", client ? "client" : "server", step, rooms[room],
+                         row->in, row->out, got);
+            }
+            free(got);
+            free(own);
+        }
+    }
+}
+
 /* conformance: mqtt.md 11 */
 static void test_transcripts(void **state)
 {
     (void)state;
-    static const size_t rooms[] = {1, 2, 3, 7, 4096};
     for (size_t i = 0; i < NV_COUNT_OF(transcripts); i++) {
-        uint8_t bytes[256];
-        size_t len = from_hex(transcripts[i].in, bytes, sizeof(bytes));
-        for (size_t step = 1; step <= len; step++) {
-            for (size_t room = 0; room < NV_COUNT_OF(rooms); room++) {
-                /* a copy of its own, so that a sanitizer sees reads beyond it */
-                uint8_t *own = nv_malloc(len);
-                memcpy(own, bytes, len);
-                char *got = decode(nv_span_of(own, len), step, rooms[room]);
-                if (strcmp(got, transcripts[i].out) != 0) {
-                    fail_msg("row %zu, step %zu, room %zu: %s, not %s: %s", i, step, rooms[room], transcripts[i].in,
-                             transcripts[i].out, got);
-                }
-                free(got);
-                free(own);
-            }
-        }
+        check_transcript(&transcripts[i], false);
+    }
+    for (size_t i = 0; i < NV_COUNT_OF(client_transcripts); i++) {
+        check_transcript(&client_transcripts[i], true);
     }
 }
 
@@ -344,6 +380,46 @@ static void test_heads(void **state)
     }
 }
 
+/** The example of RFC 6455 section 5.7, and every kind of length: what a client writes a server reads. */
+static void test_masked(void **state)
+{
+    (void)state;
+    static const uint8_t mask[NV_WS_MASK_BYTES] = {0x37, 0xfa, 0x21, 0x3d};
+    static const uint8_t hello[] = {0x82, 0x85, 0x37, 0xfa, 0x21, 0x3d, 0x7f, 0x9f, 0x4d, 0x51, 0x58};
+    static const size_t lens[] = {0, 1, 125, 126, 65535, 65536};
+    static uint8_t payload[65536];
+    static uint8_t frame[sizeof(payload) + NV_WS_MASKED_HEAD_MAX];
+    static uint8_t got[sizeof(payload)];
+    nv_writer w = nv_writer_of(frame, sizeof(frame));
+    nv_ws_write_masked(&w, NV_WS_BINARY, nv_span_str("Hello"), mask);
+    assert_int_equal(nv_writer_len(&w), sizeof(hello));
+    assert_memory_equal(frame, hello, sizeof(hello));
+    for (size_t i = 0; i < sizeof(payload); i++) {
+        payload[i] = (uint8_t)(i * 7);
+    }
+    for (size_t i = 0; i < NV_COUNT_OF(lens); i++) {
+        nv_ws_decoder d;
+        size_t len = 0;
+        w = nv_writer_of(frame, sizeof(frame));
+        nv_ws_write_masked(&w, NV_WS_BINARY, nv_span_of(payload, lens[i]), mask);
+        nv_span bytes = nv_writer_span(&w);
+        nv_ws_decoder_init(&d, sizeof(payload));
+        size_t done = 0;
+        for (nv_ws_event event = NV_WS_FULL; event == NV_WS_FULL; done += len) {
+            event = nv_ws_decode(&d, &bytes, got + done, sizeof(got) - done, &len);
+            assert_true(event == NV_WS_FULL || event == NV_WS_MORE);
+        }
+        assert_int_equal(done, lens[i]);
+        assert_memory_equal(got, payload, done);
+        nv_ws_decoder_deinit(&d);
+    }
+    w = nv_writer_of(frame, 10); /* no room: sticky, nothing behind it is touched */
+    frame[10] = 0xa5;
+    nv_ws_write_masked(&w, NV_WS_BINARY, nv_span_str("Hello"), mask);
+    assert_int_equal(w.err, NV_E_TOO_BIG);
+    assert_int_equal(frame[10], 0xa5);
+}
+
 /** A connection between two messages holds its structure and nothing else; one inside a frame holds a few KiB. */
 static void test_memory(void **state)
 {
@@ -376,10 +452,8 @@ static void test_memory(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        cmocka_unit_test(test_transcripts),
-        cmocka_unit_test(test_random_streams),
-        cmocka_unit_test(test_heads),
-        cmocka_unit_test(test_memory),
+        cmocka_unit_test(test_transcripts), cmocka_unit_test(test_random_streams), cmocka_unit_test(test_heads),
+        cmocka_unit_test(test_masked),      cmocka_unit_test(test_memory),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

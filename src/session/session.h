@@ -25,8 +25,11 @@ struct nv_hub_loop;
 typedef struct nv_upgrade {
     /** Makes the successor; as at the begin of a connection it may write to carrier->out at once. NULL: refused. */
     nv_session *(*make)(void *arg, nv_carrier *carrier);
+    /** Instead of make(), when the connection ended before. NULL: nobody asks. */
+    void (*dropped)(void *arg);
     void *arg;
     size_t max_message_bytes; /* of a WebSocket message; a longer one closes the connection */
+    bool client;              /* we have connected to the peer, and asked for this */
 } nv_upgrade;
 
 /** The connection as its session sees it. */
