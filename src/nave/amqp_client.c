@@ -5,6 +5,7 @@
 #include "codec/base64.h"
 #include "codec/json.h"
 #include "net/client.h"
+#include "session/websocket_client.h"
 
 #include <json-c/json.h>
 #include <stdarg.h>
@@ -110,6 +111,11 @@ static int no_amqp(void)
     return refuse("AMQP", "this hub does not listen for it; start it with amqp.port");
 }
 
+static int no_https(void)
+{
+    return refuse("AMQP over WebSocket", "this hub does not listen for HTTPS; start it with https.port");
+}
+
 static int ask_port(nv_client *client, uint16_t *port)
 {
     uint16_t other = *port ? *port : client->port == 443 ? AMQPS_PORT : 0; /* where one port is odd, others are too */
@@ -132,6 +138,12 @@ int nv_amqp_place_of(nv_client *client, nv_amqp_place *out)
 {
     (void)snprintf(out->host, sizeof(out->host), "%s", client->host);
     out->plain = false;
+    if (client->websocket) {
+        bool local = client->local != NULL;
+        out->port = client->port;
+        out->websocket = NV_AMQP_HUB_WEBSOCKET;
+        return local && !nv_json_member(nv_json_member(client->local, "endpoints"), "https") ? no_https() : NV_EXIT_OK;
+    }
     if (client->amqp_port) {
         out->port = client->amqp_port;
         return NV_EXIT_OK;
@@ -165,6 +177,8 @@ typedef struct attempt {
     char *password;
     char *audience;
     char container_id[40];
+    uint16_t port;
+    const char *websocket; /* static; or NULL */
 } attempt;
 
 static char *copy_of(const char *text)
@@ -184,7 +198,7 @@ static void attempt_free(attempt *a)
     free(a);
 }
 
-static nv_session *connected(void *arg, nv_carrier *carrier)
+static nv_session *speak(void *arg, nv_carrier *carrier)
 {
     attempt *a = arg;
     nv_amqp_client *client = NULL;
@@ -193,12 +207,37 @@ static nv_session *connected(void *arg, nv_carrier *carrier)
     return session;
 }
 
-static void failed(void *arg, nv_err err, const char *why)
+static void give_up(void *arg, const char *why)
 {
     attempt *a = arg;
-    (void)err;
     a->config.ended(NULL, a->config.arg, NV_AMQP_ERR_NONE, why);
     attempt_free(a);
+}
+
+static void dropped(void *arg)
+{
+    give_up(arg, "the connection ended");
+}
+
+static nv_session *connected(void *arg, nv_carrier *carrier)
+{
+    attempt *a = arg;
+    nv_websocket_client_config config = {.host = a->hostname,
+                                         .port = a->port,
+                                         .path = a->websocket,
+                                         .protocol = "AMQPWSB10",
+                                         .timeout_us = CONNECT_US,
+                                         .make = speak,
+                                         .failed = give_up,
+                                         .dropped = dropped,
+                                         .arg = a};
+    return a->websocket ? nv_websocket_client_new(carrier, &config) : speak(a, carrier);
+}
+
+static void failed(void *arg, nv_err err, const char *why)
+{
+    (void)err;
+    give_up(arg, why);
 }
 
 void nv_amqp_run_connect(nv_amqp_run *run, const nv_amqp_place *place, const nv_amqp_client_config *config)
@@ -211,6 +250,8 @@ void nv_amqp_run_connect(nv_amqp_run *run, const nv_amqp_place *place, const nv_
     a->config.password = a->password = copy_of(config->password);
     a->config.audience = a->audience = copy_of(config->audience);
     a->config.container_id = a->container_id;
+    a->port = place->port;
+    a->websocket = place->websocket;
     (void)snprintf(a->container_id, sizeof(a->container_id), "nave-%016llx",
                    (unsigned long long)nv_rng_u64(nv_rng_system()));
     bool hub = nv_span_eq_nocase(nv_span_str(place->host), nv_span_str(client->host));
@@ -250,8 +291,9 @@ const char *nv_amqp_cure(const nv_client *client, const char *why)
     if (client->local) {
         return "; is it running? start it by `nave up`";
     }
-    return client->amqp_port || client->entity ? ""
-                                               : "; where AMQP has a port of its own there, give it by --amqp-port N";
+    return client->amqp_port || client->entity || client->websocket
+               ? ""
+               : "; where AMQP has a port of its own there, give it by --amqp-port N";
 }
 
 char *nv_amqp_event_token(const nv_client *client, const char *audience, int64_t *life_s)

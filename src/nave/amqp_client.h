@@ -42,13 +42,18 @@ bool nv_amqp_run_ended(const nv_amqp_run *run);
 typedef struct nv_amqp_place {
     char host[256];
     uint16_t port;
-    bool plain; /* without TLS */
+    bool plain;            /* without TLS */
+    const char *websocket; /* path of the WebSocket that carries it; NULL: none does */
 } nv_amqp_place;
 
+/** Paths of the WebSockets of a hub and of an event hub. */
+#define NV_AMQP_HUB_WEBSOCKET    "/$iothub/websocket"
+#define NV_AMQP_EVENTS_WEBSOCKET "/$servicebus/websocket"
+
 /**
- * Of the hub: from hub.json, by --amqp-port, or from the hub itself. One that cannot be asked or knows nothing of
- * /nave/v1/ is taken to have AMQP where it was the last time, if @p out says so, else on 5671 when its HTTPS is on 443.
- * Blocks.
+ * Of the hub: its HTTPS when AMQP is to travel in a WebSocket (--over amqp-ws). Else from hub.json, by --amqp-port, or
+ * from the hub itself. One that cannot be asked or knows nothing of /nave/v1/ is taken to have AMQP where it was the
+ * last time, if @p out says so, else on 5671 when its HTTPS is on 443. Blocks.
  * @param out  zeroed, or what the last call left there
  * @return NV_EXIT_OK; NV_EXIT_REFUSED it listens for none, or cannot be asked, said on stderr
  */

@@ -127,16 +127,38 @@ static int take_hub(nv_client *client, const nv_args *args, bool events)
     return take_local(client, data);
 }
 
-static int take_amqp_port(nv_client *client, const char *text)
+/* How AMQP travels. */
+static int take_way(nv_client *client, const nv_args *args)
 {
+    const char *over = nv_args_get(args, "over");
+    const char *text = nv_args_get(args, "amqp-port");
     uint64_t port = 0;
+    if (over && strcmp(over, "http") != 0 && strcmp(over, "amqp") != 0 && strcmp(over, "amqp-ws") != 0) {
+        (void)refuse("--over is http, amqp or amqp-ws");
+        return NV_EXIT_USAGE;
+    }
+    if (text && over && strcmp(over, "amqp") != 0) {
+        (void)refuse("--amqp-port is for --over amqp");
+        return NV_EXIT_USAGE;
+    }
     if (text && (!nv_span_to_u64(nv_span_str(text), &port) || port == 0 || port > 65535)) {
         (void)refuse("--amqp-port is a number from 1 to 65535");
         return NV_EXIT_USAGE;
     }
     client->amqp_port = (uint16_t)port;
-    client->port = port > 0 && client->entity ? client->amqp_port : client->port;
+    client->websocket = over && strcmp(over, "amqp-ws") == 0;
     return NV_EXIT_OK;
+}
+
+/* The port in the string of an event hub is that of AMQP by itself. */
+static void change_way(nv_client *client)
+{
+    if (client->entity && client->websocket) {
+        client->port = 443;
+        client->plain = false;
+    } else if (client->entity && client->amqp_port) {
+        client->port = client->amqp_port;
+    }
 }
 
 static int open_client(nv_client *client, const nv_args *args, bool events)
@@ -148,9 +170,10 @@ static int open_client(nv_client *client, const nv_args *args, bool events)
         return NV_EXIT_USAGE;
     }
     client->json = output && strcmp(output, "json") == 0;
-    int code = take_hub(client, args, events);
+    int code = take_way(client, args);
     if (code == NV_EXIT_OK) {
-        code = take_amqp_port(client, nv_args_get(args, "amqp-port"));
+        code = take_hub(client, args, events);
+        change_way(client);
     }
     const char *ca = nv_args_get(args, "ca");
     if (ca) {

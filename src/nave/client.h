@@ -26,6 +26,7 @@ typedef struct nv_client {
     char *entity;         /* event hub, when the string was that of one; else NULL */
     bool plain;           /* ... and it is the emulator's form: without TLS */
     uint16_t amqp_port;   /* --amqp-port, or 0 */
+    bool websocket;       /* --over amqp-ws */
     bool json;            /* -o json */
     void *_curl;
 } nv_client;
@@ -33,7 +34,7 @@ typedef struct nv_client {
 /** Find the hub by --hub, --data, NAVE_CONNECTION_STRING or the default data folder, in this order. */
 int nv_client_open(nv_client *client, const nv_args *args);
 /** As nv_client_open(), but the connection string may also be that of an event hub: client->entity. port is its AMQP
- * port then. */
+ * port then, or 443 with --over amqp-ws. */
 int nv_client_open_events(nv_client *client, const nv_args *args);
 /** A zeroed client is fine. */
 void nv_client_close(nv_client *client);

@@ -148,19 +148,12 @@ static bool put_properties(nv_json_writer *w, const nv_args *args)
 static int check_message(const nv_args *args, uint64_t *ttl_s)
 {
     const char *ack = nv_args_get(args, "ack");
-    const char *over = nv_args_get(args, "over");
     if (!seconds(args, "ttl", 1, 172800, ttl_s)) {
         return usage("--ttl is 1 to 172800 seconds");
     }
     if (ack && strcmp(ack, "none") != 0 && strcmp(ack, "positive") != 0 && strcmp(ack, "negative") != 0 &&
         strcmp(ack, "full") != 0) {
         return usage("--ack is none, positive, negative or full");
-    }
-    if (over && strcmp(over, "http") != 0 && strcmp(over, "amqp") != 0) {
-        return usage("--over is http or amqp");
-    }
-    if (over && strcmp(over, "http") == 0 && nv_args_has(args, "amqp-port")) {
-        return usage("--amqp-port is for --over amqp");
     }
     return NV_EXIT_OK;
 }
@@ -255,6 +248,10 @@ int nv_cmd_feedback(const nv_args *args)
     uint64_t left = UINT64_MAX;
     if (count && (!nv_span_to_u64(nv_span_str(count), &left) || left == 0 || left == UINT64_MAX)) {
         return usage("--count is a number of records, at least 1");
+    }
+    const char *over = nv_args_get(args, "over");
+    if (over && strcmp(over, "http") == 0) {
+        return usage("--over is amqp or amqp-ws: over HTTP there is no feedback");
     }
     nv_client client = {0};
     int code = nv_client_open(&client, args);

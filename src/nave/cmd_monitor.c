@@ -288,14 +288,8 @@ int nv_cmd_monitor(const nv_args *args)
         return usage("--from SEQUENCE needs --partition: sequences count per partition");
     }
     const char *over = nv_args_get(args, "over");
-    if (over && strcmp(over, "http") != 0 && strcmp(over, "amqp") != 0) {
-        return usage("--over is http or amqp");
-    }
     if (over && strcmp(over, "http") == 0 && nv_args_has(args, "consumer-group")) {
         return usage("--consumer-group is for --over amqp: over HTTP there are none");
-    }
-    if (over && strcmp(over, "http") == 0 && nv_args_has(args, "amqp-port")) {
-        return usage("--amqp-port is for --over amqp");
     }
     nv_client client = {0};
     int code = nv_client_open_events(&client, args);

@@ -71,12 +71,13 @@ static const nv_flag send_flags[] = {
     {"ttl", 0, "S", "seconds until the message expires (default: the hub's)"},
     {"content-type", 0, "TYPE", "such as application/json"},
     {"content-encoding", 0, "NAME", "such as utf-8"},
-    {"over", 0, "http|amqp", "how to send (default: http to a Nave, amqp to any other)"},
+    {"over", 0, "http|amqp|amqp-ws", "how to send (default: http to a Nave, amqp to any other)"},
     AMQP_PORT_FLAG,
     {NULL, 0, NULL, NULL},
 };
 static const nv_flag feedback_flags[] = {
     {"count", 0, "N", "end after N records"},
+    {"over", 0, "amqp|amqp-ws", "by itself (default), or in a WebSocket on the port of HTTPS"},
     AMQP_PORT_FLAG,
     {NULL, 0, NULL, NULL},
 };
@@ -91,7 +92,7 @@ static const nv_flag monitor_flags[] = {
     {"from", 0, "START", "beginning, now (default), a time such as 2024-05-01T10:00:00Z, or a sequence number"},
     {"count", 0, "N", "end after N messages"},
     {"consumer-group", 0, "NAME", "read in this consumer group (by AMQP; default there: $Default)"},
-    {"over", 0, "http|amqp",
+    {"over", 0, "http|amqp|amqp-ws",
      "how to read (default: http from a Nave, unless in a consumer group; amqp from any other)"},
     AMQP_PORT_FLAG,
     {NULL, 0, NULL, NULL},

@@ -401,7 +401,8 @@ static bool follow(feed *f, nv_span info)
     }
     /* The port of the same host is the one that worked: the address always says 5671. */
     bool same = nv_span_eq_nocase(nv_span_str(f->events.host), nv_span_str(f->hub.host));
-    f->events.port = same ? f->hub.port : 5671;
+    f->events.websocket = f->hub.websocket ? NV_AMQP_EVENTS_WEBSOCKET : NULL;
+    f->events.port = same ? f->hub.port : f->hub.websocket ? 443 : 5671;
     return true;
 }
 
@@ -448,6 +449,7 @@ static void connect_entity(feed *f)
     (void)snprintf(f->entity, sizeof(f->entity), "%s", client->entity);
     f->events.port = client->port;
     f->events.plain = client->plain;
+    f->events.websocket = client->websocket ? NV_AMQP_EVENTS_WEBSOCKET : NULL;
     connect_events(f);
 }
 

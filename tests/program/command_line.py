@@ -25,6 +25,8 @@ def words():
                       (["monitor", "--over", "http", "--amqp-port", "1"], "--over amqp"),
                       (["monitor", "--hub", "HostName=x;SharedAccessKeyName=y;SharedAccessKey=eA==", "--amqp-port", "70000"], "1 to 65535"),
                       (["send", "x", "y", "--over", "http", "--amqp-port", "1"], "--over amqp"),
+                      (["send", "x", "y", "--over", "amqp-ws", "--amqp-port", "1"], "--over amqp"),
+                      (["feedback", "--over", "http"], "--over"), (["feedback", "--over", "pigeon"], "--over"),
                       (["monitor", "--over", "pigeon"], "--over"), (["send", "x", "y", "--over", "z"], "--over"),
                       (["monitor", "--over", "http", "--consumer-group", "x"], "--consumer-group"), (["device", "set", "x"], "nothing to change"),
                       (["up", "--dev-known-keys"], "--dev"), (["help", "nope"], "no command"), ([], "a command"),

@@ -216,3 +216,32 @@ def amqp_on_another_port():
         one_sentence(nave("monitor", "--partition", "9", *port, *remote, code=1)[1], "no partition 9")
         events = ("--hub", hub.file()["eventHubConnectionString"].replace(":5699", ""), *remote[2:])
         one_sentence(nave("monitor", "--partition", "9", *port, *events, code=1)[1], "no partition 9")
+
+
+@case
+def amqp_in_a_websocket():
+    """All three commands on port 443 alone, so in a namespace of its own; what is sent needs the longest heads of frames."""
+    with Hub("--set", "https.port=443", "--set", "amqp.port=0") as hub:
+        hub.cli("device", "add", "d1")
+        publish(hub, "d1", "one" * 40000)
+        service = hub.file()["serviceConnectionString"]
+        trusted = ("--ca", hub.file()["caFile"])
+        events = service.replace("HostName=localhost", "Endpoint=sb://localhost/;EntityPath=localhost")
+        ask = ("monitor", "--over", "amqp-ws", "--from", "beginning", "--count", "1", "-o", "json")
+        for where in (("--data", hub.data), ("--hub", service, *trusted), ("--hub", events, *trusted)):
+            assert json.loads(nave(*ask, *where)[0])["body"] == "one" * 40000, where
+        assert "queued for d1" in hub.cli("send", "d1", "x" * 60000, "--over", "amqp-ws")[1]
+        one_sentence(nave("send", "nobody", "x", "--over", "amqp-ws", "--hub", service, *trusted, code=1)[1],
+                     "DeviceNotFound")
+        one_sentence(nave("send", "nobody", "x", "--over", "amqp-ws", "--hub", service, code=1)[1], "--ca FILE")
+        with subprocess.Popen([NAVE, "monitor", "--over", "amqp-ws", "--from", "beginning", "--count", "2", "-o", "json",
+                               "--data", hub.data], stdout=subprocess.PIPE, stderr=subprocess.PIPE) as watcher:
+            watcher.stdout.readline()
+            assert hub.stop() == 0
+            assert b"trying again" in watcher.stderr.readline()
+            hub.start()
+            publish(hub, "d1", "two")
+            out, err = watcher.communicate(timeout=60)
+            assert watcher.returncode == 0 and json.loads(out)["body"] == "two" and err == b"", (out, err)
+    with Hub("--set", "https.port=0") as hub:
+        one_sentence(hub.cli("feedback", "--over", "amqp-ws", code=1)[1], "https.port")
