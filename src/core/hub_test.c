@@ -539,6 +539,41 @@ static nv_hub_error change_group(fake_core *core, bool create)
     return change.error;
 }
 
+/* Who is refused because of it hears what is wrong and what helps, and only then. */
+static void test_storage_reasons(void **state)
+{
+    (void)state;
+    static const struct {
+        nv_log_health log;
+        nv_err state;
+        nv_hub_error error;
+        const char *detail;
+        const char *sentence;
+    } rows[] = {
+        {NV_LOG_OK, NV_OK, NV_HUB_ERROR_ServiceUnavailable, NULL, "The hub cannot store now"},
+        {NV_LOG_FULL, NV_OK, NV_HUB_ERROR_ServiceUnavailable, "", "The hub cannot store now: the fake log fails"},
+        {NV_LOG_FAILED, NV_E_IO, NV_HUB_ERROR_ServiceUnavailable, NULL, "The hub cannot store now: the fake log fails"},
+        {NV_LOG_OK, NV_E_NO_SPACE, NV_HUB_ERROR_ServiceUnavailable, "",
+         "The hub cannot store now: the state store: no space left on the device; free space on the volume"},
+        {NV_LOG_OK, NV_E_IO, NV_HUB_ERROR_ServiceUnavailable, "",
+         "The hub cannot store now: the state store: input/output error; check the disk and the kernel's messages; "
+         "retried with each change"},
+        {NV_LOG_FULL, NV_OK, NV_HUB_ERROR_ServiceUnavailable, "The hub is stopping", "The hub is stopping"},
+        {NV_LOG_FULL, NV_E_IO, NV_HUB_ERROR_ThrottlingException, "", "Too many requests"},
+        {NV_LOG_FULL, NV_OK, NV_HUB_ERROR_DeviceNotFound, NULL, ""},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        fake_core core;
+        char scratch[NV_HUB_SENTENCE];
+        fake_core_init(&core, 1, &nv_limits_open);
+        fake_log_set_health(&core, rows[i].log);
+        fake_state_set_status(&core, rows[i].state);
+        assert_string_equal(nv_hub_error_sentence(core.hub, rows[i].error, rows[i].detail, scratch), rows[i].sentence);
+        fake_state_set_status(&core, NV_OK);
+        fake_core_deinit(&core);
+    }
+}
+
 /* What a sender is, once: a model id that is too long costs it nothing else. */
 static void test_sender_stamps(void **state)
 {
@@ -606,6 +641,7 @@ int main(void)
         cmocka_unit_test(test_settle),
         cmocka_unit_test(test_ticks),
         cmocka_unit_test(test_groups_follow_the_store),
+        cmocka_unit_test(test_storage_reasons),
         cmocka_unit_test(test_sender_stamps),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);

@@ -64,6 +64,22 @@ const nv_hub_error_info *nv_hub_error_info_of(nv_hub_error error);
 /** What a failure of the store is to a client: ServiceUnavailable, ThrottlingException (its queue is full), ... */
 nv_hub_error nv_hub_error_of(nv_err err);
 
+#define NV_HUB_REASON 192
+/**
+ * What keeps the hub from storing, and what helps: the words of the log while it accepts nothing, else what the state
+ * store failed with; "" when both are well. Thread: any (a lock).
+ */
+void nv_hub_storage_reason(const nv_hub *hub, char out[NV_HUB_REASON]);
+
+#define NV_HUB_SENTENCE 256
+/**
+ * What a client is told of @p error: @p detail where there is one (neither NULL nor ""), else the error's own text;
+ * that of ServiceUnavailable goes on with what keeps the hub from storing. Thread: any (a lock).
+ * @return detail, static storage, or @p scratch
+ */
+const char *nv_hub_error_sentence(const nv_hub *hub, nv_hub_error error, const char *detail,
+                                  char scratch[NV_HUB_SENTENCE]);
+
 /** If-Match of a request. */
 typedef enum nv_precondition { NV_IF_NONE, NV_IF_ANY, NV_IF_ETAG } nv_precondition;
 

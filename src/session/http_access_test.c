@@ -216,6 +216,25 @@ static void odd_ids_round_trip(void **state)
     nv_expect_error("PUT", "/devices/a" V, "{\"deviceId\":\"b\"}", 400, "ArgumentInvalid");
 }
 
+/* The log of these tests takes nothing: what a device sends is refused, with the reason while there is one. */
+static void refusals_of_the_store(void **state)
+{
+    (void)state;
+    char resource[] = "hub.test/devices/sender";
+    char key[100];
+    nv_use_policy("iothubowner");
+    nv_make_device("sender", NULL);
+    (void)snprintf(key, sizeof(key), "%s", nv_said_at("authentication.symmetricKey.primaryKey"));
+    nv_use_token(nv_rig_key_token(&nv_rig_on, resource, key));
+    nv_expect_error("POST", "/devices/sender/messages/events" V, "x", 503, "ServiceUnavailable");
+    assert_non_null(strstr(nv_rig_said.body, "ErrorCode:ServiceUnavailable;The hub cannot store now\""));
+    nv_rig_log_set_health(nv_rig_on.log, NV_LOG_FULL, "no room: make some");
+    nv_expect_error("POST", "/devices/sender/messages/events" V, "x", 503, "ServiceUnavailable");
+    assert_non_null(
+        strstr(nv_rig_said.body, "ErrorCode:ServiceUnavailable;The hub cannot store now: no room: make some\""));
+    nv_rig_log_set_health(nv_rig_on.log, NV_LOG_OK, "");
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
@@ -227,6 +246,7 @@ int main(void)
         cmocka_unit_test(api_versions),
         cmocka_unit_test(paths_in_any_case),
         cmocka_unit_test(odd_ids_round_trip),
+        cmocka_unit_test(refusals_of_the_store),
     };
     return cmocka_run_group_tests(tests, nv_rig_setup, nv_rig_teardown);
 }

@@ -41,12 +41,14 @@ void nv_http_healthz(nv_http_exchange *x)
     static const char *const states[] = {
         [NV_LOG_OK] = "ok", [NV_LOG_FULL] = "log-full", [NV_LOG_FAILED] = "log-failed"};
     nv_log_status status;
+    char reason[NV_HUB_REASON];
     nv_err state = nv_state_health(x->hub->state);
     nv_log_get_status(x->hub->log, &status);
+    nv_hub_storage_reason(x->hub, reason);
     if (status.health == NV_LOG_OK && state != NV_OK) {
-        send_state(x, false, state == NV_E_NO_SPACE ? "state-full" : "state-failed", nv_err_text(state));
+        send_state(x, false, state == NV_E_NO_SPACE ? "state-full" : "state-failed", reason);
     } else {
-        send_state(x, status.health == NV_LOG_OK, states[status.health], status.reason);
+        send_state(x, status.health == NV_LOG_OK, states[status.health], reason);
     }
 }
 

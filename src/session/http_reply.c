@@ -308,7 +308,9 @@ void nv_http_fail_info(nv_http_exchange *x, nv_http_shape shape, nv_hub_error er
                        const char *info)
 {
     char id[NV_ID_MAX + 1];
-    if ((!detail || !detail[0]) && !nv_hub_error_info_of(error)->text[0]) {
+    char sentence[NV_HUB_SENTENCE];
+    detail = nv_hub_error_sentence(x->hub, error, detail, sentence);
+    if (!detail[0]) {
         (void)snprintf(id, sizeof(id), "%.*s", NV_SPAN_ARG(x->device_id)); /* "DeviceNotFound;d1" says it all */
         detail = id;
     }

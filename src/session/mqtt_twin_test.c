@@ -117,6 +117,11 @@ static void test_errors(void **state)
         assert_true(strlen(strstr(text, "\"timestampUtc\":\"")) ==
                     strlen("\"timestampUtc\":\"2024-01-01T00:00:00.0000000Z\"}\n"));
     }
+    fake_log_set_health(&t->core, NV_LOG_FULL); /* of the last row there is more to say while it lasts */
+    mqtt_pair_publish(&t->a, REPORTED "?$rid=r-1", "{}", 0, 0);
+    run(t);
+    assert_non_null(strstr(mqtt_pair_take_text(&t->a), "\"message\":\"The hub cannot store now: the fake log fails\""));
+    fake_log_set_health(&t->core, NV_LOG_OK);
     fake_twin_set_error(NV_HUB_ERROR_NONE, "");
     mqtt_pair_publish(&t->a, REPORTED "?$rid=r-2", "{}", 0, 0);
     expect_text(t, &t->a, "PUBLISH q0 $iothub/twin/res/204/?$rid=r-2&$version=1 | \n"); /* the connection goes on */

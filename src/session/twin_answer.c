@@ -10,13 +10,14 @@ void nv_twin_answer_error(nv_hub *hub, nv_json_writer *w, nv_hub_error error, co
     const nv_hub_error_info *info = nv_hub_error_info_of(error);
     char now[NV_TIME_TEXT_SIZE];
     char id[NV_GUID_TEXT_SIZE];
+    char sentence[NV_HUB_SENTENCE];
     nv_time_format(nv_wall_us(hub->clock), now);
     nv_guid_make(hub->rng, id);
     nv_json_begin_object(w);
     nv_json_key(w, "errorCode");
     nv_json_uint(w, info->number);
     nv_json_key(w, "message");
-    nv_json_str(w, *detail ? detail : info->text);
+    nv_json_str(w, nv_hub_error_sentence(hub, error, detail, sentence));
     nv_json_key(w, "trackingId");
     nv_json_str(w, id);
     nv_json_key(w, "timestampUtc");

@@ -107,6 +107,7 @@ def run(hub):
     for reason in set().union(*(s.reasons for s in senders)):
         print("  " + reason)
         assert reason.startswith(("amqp:", "com.microsoft:")) and len(reason) > 20, reason
+    assert any("check the disk" in reason for s in senders for reason in s.reasons), "nobody was told what helps"
     print("  %d accepted, %d refused" % (sum(len(s.accepted) for s in senders), sum(len(s.refused) for s in senders)), flush=True)
 
 

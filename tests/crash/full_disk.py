@@ -71,7 +71,8 @@ def over_amqp(hub, key, ballast):
         peer.sender("/devices/d2/messages/events")
         condition, sentence = fill_over_amqp(peer, acknowledged)
         print("  over AMQP a full disk is %s: %s" % (condition, sentence), flush=True)
-        assert condition.startswith(("amqp:", "com.microsoft:")) and sentence, (condition, sentence)
+        assert condition.startswith(("amqp:", "com.microsoft:")), (condition, sentence)
+        assert "no space left" in sentence and "free space on the volume" in sentence, sentence
         assert hub.admin("/healthz")[0] == 503
         status, answers = refusal_while_full(key)
         print("  and who comes meanwhile: %s %s" % (status, answers), flush=True)

@@ -577,6 +577,11 @@ static nv_err refuse_op(nv_state_op *op)
     return NV_OK;
 }
 
+nv_err nv_state_health(const nv_state *state)
+{
+    return state->status == NV_E_NO_SPACE || state->status == NV_E_IO ? state->status : NV_OK;
+}
+
 nv_err nv_state_read(nv_state *state, nv_state_op *op)
 {
     (void)state;

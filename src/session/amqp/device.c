@@ -23,7 +23,7 @@ enum { DEVICE_CHECKING, DEVICE_CLAIMING, DEVICE_HELD, DEVICE_ENDING, DEVICE_RELE
 
 #define SAYS_UNAUTHORIZED "ErrorCode:IotHubUnauthorizedAccess;Unauthorized"
 #define SAYS_EXPIRED      "ErrorCode:IotHubUnauthorizedAccess;the token has expired"
-#define SAYS_NOT_NOW      "ErrorCode:ServiceUnavailable;the hub cannot store now, try again"
+#define SAYS_NO_LOOKUP    "ErrorCode:ServiceUnavailable;the hub cannot look the identity up now, try again"
 
 /* An ATTACH that waits; the owner of its link meanwhile. */
 typedef struct waiting {
@@ -264,13 +264,15 @@ static void granted(nv_claim *claim)
 {
     amqp_device *d = nv_container_of(claim, amqp_device, claim);
     amqp_server *s = d->server;
+    char text[AMQP_DESCRIPTION];
     if (d->_state != DEVICE_CLAIMING) {
         return;
     }
     if (claim->status != NV_OK) {
         nv_hub_refuse(amqp_hub(s), "amqp", s->conn.session.carrier->peer, d->_device_id, d->_module_id,
                       NV_REFUSAL_STORAGE, "the state store failed");
-        amqp_device_detach(d, NV_AMQP_ERR_TIMEOUT, SAYS_NOT_NOW);
+        amqp_describe(s, NV_HUB_ERROR_ServiceUnavailable, "", text);
+        amqp_device_detach(d, NV_AMQP_ERR_TIMEOUT, text);
         return;
     }
     set_state(d, DEVICE_HELD);
@@ -356,7 +358,7 @@ static void refuse_device(amqp_device *d, const amqp_device_check *c)
 {
     bool by_policy = c->len > 0 && nv_auth_token_is_policy(nv_span_of(c->token, c->len));
     if (c->auth.status != NV_E_UNAUTHORIZED) {
-        amqp_device_detach(d, NV_AMQP_ERR_TIMEOUT, SAYS_NOT_NOW);
+        amqp_device_detach(d, NV_AMQP_ERR_TIMEOUT, SAYS_NO_LOOKUP);
     } else if (by_policy && c->auth.refusal == NV_REFUSAL_UNKNOWN_DEVICE) {
         amqp_device_detach(d, NV_AMQP_ERR_NOT_FOUND, "ErrorCode:DeviceNotFound;no such device or module is registered");
     } else {

@@ -138,12 +138,12 @@ nv_fault_kind amqp_fault_now(const amqp_device *device)
 bool amqp_fault_rejects(const amqp_device *device, nv_amqp_link *link, const nv_amqp_delivery *delivery)
 {
     nv_fault_kind kind = amqp_fault_now(device);
-    char text[256];
+    char text[AMQP_DESCRIPTION];
     if (kind == NV_FAULT_THROTTLE) {
-        amqp_describe(NV_HUB_ERROR_ThrottlingException, "", text);
+        amqp_describe(device->server, NV_HUB_ERROR_ThrottlingException, "", text);
         amqp_reject(link, delivery, NV_AMQP_ERR_DEVICE_CONTAINER_THROTTLED, text);
     } else if (kind == NV_FAULT_QUOTA) {
-        amqp_describe(NV_HUB_ERROR_IotHubQuotaExceeded, "", text);
+        amqp_describe(device->server, NV_HUB_ERROR_IotHubQuotaExceeded, "", text);
         amqp_reject(link, delivery, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, text);
     }
     return kind == NV_FAULT_THROTTLE || kind == NV_FAULT_QUOTA;

@@ -81,14 +81,15 @@ static void follow_credit(struct amqp_devicebound *b)
 /* The device, which said what it thinks of the message, hears what became of it. */
 static void answer_device(const bound_entry *entry, nv_hub_error error)
 {
-    char text[256];
+    const amqp_server *s = entry->owner->base.device->server;
+    char text[AMQP_DESCRIPTION];
     nv_amqp_outcome outcome = {.kind = NV_AMQP_OUT_ACCEPTED};
     if (error == NV_HUB_ERROR_DeviceMessageLockLost) {
-        amqp_describe(error, "", text);
+        amqp_describe(s, error, "", text);
         outcome = (nv_amqp_outcome){.kind = NV_AMQP_OUT_REJECTED,
                                     .problem = {NV_AMQP_ERR_MESSAGE_LOCK_LOST, .description = nv_span_str(text)}};
     } else if (error != NV_HUB_ERROR_NONE) {
-        amqp_describe(error, "", text);
+        amqp_describe(s, error, "", text);
         outcome = (nv_amqp_outcome){.kind = NV_AMQP_OUT_REJECTED,
                                     .problem = {amqp_condition_of(error), .description = nv_span_str(text)}};
     }

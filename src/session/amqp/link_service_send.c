@@ -34,8 +34,8 @@ typedef struct sending {
 
 static void reject(nv_amqp_link *link, uint32_t id, nv_amqp_condition condition, nv_hub_error error, const char *detail)
 {
-    char text[256];
-    amqp_describe(error, detail, text);
+    char text[AMQP_DESCRIPTION];
+    amqp_describe(amqp_server_of(link), error, detail, text);
     nv_amqp_outcome outcome = {.kind = NV_AMQP_OUT_REJECTED,
                                .problem = {.condition = condition, .description = nv_span_str(text)}};
     nv_amqp_link_settle(link, id, &outcome);

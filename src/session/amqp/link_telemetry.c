@@ -110,10 +110,10 @@ static void push_record(struct amqp_telemetry *t, run_kind kind)
 static void settle_oldest(struct amqp_telemetry *t, uint32_t count, nv_err status)
 {
     nv_amqp_outcome outcome = {.kind = NV_AMQP_OUT_ACCEPTED};
-    char text[256];
+    char text[AMQP_DESCRIPTION];
     if (NV_UNLIKELY(status != NV_OK)) {
         nv_hub_error error = nv_hub_error_of(status);
-        amqp_describe(error, "", text);
+        amqp_describe(t->device->server, error, "", text);
         outcome.kind = NV_AMQP_OUT_REJECTED;
         outcome.problem = (nv_amqp_problem){.condition = amqp_condition_of(error), .description = nv_span_str(text)};
     }
@@ -269,11 +269,11 @@ static nv_err read_event(struct amqp_telemetry *t, nv_span bytes, event *out)
 
 static void reject_size(const struct amqp_telemetry *t, const nv_amqp_delivery *d, size_t size)
 {
-    char text[256];
+    char text[AMQP_DESCRIPTION];
     char detail[128];
     (void)snprintf(detail, sizeof(detail), "%zu bytes with properties, the limit is %lld", size,
                    (long long)amqp_hub(t->device->server)->limits.message_bytes);
-    amqp_describe(NV_HUB_ERROR_MessageTooLarge, detail, text);
+    amqp_describe(t->device->server, NV_HUB_ERROR_MessageTooLarge, detail, text);
     amqp_reject(t->link->base.link, d, NV_AMQP_ERR_MESSAGE_SIZE_EXCEEDED, text);
 }
 

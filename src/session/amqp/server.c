@@ -82,10 +82,11 @@ nv_amqp_condition amqp_condition_of(nv_hub_error error)
     return NV_AMQP_ERR_ARGUMENT_ERROR; /* 400 and 409: it cannot be done as it was asked */
 }
 
-void amqp_describe(nv_hub_error error, const char *detail, char out[256])
+void amqp_describe(const amqp_server *s, nv_hub_error error, const char *detail, char out[AMQP_DESCRIPTION])
 {
-    const nv_hub_error_info *info = nv_hub_error_info_of(error);
-    (void)snprintf(out, 256, "ErrorCode:%s;%s", info->name, detail && detail[0] ? detail : info->text);
+    char sentence[NV_HUB_SENTENCE];
+    (void)snprintf(out, AMQP_DESCRIPTION, "ErrorCode:%s;%s", nv_hub_error_info_of(error)->name,
+                   nv_hub_error_sentence(amqp_hub(s), error, detail, sentence));
 }
 
 static nv_span address_of(const nv_amqp_link *link)

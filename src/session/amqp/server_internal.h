@@ -233,8 +233,9 @@ void amqp_cbs_detach(amqp_server *s, bool peer_sends, nv_amqp_condition conditio
 void amqp_refuse(amqp_server *s, nv_amqp_link *link, nv_amqp_condition condition, const char *description);
 /** An error of the hub as the condition and text of amqp.md sections 3.10 and 4.1. */
 nv_amqp_condition amqp_condition_of(nv_hub_error error);
-/** "ErrorCode:DeviceNotFound;..." into @p out. */
-void amqp_describe(nv_hub_error error, const char *detail, char out[256]);
+#define AMQP_DESCRIPTION 320
+/** "ErrorCode:DeviceNotFound;..." into @p out, with nv_hub_error_sentence() behind it. */
+void amqp_describe(const amqp_server *s, nv_hub_error error, const char *detail, char out[AMQP_DESCRIPTION]);
 
 /* ---- devices (device.c) -------------------------------------------------------------------------------------------
  */

@@ -393,11 +393,44 @@ static void what_is_not_stored_is_rejected(void **state)
     assert_int_equal(rig_outcome_of(l, batch)->kind, NV_AMQP_OUT_REJECTED);
     fake_log_set_mode(&rig->core, FAKE_LOG_AUTO);
     fake_log_set_submit_status(&rig->core, NV_E_NO_SPACE);
-    rig_expect_rejected(rig, l, rig_send(l, rig_data("no room"), 0, false), "com.microsoft:timeout");
+    fake_log_set_health(&rig->core, NV_LOG_FULL);
+    uint32_t refused = rig_send(l, rig_data("no room"), 0, false);
+    rig_expect_rejected(rig, l, refused, "com.microsoft:timeout");
+    assert_string_equal(rig_outcome_of(l, refused)->description,
+                        "ErrorCode:ServiceUnavailable;The hub cannot store now: the fake log fails");
     fake_log_set_submit_status(&rig->core, NV_OK);
+    fake_log_set_health(&rig->core, NV_LOG_OK);
     rig_expect_accepted(rig, l, rig_send(l, rig_data("again"), 0, false));
     assert_non_null(l->link);
     rig_free(rig);
+}
+
+/* Nor who is connected: its link is refused with what is wrong. */
+static void claims_that_are_not_stored(void **state)
+{
+    (void)state;
+    static const struct {
+        nv_err status;
+        const char *says;
+    } rows[] = {
+        {NV_E_NO_SPACE, "ErrorCode:ServiceUnavailable;The hub cannot store now: the state store: no space left on the "
+                        "device; free space on the volume"},
+        {NV_E_IO, "ErrorCode:ServiceUnavailable;The hub cannot store now: the state store: input/output error; check "
+                  "the disk and the kernel's messages; retried with each change"},
+    };
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        amqp_rig *rig = rig_new(&nv_limits_open);
+        rig_open(rig, &rig->a, "d1");
+        fake_state_set_status(&rig->core, rows[i].status);
+        rig_link *l = rig_attach_link(rig, &rig->a, &(rig_attach){.address = EVENTS, .sends = true});
+        assert_true(l->detached);
+        assert_string_equal(l->condition, "com.microsoft:timeout");
+        assert_string_equal(l->description, rows[i].says);
+        fake_state_set_status(&rig->core, NV_OK);
+        l = rig_sender(rig, &rig->a, EVENTS);
+        rig_expect_accepted(rig, l, rig_send(l, rig_data("again"), 0, false));
+        rig_free(rig);
+    }
 }
 
 /* More than the log takes, from two devices that share nothing but the loop. */
@@ -606,6 +639,7 @@ int main(void)
         cmocka_unit_test(settled_by_their_sender_nobody_answers),
         cmocka_unit_test(rejected_ones_do_not_shift_the_others),
         cmocka_unit_test(what_is_not_stored_is_rejected),
+        cmocka_unit_test(claims_that_are_not_stored),
         cmocka_unit_test(senders_wait_for_the_log),
         cmocka_unit_test(credit_is_given_back),
         cmocka_unit_test(a_second_link_takes_the_place_of_the_first),

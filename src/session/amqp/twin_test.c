@@ -115,7 +115,11 @@ static void errors_have_status_and_json(void **state)
     expect_status(&t, 400, "\"message\":\"properties.reported.x: too long\"");
     fake_twin_set_error(NV_HUB_ERROR_ServiceUnavailable, "");
     ask(&t, "GET", "", "p2", "");
-    expect_status(&t, 503, "\"errorCode\":503001");
+    expect_status(&t, 503, "\"errorCode\":503001,\"message\":\"The hub cannot store now\"");
+    fake_log_set_health(&t.rig->core, NV_LOG_FULL);
+    ask(&t, "GET", "", "p2", "");
+    expect_status(&t, 503, "\"message\":\"The hub cannot store now: the fake log fails\"");
+    fake_log_set_health(&t.rig->core, NV_LOG_OK);
     fake_twin_set_error(NV_HUB_ERROR_NONE, "");
     ask(&t, "PATCH", "/properties/desired", "p3", "{\"x\":1}");
     expect_status(&t, 400, "/properties/reported");
@@ -127,9 +131,9 @@ static void errors_have_status_and_json(void **state)
     memset(large, ' ', sizeof(large) - 1);
     ask(&t, "PATCH", "/properties/reported", "p6", large);
     expect_status(&t, 400, "299999 bytes");
-    assert_int_equal(t.out->message_count, 6);
-    ask(&t, "GET", "", NULL, ""); /* nobody can tell whose answer it is, but there is one */
     assert_int_equal(t.out->message_count, 7);
+    ask(&t, "GET", "", NULL, ""); /* nobody can tell whose answer it is, but there is one */
+    assert_int_equal(t.out->message_count, 8);
     assert_null(strstr(rig_last_text(t.out), "properties{"));
     rig_send(t.in, nv_span_str("no message"), 0, true);
     rig_run(t.rig);
