@@ -81,6 +81,7 @@ static void release(nv_log *log)
         nv_segment_free(log->active);
     }
     nv_tail_deinit(&log->tail);
+    nv_log_cache_drop(&log->cache);
     free(log->segments);
     free(log->header_block);
     nv_file_close(log->lock_file);

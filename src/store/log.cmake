@@ -1,5 +1,5 @@
-set(NV_LOG_SOURCES disk.c disk_posix.c log.c log_batch.c log_bench.c log_format.c log_janitor.c log_pace.c log_pack.c log_read.c
-    log_recover.c log_segment.c log_tail.c log_write.c record.c value_text.c)
+set(NV_LOG_SOURCES disk.c disk_posix.c log.c log_batch.c log_bench.c log_cache.c log_chunk.c log_format.c log_janitor.c
+    log_pace.c log_pack.c log_read.c log_recover.c log_segment.c log_tail.c log_write.c record.c value_text.c)
 nv_library(nv_log SOURCES ${NV_LOG_SOURCES} DEPS nv_base)
 if(BUILD_TESTING)
     # The same log without a single sync: the power-cut suite must fail on it, or it proves nothing.
@@ -11,6 +11,7 @@ nv_test(record_test SOURCES record_test.c DEPS nv_log)
 nv_test(log_format_test SOURCES log_format_test.c DEPS nv_log)
 nv_test(log_test SOURCES log_test.c DEPS nv_log_testkit nv_log)
 nv_test(log_tail_test SOURCES log_tail_test.c DEPS nv_log_testkit nv_log)
+nv_test(log_cache_test SOURCES log_cache_test.c DEPS nv_log_testkit nv_log)
 nv_test(log_bench_test SOURCES log_bench_test.c DEPS nv_log)
 nv_test(log_cut_test SOURCES log_cut_test.c DEPS nv_log_testkit nv_log TIMEOUT 300)
 nv_test(log_cut_nosync_test SOURCES log_cut_test.c DEPS nv_log_testkit nv_log_nosync TIMEOUT 300)

@@ -14,6 +14,7 @@
 #define NV_STORE_LOG_INTERNAL_H
 
 #include "base/list.h"
+#include "store/log_cache.h"
 #include "store/log_format.h"
 #include "store/log_tail.h"
 
@@ -115,6 +116,7 @@ struct nv_log {
     uint64_t rollback_commit; /* the first index dropped last time */
 
     nv_tail tail; /* its parts say which lock guards them */
+    nv_log_cache cache;
 };
 
 struct nv_log_batch {

@@ -1,11 +1,13 @@
 /**
  * Readers: one thread reads for all of them, a bounded piece at a time, from files and never past the tip. A reader's
  * place is a commit index; where that is in which file is found again whenever packing or retention changed the files.
- * A reader that follows near the end is served from memory (log_tail.h).
+ * A reader that follows near the end is served from memory (log_tail.h); readers that catch up share what was read from
+ * the files (log_cache.h).
  */
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "base/metrics.h"
+#include "store/log_chunk.h"
 #include "store/log_internal.h"
 
 #include <stdlib.h>
@@ -22,31 +24,6 @@ enum {
 
 typedef enum reader_state { READER_IDLE, READER_QUEUED, READER_FOLLOWING, READER_RUNNING, READER_POSTED } reader_state;
 
-/** What a reader wants to see; copied into each chunk, which may outlive the reader. */
-typedef struct filter {
-    uint32_t partitions;
-    int64_t from_us;
-    uint64_t from_sequence;
-    uint64_t from_offset;
-    nv_span device_id; /* owned by the reader, or by the chunk */
-} filter;
-
-struct nv_log_chunk {
-    _Atomic unsigned refs;
-    filter want;
-    uint8_t *bytes;       /* the commits, whole and verified: owned, or of the block */
-    nv_tail_block *block; /* NULL, or a reference */
-    size_t start;
-    size_t end;
-    /* the iteration */
-    size_t at; /* next commit */
-    nv_span runs;
-    nv_span records;
-    uint32_t records_left;
-    nv_record next;   /* what the records of this run share, counted on */
-    uint8_t device[]; /* want.device_id */
-};
-
 struct nv_log_reader {
     nv_list link; /* in requests or followers */
     nv_task task;
@@ -55,7 +32,7 @@ struct nv_log_reader {
     nv_log_from from;
     bool follow;
     size_t chunk_bytes;
-    filter want;
+    nv_log_filter want;
     reader_state state; /* under lock, but for POSTED, which belongs to exec */
     bool closed;
     /* of the reader thread while RUNNING */
@@ -68,6 +45,7 @@ struct nv_log_reader {
     uint64_t tail_id; /* the block of the tail that was read last, ... */
     size_t tail_at;   /* ... where next_commit would be in it */
     bool near;        /* counts as a user of the tail; changed under lock */
+    bool behind;      /* counts as a user of the cache; changed under lock */
     unsigned misses;  /* reads from the disk in a row while near */
     uint64_t rollbacks;
     /* the request and its answer */
@@ -76,131 +54,6 @@ struct nv_log_reader {
     nv_err status;
     nv_log_chunk *chunk;
 };
-
-/* ---- chunks ----------------------------------------------------------------------------------------------- */
-
-/** A chunk without content. @return NULL no memory */
-static nv_log_chunk *chunk_alloc(const filter *want)
-{
-    nv_log_chunk *chunk = calloc(1, sizeof(*chunk) + want->device_id.len);
-    if (!chunk) {
-        return NULL;
-    }
-    atomic_init(&chunk->refs, 1);
-    chunk->want = *want;
-    if (want->device_id.len) {
-        memcpy(chunk->device, want->device_id.ptr, want->device_id.len);
-        chunk->want.device_id.ptr = chunk->device;
-    }
-    return chunk;
-}
-
-static nv_log_chunk *chunk_new(const filter *want, size_t capacity)
-{
-    nv_log_chunk *chunk = chunk_alloc(want);
-    if (chunk) {
-        chunk->bytes = malloc(capacity);
-        if (!chunk->bytes) {
-            free(chunk);
-            return NULL;
-        }
-    }
-    return chunk;
-}
-
-void nv_log_chunk_ref(nv_log_chunk *chunk)
-{
-    atomic_fetch_add(&chunk->refs, 1);
-}
-
-void nv_log_chunk_release(nv_log_chunk *chunk)
-{
-    if (chunk && atomic_fetch_sub(&chunk->refs, 1) == 1) {
-        if (chunk->block) {
-            nv_tail_block_release(chunk->block);
-        } else {
-            free(chunk->bytes);
-        }
-        free(chunk);
-    }
-}
-
-void nv_log_chunk_rewind(nv_log_chunk *chunk)
-{
-    chunk->at = chunk->start;
-    chunk->runs = NV_SPAN_EMPTY;
-    chunk->records = NV_SPAN_EMPTY;
-    chunk->records_left = 0;
-}
-
-static bool wanted(const filter *want, const nv_run *run)
-{
-    if (!(want->partitions >> run->partition & 1) || run->enqueued_us < want->from_us ||
-        run->first_sequence + run->records <= want->from_sequence ||
-        run->first_offset + run->last_record < want->from_offset) {
-        return false;
-    }
-    nv_stamp stamp;
-    return want->device_id.len == 0 ||
-           (nv_stamp_decode(run->stamp, &stamp) == NV_OK && nv_span_eq(stamp.device_id, want->device_id));
-}
-
-/** Step to the next run that is wanted. @return false at the end of the chunk */
-static bool next_run(nv_log_chunk *chunk)
-{
-    for (;;) {
-        nv_run run;
-        while (nv_run_next(&chunk->runs, &run)) {
-            if (wanted(&chunk->want, &run)) {
-                chunk->records = run.bytes;
-                chunk->records_left = run.records;
-                chunk->next = (nv_record){.partition = run.partition,
-                                          .sequence = run.first_sequence,
-                                          .offset = run.first_offset,
-                                          .enqueued_us = run.enqueued_us,
-                                          .stamp = run.stamp};
-                return true;
-            }
-        }
-        if (chunk->at >= chunk->end) {
-            return false;
-        }
-        const uint8_t *commit = chunk->bytes + chunk->at; /* verified when it was read */
-        chunk->runs = nv_span_of(commit + NV_COMMIT_HEADER, nv_load_u32_le(commit + 16));
-        chunk->at += nv_load_u32_le(commit + 20);
-    }
-}
-
-bool nv_log_chunk_next(nv_log_chunk *chunk, nv_record *out)
-{
-    for (;;) {
-        while (chunk->records_left == 0) {
-            if (!next_run(chunk)) {
-                return false;
-            }
-        }
-        const uint8_t *at = chunk->records.ptr;
-        size_t left = chunk->records.len;
-        uint32_t size = left < NV_RECORD_HEADER ? 0 : nv_load_u32_le(at);
-        uint32_t properties = size ? nv_load_u16_le(at + 6) : 0;
-        if (NV_UNLIKELY(size < NV_RECORD_HEADER + properties || size > left)) {
-            chunk->records_left = 0; /* a right checksum over wrong lengths: nothing in this run can be told apart */
-            continue;
-        }
-        *out = chunk->next;
-        out->source = (nv_source)at[4];
-        out->body_kind = (nv_body_kind)at[5];
-        out->properties = nv_span_of(at + NV_RECORD_HEADER, properties);
-        out->body = nv_span_of(at + NV_RECORD_HEADER + properties, size - NV_RECORD_HEADER - properties);
-        chunk->records = nv_span_of(at + size, left - size);
-        chunk->records_left--;
-        chunk->next.sequence++;
-        chunk->next.offset += size;
-        if (NV_LIKELY(out->sequence >= chunk->want.from_sequence && out->offset >= chunk->want.from_offset)) {
-            return true;
-        }
-    }
-}
 
 /* ---- finding the place ------------------------------------------------------------------------------------ */
 
@@ -331,15 +184,28 @@ static void heed_rollback_locked(const nv_log *log, nv_log_reader *r)
     }
 }
 
-/**
- * The segment that holds next_commit, with a reference, and how far it may be read.
- * @return NV_E_EOF nothing there yet; NV_E_GONE next_commit was moved to the oldest there is
- */
-static nv_err resolve(nv_log *log, nv_log_reader *r, nv_segment **out, uint64_t *limit)
+static void set_behind_locked(nv_log *log, nv_log_reader *r, bool behind)
 {
-    nv_err err = NV_E_EOF;
-    pthread_mutex_lock(&log->lock);
-    heed_rollback_locked(log, r);
+    if (r->behind != behind) {
+        r->behind = behind;
+        log->cache.users += behind ? 1u : -1u;
+    }
+}
+
+static bool holds_wanted(const nv_log_reader *r, const nv_segment *segment)
+{
+    for (uint32_t left = r->want.partitions; left; left &= left - 1) {
+        int i = __builtin_ctz(left);
+        if (segment->end.parts[i].next_sequence != segment->header.start.parts[i].next_sequence) {
+            return true;
+        }
+    }
+    return false;
+}
+
+/** The segment that holds next_commit, or a later one when there is nothing for this reader before it. */
+static nv_err find_segment_locked(const nv_log *log, nv_log_reader *r, nv_segment **out)
+{
     size_t low = 0;
     size_t high = log->segment_count;
     while (low < high) {
@@ -350,60 +216,97 @@ static nv_err resolve(nv_log *log, nv_log_reader *r, nv_segment **out, uint64_t 
             low = middle + 1;
         }
     }
-    if (low < log->segment_count) {
+    for (; low < log->segment_count; low++) {
         nv_segment *segment = log->segments[low];
-        err = NV_OK;
         if (segment->header.start.next_commit > r->next_commit) {
             r->next_commit = segment->header.start.next_commit;
-            err = NV_E_GONE;
-        } else {
-            nv_segment_ref_locked(segment);
-            *limit = segment->end.position;
-            *out = segment;
+            return NV_E_GONE;
         }
+        if (holds_wanted(r, segment)) {
+            *out = segment;
+            return NV_OK;
+        }
+        r->next_commit = segment->end.next_commit;
+        r->segment = 0;
+    }
+    return NV_E_EOF;
+}
+
+/**
+ * The segment to read from, with a reference, and how far it may be read.
+ * @return NV_E_EOF nothing there yet; NV_E_GONE next_commit was moved to the oldest there is
+ */
+static nv_err resolve(nv_log *log, nv_log_reader *r, nv_segment **out, uint64_t *limit)
+{
+    pthread_mutex_lock(&log->lock);
+    heed_rollback_locked(log, r);
+    bool valid = nv_log_cache_renew_locked(&log->cache, log->rollbacks);
+    nv_err err = find_segment_locked(log, r, out);
+    if (err == NV_OK) {
+        nv_segment_ref_locked(*out);
+        *limit = (*out)->end.position;
+        set_behind_locked(log, r, !r->closed);
     }
     pthread_mutex_unlock(&log->lock);
+    if (!valid) {
+        nv_log_cache_drop(&log->cache);
+    }
     return err;
 }
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
 
-static uint64_t count_wanted(const filter *want, nv_span payload)
+/**
+ * Hand out the commits of a piece from next_commit on, about chunk_bytes of them. Takes the caller's reference.
+ * @param at  a commit of the piece that is not behind next_commit; moved to the first that is not handed out
+ * @return false when short of memory: nothing has moved. True with *out NULL: nothing wanted in there, moved on
+ */
+static bool take_commits(nv_log_reader *r, const nv_tail_piece *piece, size_t *at, nv_log_chunk **out)
 {
-    uint64_t records = 0;
-    nv_run run;
-    while (nv_run_next(&payload, &run)) {
-        records += wanted(want, &run) ? run.records : 0;
+    const uint8_t *bytes = piece->block->bytes;
+    size_t start = *at;
+    while (start < piece->end && nv_load_u64_le(bytes + start + 8) < r->next_commit) {
+        start += nv_load_u32_le(bytes + start + 20);
     }
-    return records;
+    uint64_t next = r->next_commit;
+    uint64_t records = 0;
+    size_t end = start;
+    while (end < piece->end && (end == start || end - start < r->chunk_bytes)) {
+        records += nv_log_filter_count(&r->want, bytes + end);
+        next = nv_load_u64_le(bytes + end + 8) + 1;
+        end += nv_load_u32_le(bytes + end + 20);
+    }
+    *out = records ? nv_log_chunk_new(&r->want, piece->block, start, end) : NULL;
+    if (!*out) {
+        nv_tail_block_release(piece->block);
+        if (records) {
+            return false;
+        }
+    }
+    nv_metric_add(NV_M_READ_MESSAGES, (int64_t)records);
+    r->next_commit = next;
+    *at = end;
+    return true;
 }
 
-/** Verify the commits in the buffer, keep those from next_commit on. @return records that are wanted */
-static uint64_t take_commits(nv_log_reader *r, const nv_segment *segment, nv_log_chunk *chunk, size_t got, nv_err *err,
-                             size_t *need)
+/** Verify what was read: commits, and at the end perhaps a part of one. @param need  bytes, when that is the first */
+static nv_err verify(nv_log_cached *read, size_t got, size_t *need)
 {
-    uint64_t records = 0;
-    size_t at = 0;
+    nv_tail_piece *piece = &read->piece;
     nv_commit commit;
-    chunk->start = chunk->end = 0;
-    for (; at < got; at += commit.disk_bytes) {
-        *err =
-            nv_commit_decode(nv_span_of(chunk->bytes + at, got - at), segment->header.generation, r->position, &commit);
-        if (*err != NV_OK) {
+    nv_err err = NV_OK;
+    while (piece->end < got) {
+        err = nv_commit_decode(nv_span_of(piece->block->bytes + piece->end, got - piece->end), read->generation,
+                               read->position + piece->end, &commit);
+        if (err != NV_OK) {
             *need = commit.disk_bytes > NV_COMMIT_HEADER ? commit.disk_bytes : NV_COMMIT_HEADER;
             break;
         }
-        r->position += commit.disk_bytes;
-        if (commit.index < r->next_commit) {
-            chunk->start = at + commit.disk_bytes;
-            continue;
-        }
-        records += count_wanted(&r->want, nv_span_of(commit.payload, commit.payload_bytes));
-        r->next_commit = commit.index + 1;
+        piece->first_commit = piece->end ? piece->first_commit : commit.index;
+        piece->next_commit = commit.index + 1;
+        piece->end += commit.disk_bytes;
     }
-    chunk->end = at;
-    *err = *err == NV_E_MORE && at > 0 ? NV_OK : *err;
-    return records;
+    return err == NV_E_MORE && piece->end > 0 ? NV_OK : err;
 }
 
 /** Keep the disk busy while the consumer works: files written directly are not in the page cache. */
@@ -416,50 +319,83 @@ static void read_ahead(nv_log_reader *r, nv_segment *segment, uint64_t limit)
     }
 }
 
-static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64_t limit, nv_log_chunk **out)
+/** Read commits at the reader's position: a piece with a reference for the caller, and one for the cache. */
+static nv_err read_file(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64_t limit, nv_log_cached *out)
+{
+    uint64_t left = limit > r->position ? limit - r->position : 0;
+    size_t capacity = r->chunk_bytes;
+    for (;;) {
+        size_t want = left < capacity ? (size_t)left : capacity;
+        size_t got = 0;
+        size_t need = 0;
+        nv_tail_block *block = nv_log_cache_block(&log->cache, want);
+        if (!block) {
+            return NV_E_NO_MEMORY;
+        }
+        *out = (nv_log_cached){.piece = {.block = block},
+                               .segment = segment->header.number,
+                               .generation = segment->header.generation,
+                               .position = r->position};
+        nv_err err = nv_file_read(segment->read_file, block->bytes, want, r->position, &got);
+        if (err == NV_OK) {
+            err = got ? verify(out, got, &need) : NV_E_CORRUPT; /* the file is shorter than its commits */
+        }
+        if (err == NV_OK) {
+            nv_log_cache_keep(&log->cache, out);
+            return NV_OK;
+        }
+        nv_tail_block_release(block);
+        if (err != NV_E_MORE || got != capacity || need <= capacity || need > NV_COMMIT_MAX) {
+            return err == NV_E_MORE ? NV_E_CORRUPT : err;
+        }
+        capacity = need; /* one commit larger than a chunk */
+    }
+}
+
+static bool is_placed(const nv_log_reader *r, const nv_segment *segment)
+{
+    return r->segment == segment->header.number && r->generation == segment->header.generation;
+}
+
+/** Find the place in the file and read there. */
+static nv_err read_at(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64_t limit, nv_log_cached *out)
 {
     nv_err err = NV_OK;
-    if (r->segment != segment->header.number || r->generation != segment->header.generation) {
+    if (!is_placed(r, segment)) {
         uint64_t commit;
         err = seek(log, r, segment, commit_behind, &commit);
     }
     if (err == NV_OK) {
         err = nv_segment_need_read_file(log, segment);
     }
-    if (err == NV_OK && limit > r->position + r->chunk_bytes) {
+    if (err != NV_OK) {
+        return err;
+    }
+    if (limit > r->position + r->chunk_bytes) {
         read_ahead(r, segment, limit);
     }
-    size_t capacity = r->chunk_bytes;
-    uint64_t records = 0;
-    nv_log_chunk *chunk = NULL;
-    while (err == NV_OK && !chunk) {
-        uint64_t left = limit > r->position ? limit - r->position : 0;
-        size_t want = left < capacity ? (size_t)left : capacity;
-        size_t got = 0;
-        size_t need = 0;
-        chunk = chunk_new(&r->want, want ? want : 1);
-        err = chunk ? nv_file_read(segment->read_file, chunk->bytes, want, r->position, &got) : NV_E_NO_MEMORY;
-        if (err == NV_OK && got == 0) {
-            err = NV_E_CORRUPT; /* the file is shorter than its commits */
-        }
-        if (err == NV_OK) {
-            records = take_commits(r, segment, chunk, got, &err, &need);
-        }
-        if (err == NV_E_MORE && got == capacity && need > capacity && need <= NV_COMMIT_MAX) {
-            capacity = need; /* one commit larger than a chunk */
-            nv_log_chunk_release(chunk);
-            chunk = NULL;
-            err = NV_OK;
+    return read_file(log, r, segment, limit, out);
+}
+
+static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64_t limit, nv_log_chunk **out)
+{
+    nv_log_cached found;
+    if (!nv_log_cache_find(&log->cache, &segment->header, r->next_commit, &found)) {
+        nv_err err = read_at(log, r, segment, limit, &found);
+        if (err != NV_OK) {
+            return err;
         }
     }
-    if (err == NV_OK && records > 0) {
-        nv_metric_add(NV_M_READ_MESSAGES, (int64_t)records);
-        nv_log_chunk_rewind(chunk);
-        *out = chunk;
-        return NV_OK;
+    bool within =
+        is_placed(r, segment) && r->position >= found.position && r->position < found.position + found.piece.end;
+    size_t at = within ? (size_t)(r->position - found.position) : 0;
+    if (!take_commits(r, &found.piece, &at, out)) {
+        return NV_E_NO_MEMORY;
     }
-    nv_log_chunk_release(chunk);
-    return err == NV_E_MORE ? NV_E_CORRUPT : err;
+    r->segment = found.segment;
+    r->generation = found.generation;
+    r->position = found.position + at;
+    return NV_OK;
 }
 
 /* ---- the tail in memory ----------------------------------------------------------------------------------- */
@@ -496,6 +432,7 @@ static bool find_in_tail(nv_log *log, nv_log_reader *r, nv_tail_piece *out)
     if (piece) {
         *out = *piece;
         nv_tail_block_ref(out->block);
+        set_behind_locked(log, r, false);
     }
     pthread_mutex_unlock(&log->lock);
     return piece != NULL;
@@ -508,37 +445,16 @@ static bool read_tail(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
     if (!find_in_tail(log, r, &piece)) {
         return false;
     }
-    const uint8_t *bytes = piece.block->bytes;
-    bool known = piece.block->id == r->tail_id && r->tail_at >= piece.start && r->tail_at < piece.end;
+    uint64_t id = piece.block->id;
+    bool known = id == r->tail_id && r->tail_at >= piece.start && r->tail_at < piece.end;
     size_t at = known ? r->tail_at : piece.start;
-    while (nv_load_u64_le(bytes + at + 8) < r->next_commit) {
-        at += nv_load_u32_le(bytes + at + 20);
+    if (!take_commits(r, &piece, &at, out)) {
+        return false; /* the other way reports it */
     }
-    size_t start = at;
-    uint64_t from = r->next_commit;
-    uint64_t records = 0;
-    do {
-        records += count_wanted(&r->want, nv_span_of(bytes + at + NV_COMMIT_HEADER, nv_load_u32_le(bytes + at + 16)));
-        r->next_commit = nv_load_u64_le(bytes + at + 8) + 1;
-        at += nv_load_u32_le(bytes + at + 20);
-    } while (at < piece.end && at - start < r->chunk_bytes);
     r->misses = 0;
     r->segment = 0; /* its place in the files is to be looked up when it returns to them */
-    r->tail_id = piece.block->id;
+    r->tail_id = id;
     r->tail_at = at;
-    nv_log_chunk *chunk = records ? chunk_alloc(&r->want) : NULL;
-    if (!chunk) {
-        nv_tail_block_release(piece.block);
-        r->next_commit = records ? from : r->next_commit;
-        return records == 0; /* short of memory: the other way reports it */
-    }
-    chunk->block = piece.block;
-    chunk->bytes = piece.block->bytes;
-    chunk->start = start;
-    chunk->end = at;
-    nv_log_chunk_rewind(chunk);
-    nv_metric_add(NV_M_READ_MESSAGES, (int64_t)records);
-    *out = chunk;
     return true;
 }
 
@@ -606,6 +522,9 @@ static bool settle_locked(nv_log *log, nv_log_reader *r, nv_err err)
         nv_list_push_back(&log->requests, &r->link);
         return false;
     }
+    if (err == NV_E_EOF) {
+        set_behind_locked(log, r, false);
+    }
     if (err == NV_E_EOF && r->follow) {
         set_near_locked(log, r, true);
         r->state = READER_FOLLOWING;
@@ -662,14 +581,25 @@ static void handle(nv_log *log, nv_log_reader *r)
     }
 }
 
+static void wait_for_request_locked(nv_log *log)
+{
+    while (nv_list_empty(&log->requests) && !log->stopping) {
+        if (log->cache.users == 0 && !nv_log_cache_is_empty(&log->cache)) {
+            pthread_mutex_unlock(&log->lock);
+            nv_log_cache_drop(&log->cache);
+            pthread_mutex_lock(&log->lock);
+        } else {
+            pthread_cond_wait(&log->reader_wake, &log->lock);
+        }
+    }
+}
+
 void *nv_log_reader_main(void *arg)
 {
     nv_log *log = arg;
     pthread_mutex_lock(&log->lock);
     for (;;) {
-        while (nv_list_empty(&log->requests) && !log->stopping) {
-            pthread_cond_wait(&log->reader_wake, &log->lock);
-        }
+        wait_for_request_locked(log);
         if (nv_list_empty(&log->requests)) {
             break;
         }
@@ -699,10 +629,10 @@ nv_err nv_log_reader_open(nv_log_reader **out, nv_log *log, const nv_log_read_op
     r->follow = options->follow;
     r->chunk_bytes = options->chunk_bytes ? options->chunk_bytes : CHUNK_DEFAULT;
     r->chunk_bytes = r->chunk_bytes < CHUNK_MIN ? CHUNK_MIN : r->chunk_bytes > CHUNK_MAX ? CHUNK_MAX : r->chunk_bytes;
-    r->want = (filter){.partitions = mask,
-                       .from_us = options->from == NV_LOG_FROM_TIME ? options->time_us : INT64_MIN,
-                       .from_sequence = options->from == NV_LOG_FROM_SEQUENCE ? options->sequence : 0,
-                       .from_offset = options->from == NV_LOG_FROM_OFFSET ? options->offset : 0};
+    r->want = (nv_log_filter){.partitions = mask,
+                              .from_us = options->from == NV_LOG_FROM_TIME ? options->time_us : INT64_MIN,
+                              .from_sequence = options->from == NV_LOG_FROM_SEQUENCE ? options->sequence : 0,
+                              .from_offset = options->from == NV_LOG_FROM_OFFSET ? options->offset : 0};
     if (options->device_id.len) {
         r->want.device_id = nv_span_of(nv_span_dup(options->device_id), options->device_id.len);
     }
@@ -742,6 +672,10 @@ void nv_log_reader_close(nv_log_reader *r)
     }
     pthread_mutex_lock(&r->log->lock);
     set_near_locked(r->log, r, false);
+    set_behind_locked(r->log, r, false);
+    if (r->log->cache.users == 0) {
+        pthread_cond_signal(&r->log->reader_wake); /* it drops the cache */
+    }
     r->closed = true;
     bool free_now = r->state != READER_RUNNING && r->state != READER_POSTED;
     nv_list_remove(&r->link);

@@ -302,6 +302,7 @@ static nv_err fault_pread(nv_file *file, void *out, size_t len, uint64_t positio
     nv_err err = enter(file, &f);
     if (err == NV_OK) {
         *got = fault_node_get(file_of(file)->node, out, len, position);
+        f->counts.read_bytes += *got;
     }
     pthread_mutex_unlock(&f->lock);
     return err;

@@ -50,6 +50,7 @@ typedef struct nv_fault_counts {
     uint64_t operations; /* writes, syncs, changes of a folder */
     uint64_t writes;
     uint64_t syncs;
+    uint64_t read_bytes;
     uint64_t bytes; /* held by all files now */
 } nv_fault_counts;
 
