@@ -63,6 +63,8 @@ static nv_log *allocate(const nv_log_config *config)
     nv_list_init(&log->queue);
     nv_list_init(&log->requests);
     nv_list_init(&log->followers);
+    nv_list_init(&log->waiting);
+    nv_list_init(&log->behind);
     void *block = NULL;
     log->header_block = posix_memalign(&block, NV_LOG_BLOCK, NV_LOG_BLOCK) == 0 ? block : NULL;
     nv_log_set_health_locked(log, NV_LOG_OK, NV_OK, "");

@@ -38,10 +38,20 @@ bool nv_log_cache_find(const nv_log_cache *cache, const nv_segment_header *file,
     return false;
 }
 
+static bool is_full(const nv_log_cache *cache, size_t more)
+{
+    return cache->count && (cache->count == NV_LOG_CACHE_SLOTS || cache->held + more > cache->most);
+}
+
+const nv_tail_piece *nv_log_cache_next_to_go(const nv_log_cache *cache)
+{
+    return is_full(cache, NV_TAIL_BLOCK) ? &cache->slots[0].piece : NULL;
+}
+
 nv_tail_block *nv_log_cache_block(nv_log_cache *cache, size_t bytes)
 {
     size_t capacity = bytes > NV_TAIL_BLOCK / 2 && bytes < NV_TAIL_BLOCK ? NV_TAIL_BLOCK : bytes;
-    while (cache->count && (cache->count == NV_LOG_CACHE_SLOTS || cache->held + capacity > cache->most)) {
+    while (is_full(cache, capacity)) {
         drop_oldest(cache);
     }
     nv_tail_block *block = capacity == NV_TAIL_BLOCK ? cache->spare : NULL;

@@ -41,6 +41,8 @@ typedef struct nv_log_cache {
 NV_NODISCARD bool nv_log_cache_renew_locked(nv_log_cache *cache, uint64_t rollbacks);
 /** Find the piece of this file that holds @p commit. @return whether; *out then has a reference to its block */
 bool nv_log_cache_find(const nv_log_cache *cache, const nv_segment_header *file, uint64_t commit, nv_log_cached *out);
+/** @return the piece that must go when another is kept, or NULL: there is room */
+const nv_tail_piece *nv_log_cache_next_to_go(const nv_log_cache *cache);
 /** Memory to read @p bytes into, with one reference. @return NULL no memory */
 NV_NODISCARD nv_tail_block *nv_log_cache_block(nv_log_cache *cache, size_t bytes);
 /** Keep a piece that was read, with a reference of its own. */

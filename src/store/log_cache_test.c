@@ -169,6 +169,7 @@ static void one_pass_for_all(void **state)
     uint64_t once = read_bytes() - before;
     assert_true(once > 8 << 20);
     assert_in_range(catch_up(true), once - once / 4, once + once / 4);
+    assert_in_range(catch_up(false), once - once / 4, 3 * once); /* about one, too, where the threads get their turns */
 }
 
 /* What has nothing for a reader is not even read. */
@@ -190,6 +191,56 @@ static void nothing_for_it(void **state)
     assert_true(c.next == 3);
     assert_true(read_bytes() - before < 1 << 20);
     nv_log_reader_close(c.reader);
+}
+
+/* The one in front lets others come closer, but not one that has stopped reading. */
+static void waits_not_for_ever(void **state)
+{
+    (void)state;
+    fill();
+    catcher stopped;
+    catcher going;
+    start(&stopped, 0, 0);
+    start(&going, 1, 0);
+    step(&going);
+    step(&stopped);
+    while (going.end == NV_OK) {
+        step(&going);
+    }
+    assert_int_equal(going.end, NV_E_EOF);
+    assert_true(going.next == expected(1));
+    while (stopped.end == NV_OK) {
+        step(&stopped);
+    }
+    assert_true(stopped.next == expected(0));
+    nv_log_reader_close(stopped.reader);
+    nv_log_reader_close(going.reader);
+}
+
+/* Closed in any state: what waits for it goes on. */
+static void closed_while_waiting(void **state)
+{
+    (void)state;
+    fill();
+    catcher stopped;
+    start(&stopped, 0, 0);
+    for (int i = 0; i < 30; i++) {
+        catcher going;
+        start(&going, 1, 0);
+        step(&stopped);
+        step(&going);
+        for (int k = 0; k < i; k++) {
+            step(&going);
+        }
+        ask(&going);
+        nv_log_reader_close(going.reader); /* with a request out, waiting perhaps */
+        if (i % 3 == 2) {
+            nv_log_reader_close(stopped.reader);
+            start(&stopped, 0, 0);
+        }
+    }
+    nv_log_reader_close(stopped.reader);
+    assert_int_equal(users(), 0);
 }
 
 /** A chunk that shares its bytes outlives the cache, the reader and the log. */
@@ -266,7 +317,7 @@ static void rolled_back(void **state)
 int main(void)
 {
     nv_diag_setup(NV_LEVEL_ERROR, false, 2);
-    const struct CMUnitTest tests[] = {TEST(one_pass_for_all), TEST(nothing_for_it), TEST(chunk_outlives),
-                                       TEST(rolled_back)};
+    const struct CMUnitTest tests[] = {TEST(one_pass_for_all),     TEST(nothing_for_it), TEST(waits_not_for_ever),
+                                       TEST(closed_while_waiting), TEST(chunk_outlives), TEST(rolled_back)};
     return cmocka_run_group_tests(tests, NULL, NULL);
 }

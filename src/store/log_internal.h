@@ -112,6 +112,8 @@ struct nv_log {
     pthread_cond_t janitor_done;
     nv_list requests;         /* of nv_log_reader, waiting for the reader thread */
     nv_list followers;        /* of nv_log_reader, waiting for a commit */
+    nv_list waiting;          /* of nv_log_reader, in front of others that read the same; in order of time */
+    nv_list behind;           /* of nv_log_reader, by behind_link: those that read from the files */
     uint64_t rollbacks;       /* how often a tail was dropped */
     uint64_t rollback_commit; /* the first index dropped last time */
 

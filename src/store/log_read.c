@@ -19,13 +19,15 @@ enum {
     TURNS = 4,
     AHEAD = 2 << 20,
     NEAR = 1 << 20,
+    WAIT_US = 1000,
     MISSES = 16
 };
 
 typedef enum reader_state { READER_IDLE, READER_QUEUED, READER_FOLLOWING, READER_RUNNING, READER_POSTED } reader_state;
 
 struct nv_log_reader {
-    nv_list link; /* in requests or followers */
+    nv_list link;        /* in requests, waiting or followers */
+    nv_list behind_link; /* in behind */
     nv_task task;
     nv_log *log;
     nv_exec *exec;
@@ -41,12 +43,13 @@ struct nv_log_reader {
     uint64_t segment; /* where next_commit is, when the generation still fits */
     uint64_t generation;
     uint64_t position;
-    uint64_t ahead;   /* how far reading ahead was asked for */
-    uint64_t tail_id; /* the block of the tail that was read last, ... */
-    size_t tail_at;   /* ... where next_commit would be in it */
-    bool near;        /* counts as a user of the tail; changed under lock */
-    bool behind;      /* counts as a user of the cache; changed under lock */
-    unsigned misses;  /* reads from the disk in a row while near */
+    uint64_t ahead;        /* how far reading ahead was asked for */
+    uint64_t tail_id;      /* the block of the tail that was read last, ... */
+    size_t tail_at;        /* ... where next_commit would be in it */
+    bool near;             /* counts as a user of the tail; changed under lock */
+    int64_t wait_until_us; /* in waiting: since it is ahead of others; monotonic */
+    bool waited;           /* for them, long enough */
+    unsigned misses;       /* reads from the disk in a row while near */
     uint64_t rollbacks;
     /* the request and its answer */
     nv_log_read_done done;
@@ -186,9 +189,13 @@ static void heed_rollback_locked(const nv_log *log, nv_log_reader *r)
 
 static void set_behind_locked(nv_log *log, nv_log_reader *r, bool behind)
 {
-    if (r->behind != behind) {
-        r->behind = behind;
+    if (nv_list_linked(&r->behind_link) != behind) {
         log->cache.users += behind ? 1u : -1u;
+        if (behind) {
+            nv_list_push_back(&log->behind, &r->behind_link);
+        } else {
+            nv_list_remove(&r->behind_link);
+        }
     }
 }
 
@@ -377,10 +384,45 @@ static nv_err read_at(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64
     return read_file(log, r, segment, limit, out);
 }
 
+/** The piece that goes when the next one is read, if a reader has yet to pass it. */
+static const nv_tail_piece *held_back_locked(nv_log *log)
+{
+    const nv_tail_piece *oldest = nv_log_cache_next_to_go(&log->cache);
+    for (nv_list *node = log->behind.next; oldest && node != &log->behind; node = node->next) {
+        uint64_t next = nv_container_of(node, nv_log_reader, behind_link)->next_commit;
+        if (next >= oldest->first_commit && next < oldest->next_commit) {
+            return oldest;
+        }
+    }
+    return NULL;
+}
+
+/**
+ * Would reading on take a piece from a reader further back? Each goes at its own pace, and one that was left behind
+ * reads for itself from then on; so the one in front lets the others come closer. Not for long: they may have stopped.
+ */
+static bool must_wait(nv_log *log, nv_log_reader *r)
+{
+    if (r->waited) {
+        return false;
+    }
+    pthread_mutex_lock(&log->lock);
+    const nv_tail_piece *oldest = held_back_locked(log);
+    bool ahead = oldest && r->next_commit >= oldest->next_commit;
+    pthread_mutex_unlock(&log->lock);
+    if (ahead) {
+        r->wait_until_us = nv_mono_us(nv_clock_system()) + WAIT_US;
+    }
+    return ahead;
+}
+
 static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64_t limit, nv_log_chunk **out)
 {
     nv_log_cached found;
     if (!nv_log_cache_find(&log->cache, &segment->header, r->next_commit, &found)) {
+        if (must_wait(log, r)) {
+            return NV_E_AGAIN;
+        }
         nv_err err = read_at(log, r, segment, limit, &found);
         if (err != NV_OK) {
             return err;
@@ -395,6 +437,7 @@ static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uin
     r->segment = found.segment;
     r->generation = found.generation;
     r->position = found.position + at;
+    r->waited = false;
     return NV_OK;
 }
 
@@ -517,6 +560,11 @@ static void run_done(nv_task *task)
 /** Put the outcome of serve() where it belongs. Under lock; @return whether to post */
 static bool settle_locked(nv_log *log, nv_log_reader *r, nv_err err)
 {
+    if (r->wait_until_us) {
+        r->state = READER_QUEUED;
+        nv_list_push_back(&log->waiting, &r->link);
+        return false;
+    }
     if (err == NV_E_AGAIN || (err == NV_E_EOF && r->follow && r->next_commit < log->tip.next_commit)) {
         r->state = READER_QUEUED;
         nv_list_push_back(&log->requests, &r->link);
@@ -581,15 +629,49 @@ static void handle(nv_log *log, nv_log_reader *r)
     }
 }
 
+static void stop_waiting_locked(nv_log *log, nv_log_reader *r, bool late)
+{
+    r->wait_until_us = 0;
+    r->waited = late;
+    nv_list_remove(&r->link);
+    nv_list_push_back(&log->requests, &r->link);
+}
+
+/** Let those in front go on when the others have come close. */
+static void review_waiting_locked(nv_log *log)
+{
+    if (!nv_list_empty(&log->waiting) && !held_back_locked(log)) {
+        while (!nv_list_empty(&log->waiting)) {
+            stop_waiting_locked(log, nv_container_of(log->waiting.next, nv_log_reader, link), false);
+        }
+    }
+}
+
+/** Sleep until there is a request, or the first of those who wait has waited for long enough. */
+static void sleep_locked(nv_log *log)
+{
+    if (nv_list_empty(&log->waiting)) {
+        pthread_cond_wait(&log->reader_wake, &log->lock);
+        return;
+    }
+    nv_log_reader *first = nv_container_of(log->waiting.next, nv_log_reader, link);
+    struct timespec until = {first->wait_until_us / NV_US_PER_S, first->wait_until_us % NV_US_PER_S * 1000};
+    if (pthread_cond_timedwait(&log->reader_wake, &log->lock, &until) != 0 && !nv_list_empty(&log->waiting)) {
+        first = nv_container_of(log->waiting.next, nv_log_reader, link); /* the one before may have been closed */
+        stop_waiting_locked(log, first, true);
+    }
+}
+
 static void wait_for_request_locked(nv_log *log)
 {
+    review_waiting_locked(log);
     while (nv_list_empty(&log->requests) && !log->stopping) {
         if (log->cache.users == 0 && !nv_log_cache_is_empty(&log->cache)) {
             pthread_mutex_unlock(&log->lock);
             nv_log_cache_drop(&log->cache);
             pthread_mutex_lock(&log->lock);
         } else {
-            pthread_cond_wait(&log->reader_wake, &log->lock);
+            sleep_locked(log);
         }
     }
 }
@@ -623,6 +705,7 @@ nv_err nv_log_reader_open(nv_log_reader **out, nv_log *log, const nv_log_read_op
     }
     nv_log_reader *r = nv_calloc(1, sizeof(*r));
     nv_list_init(&r->link);
+    nv_list_init(&r->behind_link);
     r->log = log;
     r->exec = exec;
     r->from = options->from;
