@@ -1,4 +1,5 @@
 /** Unit tests of the base library. */
+#include "base/alloc.h"
 #include "base/buf.h"
 #include "base/bytes.h"
 #include "base/clock.h"
@@ -161,6 +162,42 @@ static void map_survives_churn(void **state)
     nv_map_deinit(&map);
 }
 
+static uint32_t crc32c_bitwise(const uint8_t *bytes, size_t count)
+{
+    uint32_t crc = UINT32_MAX;
+    for (size_t i = 0; i < count; i++) {
+        crc ^= bytes[i];
+        for (int k = 0; k < 8; k++) {
+            crc = crc & 1 ? crc >> 1 ^ UINT32_C(0x82f63b78) : crc >> 1;
+        }
+    }
+    return ~crc;
+}
+
+/* Lengths on both sides of those from which the sum is made in parts. */
+static void crc32c_lengths(void **state)
+{
+    (void)state;
+    enum { MOST = 20000 };
+    uint8_t *bytes = nv_calloc(1, MOST);
+    for (size_t i = 0; i < MOST; i++) {
+        bytes[i] = (uint8_t)(i * i >> 3 ^ i * 37);
+    }
+    static const size_t lengths[] = {0,   1,   7,    8,    255,  256,  767,  768,   769,   775,   776,
+                                     800, 999, 1535, 1536, 6143, 6144, 6145, 12287, 12288, 13061, 19990};
+    for (size_t i = 0; i < NV_COUNT_OF(lengths); i++) {
+        for (size_t from = 0; from < 9; from += 3) {
+            size_t count = lengths[i];
+            uint32_t whole = nv_crc32c(0, nv_span_of(bytes + from, count));
+            assert_int_equal(whole, crc32c_bitwise(bytes + from, count));
+            size_t half = count / 2;
+            uint32_t part = nv_crc32c(0, nv_span_of(bytes + from, half));
+            assert_int_equal(nv_crc32c(part, nv_span_of(bytes + from + half, count - half)), whole);
+        }
+    }
+    free(bytes);
+}
+
 static void crc32c_vectors(void **state)
 {
     (void)state;
@@ -274,6 +311,7 @@ int main(void)
         cmocka_unit_test(cursor_errors_stick),
         cmocka_unit_test(map_survives_churn),
         cmocka_unit_test(crc32c_vectors),
+        cmocka_unit_test(crc32c_lengths),
         cmocka_unit_test(time_has_seven_digits),
         cmocka_unit_test(diag_cannot_be_forged),
         cmocka_unit_test(tasks_run_in_order),
