@@ -63,6 +63,37 @@ def drain(sock, limit=1 << 20, timeout=10):
     return bytes(data)
 
 
+class Rest:
+    """One connection to the REST API as the hub's owner, which asks again and again."""
+
+    def __init__(self, hub, timeout=30):
+        self.token = hub.cli("sas", "--policy", "iothubowner").strip()
+        self.sock = dial_tls(HTTPS, trusting(hub), timeout)
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *unused):
+        self.sock.close()
+
+    def ask(self, method, path, body="", headers=""):
+        """@return (status, body)"""
+        self.sock.sendall(("%s %s?api-version=2021-04-12 HTTP/1.1\r\nHost: localhost\r\nAuthorization: %s\r\n%sContent-Length: %d\r\n\r\n%s"
+                           % (method, path, self.token, headers, len(body), body)).encode())
+        answer = b""
+        while b"\r\n\r\n" not in answer:
+            part = self.sock.recv(65536)
+            assert part, "the hub hung up"
+            answer += part
+        head, rest = answer.split(b"\r\n\r\n", 1)
+        length = int((re.search(rb"(?i)\r\ncontent-length: *(\d+)", head) or [0, 0])[1])
+        while len(rest) < length:
+            part = self.sock.recv(65536)
+            assert part, "the hub hung up"
+            rest += part
+        return int(head.split()[1]), rest
+
+
 class Target:
     """A hub under attack."""
 

@@ -80,27 +80,10 @@ def take_overs(target, persistent):
 def churn(target, count=4):
     """Devices connect, publish and go as fast as they can, while the registry does things to them."""
     hub = target.hub
-    context = trusting(hub)
-    token = hub.cli("sas", "--policy", "iothubowner").strip()
-
-    def ask(sock, method, device, body=""):
-        sock.sendall(("%s /devices/%s?api-version=2021-04-12 HTTP/1.1\r\nHost: localhost\r\nAuthorization: %s\r\n"
-                      "If-Match: %s\r\nContent-Length: %d\r\n\r\n%s" % (method, device, token, "*" if method == "DELETE" else "", len(body), body)).encode())
-        answer = b""
-        while b"\r\n\r\n" not in answer:
-            part = sock.recv(65536)
-            assert part, "the registry hung up"
-            answer += part
-        head, rest = answer.split(b"\r\n\r\n", 1)
-        length = 0
-        for line in head.split(b"\r\n"):
-            if line.lower().startswith(b"content-length:"):
-                length = int(line.split(b":")[1])
-        while len(rest) < length:
-            rest += sock.recv(65536)
-        return int(head.split()[1])
-
     keys = [base64_key(b"1"), base64_key(b"2")]
+
+    def delete(rest, device):
+        return rest.ask("DELETE", "/devices/" + device, headers="If-Match: *\r\n")[0]
 
     def identity(device, key, status="enabled"):
         return ('{"deviceId":"%s","status":"%s","authentication":{"type":"sas","symmetricKey":{"primaryKey":"%s","secondaryKey":"%s"}}}'
@@ -131,16 +114,17 @@ def churn(target, count=4):
         def registry_side():
             chance = random.Random(99)
             try:
-                with dial_tls(HTTPS, context) as sock:
+                with Rest(hub) as rest:
                     while not stop.is_set():
                         device = "churn-%d" % chance.randrange(2)
                         what = chance.random()
                         if what < 0.3:
-                            code = ask(sock, "DELETE", device)
+                            code = delete(rest, device)
                         else:
-                            code = ask(sock, "PUT", device, identity(device, chance.choice(keys), "disabled" if what < 0.45 else "enabled"))
+                            code = rest.ask("PUT", "/devices/" + device,
+                                            identity(device, chance.choice(keys), "disabled" if what < 0.45 else "enabled"))[0]
                             if code == 409:
-                                code = ask(sock, "DELETE", device)
+                                code = delete(rest, device)
                         if code not in (200, 204, 404, 409, 412):
                             errors.append("registry %d" % code)
             except Exception as error:
