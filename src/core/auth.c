@@ -425,12 +425,15 @@ nv_err nv_auth_check_policy_key(nv_hub *hub, nv_span name, nv_span key, nv_auth_
 {
     verdict v = {NV_REFUSAL_NONE, check->detail};
     const nv_policy *policy = nv_policies_find(hub->policies, name);
+    bool primary = policy && is_key(key, &policy->primary_key);
+    bool secondary =
+        policy && is_key(key, &policy->secondary_key); /* whatever the first was: it tells nothing by time */
     nv_err err = NV_OK;
     check->detail[0] = '\0';
     check->granted = 0;
     if (!policy) {
         err = refuse(&v, NV_REFUSAL_POLICY_UNKNOWN, "the user is \"%.*s\"", NV_SPAN_ARG(nv_span_first(name, 64)));
-    } else if (!(is_key(key, &policy->primary_key) | is_key(key, &policy->secondary_key))) {
+    } else if (!primary && !secondary) {
         err = refuse(&v, NV_REFUSAL_TOKEN_SIGNATURE, "the password is no key of policy \"%s\"", policy->name);
     } else {
         check->granted = rights_of(policy) & ~(uint32_t)NV_RIGHT_DEVICE_CONNECT;
