@@ -273,6 +273,8 @@ def tokens(target, keys):
                 assert claims.put(audience(name), token) == status, (name, status)
             sends(peer, 1, 0)
             sends(peer, 2, 0)
+            padded = sas(audience(a), keys[a]) + "&x=" + "A" * 60000  # would be kept as long as the connection is
+            assert claims.put(audience(a), padded) == 400
             # A shorter one takes the place of the longer: its time counts.
             assert claims.put(audience(a), sas(audience(a), keys[a], 2)) == 200
             ended = peer.receive()
