@@ -65,9 +65,10 @@ typedef struct nv_identity {
     nv_span parent_scopes; /* JSON array text, empty = none */
     nv_span managed_by;    /* modules */
     nv_span attributes;    /* JSON object text, empty = none */
-    /* As last stored; live values come from core/devices.h */
-    int64_t connection_updated_us;
-    int64_t last_activity_us;
+    /* As last stored; live values come from core/devices.h. The only members that change, for a snapshot that is kept.
+     */
+    _Atomic int64_t connection_updated_us;
+    _Atomic int64_t last_activity_us;
 } nv_identity;
 
 /** Copy @p from (with everything its spans point at) into a new snapshot with one reference. */

@@ -130,3 +130,24 @@ void nv_cache_change(nv_cache *cache, uint64_t number, nv_span device_id, nv_spa
     }
     pthread_mutex_unlock(&cache->lock);
 }
+
+void nv_cache_change_times(nv_cache *cache, uint64_t number, const nv_identity *identity, int64_t connection_updated_us,
+                           int64_t last_activity_us)
+{
+    char text[2 * NV_ID_MAX + 2];
+    nv_span key = nv_span_of(text, nv_identity_key(identity->device_id, identity->module_id, text));
+    size_t bucket = bucket_of(identity->device_id);
+    pthread_mutex_lock(&cache->lock);
+    bool in_order = number >= cache->changed[bucket]; /* several of one change may share a bucket */
+    entry *found = nv_map_get(&cache->map, key);
+    if (in_order) {
+        cache->changed[bucket] = number;
+    }
+    if (found && in_order && nv_span_eq(found->identity->generation_id, identity->generation_id)) {
+        atomic_store_explicit(&found->identity->connection_updated_us, connection_updated_us, memory_order_relaxed);
+        atomic_store_explicit(&found->identity->last_activity_us, last_activity_us, memory_order_relaxed);
+    } else if (found) {
+        drop(cache, found);
+    }
+    pthread_mutex_unlock(&cache->lock);
+}

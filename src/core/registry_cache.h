@@ -40,6 +40,12 @@ void nv_cache_learn(nv_cache *cache, nv_identity *identity, uint64_t mark);
  */
 void nv_cache_change(nv_cache *cache, uint64_t number, nv_span device_id, nv_span module_id, nv_identity *identity,
                      bool modules_too);
+/**
+ * Change @p number is committed, and it was only that the times of @p identity were stored. What is kept of the same
+ * generation stays, with these times: a device that comes and goes must not be read from the store each time.
+ */
+void nv_cache_change_times(nv_cache *cache, uint64_t number, const nv_identity *identity, int64_t connection_updated_us,
+                           int64_t last_activity_us);
 
 /** nv_hub.registry */
 struct nv_registry {

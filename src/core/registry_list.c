@@ -153,12 +153,12 @@ static nv_err run_save(nv_state_op *op, nv_txn *txn)
 static void save_finish(saving *self, nv_err status)
 {
     for (size_t i = 0; i < self->count; i++) {
-        nv_identity *identity = self->seen[i].identity;
+        const nv_registry_seen *seen = &self->seen[i];
         if (status == NV_OK) {
-            nv_cache_change(&self->registry->cache, self->number, identity->device_id, identity->module_id, NULL,
-                            false);
+            nv_cache_change_times(&self->registry->cache, self->number, seen->identity, seen->connection_updated_us,
+                                  seen->last_activity_us);
         }
-        nv_identity_unref(identity);
+        nv_identity_unref(seen->identity);
     }
     void (*done)(void *, nv_err) = self->done;
     void *arg = self->arg;

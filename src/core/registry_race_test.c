@@ -301,10 +301,57 @@ static void memory_survives_every_interleaving(void **state)
     free(cache);
 }
 
+/* @return connection_updated_us of what is kept, 0: nothing */
+static int64_t kept_time(nv_cache *cache)
+{
+    uint64_t mark = 0;
+    nv_identity *identity = nv_cache_find(cache, S("d"), S(""), &mark);
+    int64_t time_us = identity ? identity->connection_updated_us : 0;
+    assert_true(!identity || identity->last_activity_us == time_us + 1);
+    nv_identity_unref(identity);
+    return time_us;
+}
+
+static void put_times(nv_cache *cache, uint64_t number, const char *generation, int64_t time_us)
+{
+    nv_identity identity = {.device_id = S("d"), .generation_id = S(generation)};
+    nv_cache_change_times(cache, number, &identity, time_us, time_us + 1);
+}
+
+static void storing_times_keeps_what_is_remembered(void **state)
+{
+    (void)state;
+    nv_cache *cache = calloc(1, sizeof(*cache));
+    uint64_t mark = 0;
+    nv_cache_init(cache, 1 << 20, 1);
+    put_times(cache, 1, "1", 100); /* nothing is remembered, and nothing is made up */
+    assert_int_equal(kept(cache, "", &mark), 0);
+    learn(cache, "", 10, mark);
+    put_times(cache, 2, "1", 200);
+    assert_int_equal(kept(cache, "", &mark), 10);
+    assert_int_equal(kept_time(cache), 200);
+    put_times(cache, 2, "1", 201); /* the same change may hold several of one bucket */
+    assert_int_equal(kept_time(cache), 201);
+    /* a read that began before they were stored has the old ones */
+    put_times(cache, 3, "1", 300);
+    learn(cache, "", 9, mark);
+    assert_int_equal(kept_time(cache), 300);
+    /* those that arrive after a later change only remove, as do those of an identity that was made anew */
+    change(cache, 5, "", 15, false);
+    put_times(cache, 4, "1", 400);
+    assert_int_equal(kept(cache, "", &mark), 0);
+    learn(cache, "", 15, mark);
+    put_times(cache, 6, "0", 600);
+    assert_int_equal(kept(cache, "", &mark), 0);
+    nv_cache_deinit(cache);
+    free(cache);
+}
+
 int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(memory_survives_every_interleaving),
+        cmocka_unit_test(storing_times_keeps_what_is_remembered),
         cmocka_unit_test_setup_teardown(exactly_one_winner_per_etag, rig_setup, rig_teardown),
         cmocka_unit_test_setup_teardown(deletes_leave_nothing_stale, rig_setup, rig_teardown),
     };
