@@ -70,6 +70,49 @@ static void test_stays_with_a_new_token(void **state)
     amqp_rig_free(rig);
 }
 
+/* As the .NET SDK's pool does: a session for each device, and in all of them the same names of links. */
+static void test_same_names_in_sessions(void **state)
+{
+    (void)state;
+    enum { DEVICES = 40 };
+    amqp_rig *rig = amqp_rig_new(NULL);
+    amqp_client *c = amqp_client_anonymous(rig);
+    amqp_client_link *events[DEVICES];
+    amqp_client_link *bound[DEVICES];
+    nv_amqp_session *session = NULL;
+    for (int i = 0; i < DEVICES; i++) {
+        char id[16];
+        char address[64];
+        (void)snprintf(id, sizeof(id), "p%d", i);
+        amqp_rig_add(rig, id, NULL);
+        put(c, id);
+        session = amqp_client_session(c);
+        (void)snprintf(address, sizeof(address), "/devices/%s/messages/events", id);
+        events[i] = amqp_client_attach(
+            c, true, address, &(amqp_client_attach_options){.session = session, .name = "_TelemetrySenderLink"});
+        (void)snprintf(address, sizeof(address), "/devices/%s/messages/deviceBound", id);
+        bound[i] = amqp_client_attach(
+            c, false, address,
+            &(amqp_client_attach_options){.session = session, .name = "_TelemetryReceiverLink", .rcv_settle_mode = 1});
+    }
+    for (int i = 0; i < DEVICES; i++) {
+        assert_false(events[i]->ended || bound[i]->ended);
+        amqp_client_send_body(events[i], "undisturbed");
+    }
+    amqp_client_detach(events[0]); /* the name is free again in its session, and taken in the others */
+    amqp_client_send_body(events[1], "undisturbed");
+    nv_amqp_session_end(session, NV_AMQP_ERR_NONE, NULL);
+    amqp_rig_settle(rig);
+    amqp_client_send_body(events[1], "undisturbed");
+    session = amqp_client_session(c);
+    amqp_client_link *again =
+        amqp_client_attach(c, true, "/devices/p39/messages/events",
+                           &(amqp_client_attach_options){.session = session, .name = "_TelemetrySenderLink"});
+    amqp_client_send_body(again, "back");
+    amqp_client_free(c);
+    amqp_rig_free(rig);
+}
+
 static void test_take_over_of_one_of_many(void **state)
 {
     (void)state;
@@ -315,6 +358,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(test_take_over),
+        cmocka_unit_test(test_same_names_in_sessions),
         cmocka_unit_test(test_take_over_of_one_of_many),
         cmocka_unit_test(test_stays_with_a_new_token),
         cmocka_unit_test(test_take_over_waits_for_appends),

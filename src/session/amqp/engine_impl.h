@@ -247,7 +247,7 @@ typedef struct engine_link {
     engine_partial *partial;
     engine_rest *rest;
     engine_attach *held;
-    uint8_t key[]; /* of conn.names: '0' or '1' for the role, then the name */
+    uint8_t key[]; /* of conn.names: role and channel (NAME_HEAD), then the name */
 } engine_link;
 
 static inline engine_link *engine_link_of(nv_amqp_link *link)

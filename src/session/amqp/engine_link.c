@@ -12,11 +12,23 @@
 #define AROUND_NAME    192u /* the rest of an ATTACH with null termini: a refusal always fits a frame */
 #define REFUSED_SLACK  16u
 
-/* ---- names: one per role and connection (amqp.md section 1.3) ------------------------------------------------- */
+/* ---- names: one per role and session ------------------------------------------------------------------------------
+ *
+ * By the specification they hold for the whole connection (part 2 section 2.6.1). But the .NET SDK gives the links of
+ * every device on a pooled connection the same names, each device in a session of its own. */
+
+#define NAME_HEAD 3u
+
+static void put_name_head(uint8_t *key, const engine_session *s, bool sender)
+{
+    key[0] = sender ? '1' : '0';
+    key[1] = (uint8_t)(s->pub.channel >> 8);
+    key[2] = (uint8_t)s->pub.channel;
+}
 
 static nv_span key_of(const engine_link *l)
 {
-    return nv_span_of(l->key, l->pub.name.len + 1);
+    return nv_span_of(l->key, NAME_HEAD + l->pub.name.len);
 }
 
 static void names_begin(nv_amqp_conn *conn)
@@ -44,23 +56,16 @@ static engine_link *find_in(nv_list *links, nv_span name, bool sender)
     return NULL;
 }
 
-static engine_link *find_name(nv_amqp_conn *conn, nv_span name, bool sender)
+static engine_link *find_name(engine_session *s, nv_span name, bool sender)
 {
-    nv_amqp_conn_private *p = conn->_p;
+    const nv_amqp_conn_private *p = s->pub.conn->_p;
     if (p->named) {
-        uint8_t key[NAME_MAX_BYTES + 1];
-        key[0] = sender ? '1' : '0';
-        memcpy(key + 1, name.ptr, name.len);
-        return nv_map_get(&p->names, nv_span_of(key, name.len + 1));
+        uint8_t key[NAME_HEAD + NAME_MAX_BYTES];
+        put_name_head(key, s, sender);
+        memcpy(key + NAME_HEAD, name.ptr, name.len);
+        return nv_map_get(&p->names, nv_span_of(key, NAME_HEAD + name.len));
     }
-    for (nv_list *at = conn->sessions.next; at != &conn->sessions; at = at->next) {
-        nv_amqp_session *session = nv_container_of(at, nv_amqp_session, _node);
-        engine_link *l = find_in(&session->links, name, sender);
-        if (l) {
-            return l;
-        }
-    }
-    return NULL;
+    return find_in(&s->pub.links, name, sender);
 }
 
 static void forget_name(engine_link *l)
@@ -76,14 +81,14 @@ static void forget_name(engine_link *l)
 static engine_link *link_new(engine_session *s, nv_span name, bool sender)
 {
     nv_amqp_conn *conn = s->pub.conn;
-    engine_link *l = nv_calloc(1, sizeof(*l) + 1 + name.len);
-    l->key[0] = sender ? '1' : '0';
+    engine_link *l = nv_calloc(1, sizeof(*l) + NAME_HEAD + name.len);
+    put_name_head(l->key, s, sender);
     if (name.len > 0) {
-        memcpy(l->key + 1, name.ptr, name.len);
+        memcpy(l->key + NAME_HEAD, name.ptr, name.len);
     }
     l->pub.session = &s->pub;
     l->pub.conn = conn;
-    l->pub.name = nv_span_of(l->key + 1, name.len);
+    l->pub.name = nv_span_of(l->key + NAME_HEAD, name.len);
     l->pub.sender = sender;
     l->max_message = ENGINE_MAX_MESSAGE;
     l->handle = engine_index_gap(&s->by_local);
@@ -421,9 +426,9 @@ static void on_attach_answer(nv_amqp_conn *conn, engine_link *l, const nv_amqp_a
 }
 
 /* The name is attached already in this role: the newer link takes its place (part 2 section 2.6.1). */
-static bool steal(nv_amqp_conn *conn, nv_span name, bool sender)
+static bool steal(engine_session *s, nv_span name, bool sender)
 {
-    engine_link *old = find_name(conn, name, sender);
+    engine_link *old = find_name(s, name, sender);
     if (!old) {
         return true;
     }
@@ -458,7 +463,7 @@ static void on_attach_request(nv_amqp_conn *conn, engine_session *s, const nv_am
     if (!held) {
         return;
     }
-    bool fresh = steal(conn, attach->name, attach->role);
+    bool fresh = steal(s, attach->name, attach->role);
     if (s->state != ENGINE_SESSION_BEGUN || !engine_is_open(conn)) {
         free(held); /* the owner of the stolen link ended it */
         return;
@@ -630,7 +635,7 @@ nv_amqp_link *nv_amqp_link_attach(nv_amqp_session *session, const nv_amqp_attach
     nv_amqp_conn *conn = session->conn;
     nv_span name = nv_span_str(options->name);
     if (!engine_is_open(conn) || s->state != ENGINE_SESSION_BEGUN || name.len > NAME_MAX_BYTES ||
-        engine_index_gap(&s->by_local) > s->peer_handle_max || find_name(conn, name, options->sender)) {
+        engine_index_gap(&s->by_local) > s->peer_handle_max || find_name(s, name, options->sender)) {
         return NULL;
     }
     engine_enter(conn);

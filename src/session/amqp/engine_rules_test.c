@@ -267,11 +267,11 @@ static const rule link_rules[] = {
      "attach name=in handle=1 receiver snd=2 rcv=0 target max=1048576\n"
      "flow next-in=0 window=8192 next-out=0 handle=1 count=0 credit=100\n",
      "detached in amqp:link:stolen\nattach in receiver\n"},
-    {"2.6.1 across sessions", IN_UP "begin ch=1\n", NULL, "attach ch=1 name=in handle=0 sender target=/t",
-     "detach handle=0 closed error=amqp:link:stolen\n"
+    {"but in another session, as .NET does it", IN_UP "begin ch=1\n", NULL,
+     "attach ch=1 name=in handle=0 sender target=/t",
      "attach ch=1 name=in handle=0 receiver snd=2 rcv=0 target max=1048576\n"
      "flow ch=1 next-in=0 window=8192 next-out=0 handle=0 count=0 credit=100\n",
-     "detached in amqp:link:stolen\nattach in receiver\n"},
+     "attach in receiver\n"},
     {"2.6.6 detach is answered", IN_UP, NULL, "detach handle=0 closed", "detach handle=0 closed\n", "detached in \n"},
     {"2.6.6 without closing it", IN_UP, NULL, "detach handle=0 error=amqp:link:detach-forced", "detach handle=0\n",
      "detached in amqp:link:detach-forced\n"},
