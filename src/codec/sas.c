@@ -139,10 +139,11 @@ static nv_sas_fault decode_text(nv_span raw, nv_writer *text, nv_span *out, nv_s
     return err == NV_OK && nv_span_find(*out, '\0') == out->len ? NV_SAS_NONE : malformed;
 }
 
-/** `sb://`, `amqps://`, `https://`: AMQP and Event Hubs clients sign a whole address (amqp.md section 2.3). */
+/** AMQP and Event Hubs clients sign a whole address (amqp.md section 2.3): Java's `amqp://`, the oldest `http://`. */
 static nv_span without_scheme(nv_span resource)
 {
-    static const nv_span schemes[] = {NV_SPAN_LIT("sb://"), NV_SPAN_LIT("amqps://"), NV_SPAN_LIT("https://")};
+    static const nv_span schemes[] = {NV_SPAN_LIT("sb://"), NV_SPAN_LIT("amqps://"), NV_SPAN_LIT("https://"),
+                                      NV_SPAN_LIT("amqp://"), NV_SPAN_LIT("http://")};
     for (size_t i = 0; i < NV_COUNT_OF(schemes); i++) {
         if (eat_nocase(&resource, schemes[i])) {
             break;

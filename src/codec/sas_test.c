@@ -137,6 +137,8 @@ static void resources_of_devices_and_modules(void **state)
         {"::1/devices/d", "", "", NV_SAS_NONE},
         {"amqps://myhub:5671/devices/d", "", "", NV_SAS_NONE},
         {"sb://myhub/devices/d/", "", "", NV_SAS_NONE},
+        {"amqp://myhub/devices/d", "", "", NV_SAS_NONE},
+        {"http://myhub/devices/d", "", "", NV_SAS_NONE},
         {"myhub/devices/d/api-version=2016-11-14", "", "", NV_SAS_NONE},
         {"myhub/devices/d/messages/events", "", "", NV_SAS_NONE},
         {"myhub/devices/dd", "", "", NV_SAS_OTHER_DEVICE},

@@ -320,6 +320,7 @@ static void test_what_a_token_opens(void **state)
          200,
          "/messages/events/$management"},
         {"sb://hub-ns.test/hub", SAS, NS("sb://hub-ns.test/hub"), NULL, 200, "$management"},
+        {"amqp://hub-ns.test/hub", SAS, NS("amqp://hub-ns.test/hub"), NULL, 200, "$management"},
         {"sb://hub-ns.test/hub/$management", SAS, NS("sb://hub-ns.test/hub"), NULL, 200, "hub/$management"},
         {"amqps://hub-ns.test:5671/hub", SAS, NS("amqps://hub-ns.test:5671/hub"), NULL, 200, "hub/$management"},
         /* types: the text decides */
