@@ -34,6 +34,18 @@ static inline void nv_list_push_back(nv_list *head, nv_list *node)
     head->prev = node;
 }
 
+/** The first node; @p head itself when the list is empty. */
+#ifdef __clang_analyzer__
+/* Without a body: it cannot see that nv_list_remove() of the first one leaves another there, and would take what was
+ * freed for the first one still. */
+nv_list *nv_list_first(const nv_list *head);
+#else
+static inline nv_list *nv_list_first(const nv_list *head)
+{
+    return head->next;
+}
+#endif
+
 /** Detach; harmless on a node that is in no list. */
 static inline void nv_list_remove(nv_list *node)
 {

@@ -127,8 +127,9 @@ static void forget_window(nv_c2d_queue *queue)
             return; /* the window is whole or not at all */
         }
     }
-    while (!nv_list_empty(&queue->entries)) {
-        nv_c2d_entry_free(entry_of(queue->entries.next));
+    nv_list *link;
+    while ((link = nv_list_pop_front(&queue->entries))) {
+        nv_c2d_entry_free(entry_of(link));
     }
     queue->loaded_to = 0;
 }
@@ -586,7 +587,7 @@ typedef struct take_link {
 
 static nv_c2d_take *pop_take(nv_c2d_queue *queue)
 {
-    take_link *waiting = nv_container_of(queue->takes.next, take_link, link);
+    take_link *waiting = nv_container_of(nv_list_first(&queue->takes), take_link, link);
     nv_list_remove(&waiting->link);
     nv_c2d_take *take = waiting->take;
     free(waiting);

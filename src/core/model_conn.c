@@ -14,7 +14,7 @@ static model_conn *conn_at(nv_list *node)
     return nv_container_of(node, model_conn, link);
 }
 
-#define EACH_CONN(w, node) for (nv_list *node = (w)->conns.next; node != &(w)->conns; node = node->next)
+#define EACH_CONN(w, node) for (nv_list *node = nv_list_first(&(w)->conns); node != &(w)->conns; node = node->next)
 
 static void free_heard(model_conn *conn)
 {
@@ -44,7 +44,7 @@ void model_conn_begin(model *w)
     model_conn_free_gone(w);
     EACH_CONN(w, node)
     {
-        model_conn *conn = conn_at(node); // NOLINT(clang-analyzer-unix.Malloc): the list forgot what was freed
+        model_conn *conn = conn_at(node);
         free_heard(conn);
         conn->steady = conn->state == CONN_HELD;
     }

@@ -30,7 +30,7 @@ void nv_query_result_deinit(nv_query_result *result)
 
 static kept_entry *oldest(const nv_query_kept *kept)
 {
-    return nv_list_empty(&kept->entries) ? NULL : nv_container_of(kept->entries.next, kept_entry, link);
+    return nv_list_empty(&kept->entries) ? NULL : nv_container_of(nv_list_first(&kept->entries), kept_entry, link);
 }
 
 static void wait_for_oldest(nv_query_kept *kept)

@@ -114,8 +114,8 @@ void mqtt_on_puback(mqtt_device *m, uint16_t packet_id)
 
 static bool packet_id_is_free(mqtt_c2d *c, uint16_t packet_id)
 {
-    for (nv_list *link = c->sent.next; link != &c->sent; link = link->next) {
-        if (entry_of(link)->packet_id == packet_id) { /* NOLINT(clang-analyzer-unix.Malloc) */
+    for (nv_list *link = nv_list_first(&c->sent); link != &c->sent; link = link->next) {
+        if (entry_of(link)->packet_id == packet_id) {
             return false;
         }
     }
@@ -321,10 +321,10 @@ static void stop(mqtt_device *m)
     mqtt_c2d *c = m->c2d;
     m->c2d = NULL;
     while (!nv_list_empty(&c->sent)) {
-        forget(c, entry_of(c->sent.next)); /* NOLINT(clang-analyzer-unix.Malloc) */
+        forget(c, entry_of(nv_list_first(&c->sent)));
     }
     while (!nv_list_empty(&c->held)) {
-        forget(c, entry_of(c->held.next)); /* NOLINT(clang-analyzer-unix.Malloc) */
+        forget(c, entry_of(nv_list_first(&c->held)));
     }
     m->operations++;
     nv_c2d_detach(&c->receiver, detached);

@@ -198,7 +198,7 @@ static void begin_amqp(nv_amqp_peer *peer)
                              .channel_max = 8191,
                              .handle_max = 65535,
                              .max_unsettled_bytes = OUT_BYTES,
-                             .output_mark = 1024 * 1024,
+                             .output_mark = (size_t)1024 * 1024,
                              .sessions = 8191,
                              .links = 1000000};
     nv_buf_init(&peer->out, OUT_BYTES);

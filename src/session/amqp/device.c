@@ -143,8 +143,8 @@ static void end_if_linkless(amqp_device *d)
 /* The link of the oldest ATTACH that waits: to be answered from here on. */
 static nv_amqp_link *take_first(amqp_device *d)
 {
-    waiting *w = nv_container_of(d->waiting.next, waiting, node);
-    nv_amqp_link *link = w->link; /* NOLINT(clang-analyzer-unix.Malloc): the list forgot what was freed */
+    waiting *w = nv_container_of(nv_list_first(&d->waiting), waiting, node);
+    nv_amqp_link *link = w->link;
     link->ops = NULL;
     link->owner = NULL;
     nv_list_remove(&w->node);
@@ -155,7 +155,7 @@ static nv_amqp_link *take_first(amqp_device *d)
 static void refuse_waiting(amqp_device *d, nv_amqp_condition condition, const char *description)
 {
     while (!nv_list_empty(&d->waiting)) {
-        nv_amqp_link *link = take_first(d); /* NOLINT(clang-analyzer-unix.Malloc) */
+        nv_amqp_link *link = take_first(d);
         amqp_refuse(d->server, link, condition, description);
     }
 }
@@ -210,7 +210,8 @@ void amqp_device_link_detached(nv_amqp_link *link, const nv_amqp_problem *proble
     amqp_device_link *self = link->owner;
     amqp_device *d = self->device;
     amqp_device_operation_begin(d);
-    amqp_device_link_remove(self);
+    nv_list_remove(&self->node);
+    look_at_links(d);
     self->end(self);
     amqp_device_operation_end(d);
 }
@@ -284,7 +285,7 @@ static void granted(nv_claim *claim)
     nv_diag(NV_LEVEL_INFO, "amqp", &subject, "connected");
     amqp_device_operation_begin(d);
     while (d->_state == DEVICE_HELD && !nv_list_empty(&d->waiting)) {
-        open_link(d, take_first(d)); /* NOLINT(clang-analyzer-unix.Malloc) */
+        open_link(d, take_first(d));
     }
     look_at_links(d);
     amqp_device_operation_end(d);

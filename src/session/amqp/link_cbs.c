@@ -53,7 +53,7 @@ static uint32_t free_all(nv_list *exchanges)
 {
     uint32_t count = 0;
     for (; !nv_list_empty(exchanges); count++) {
-        forget(nv_container_of(exchanges->next, exchange, node)); /* NOLINT(clang-analyzer-unix.Malloc) */
+        forget(nv_container_of(nv_list_first(exchanges), exchange, node));
     }
     return count;
 }
@@ -113,8 +113,7 @@ static void send_reply(cbs_link *receiver, exchange *x)
 static void flush(cbs_link *receiver)
 {
     while (!nv_list_empty(&receiver->replies) && nv_amqp_link_room(receiver->link)) {
-        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
-        send_reply(receiver, nv_container_of(receiver->replies.next, exchange, node));
+        send_reply(receiver, nv_container_of(nv_list_first(&receiver->replies), exchange, node));
     }
     if (receiver->link->drain && nv_list_empty(&receiver->replies)) {
         nv_amqp_link_drained(receiver->link);

@@ -330,7 +330,7 @@ static void send_entry(struct amqp_devicebound *b, bound_entry *entry)
 static void send_held(struct amqp_devicebound *b)
 {
     while (!nv_list_empty(&b->held) && nv_amqp_link_room(b->base.link)) {
-        bound_entry *entry = entry_of(b->held.next); /* NOLINT(clang-analyzer-unix.Malloc) */
+        bound_entry *entry = entry_of(nv_list_first(&b->held));
         send_entry(b, entry);
         if (!nv_list_empty(&b->held) && entry_of(b->held.next) == entry) {
             break;
@@ -365,7 +365,7 @@ static void make_room(struct amqp_devicebound *b)
     nv_amqp_outcome released = {.kind = NV_AMQP_OUT_RELEASED, .settled = true};
     while ((int64_t)b->count >= limits->c2d_inflight) {
         bool was_sent = !nv_list_empty(&b->sent);
-        bound_entry *oldest = entry_of(was_sent ? b->sent.next : b->held.next); /* NOLINT(clang-analyzer-unix.Malloc) */
+        bound_entry *oldest = entry_of(nv_list_first(was_sent ? &b->sent : &b->held));
         uint32_t delivery = oldest->delivery;
         forget(b, oldest);
         if (was_sent) {
@@ -408,10 +408,10 @@ static void end_link(amqp_device_link *self)
 {
     struct amqp_devicebound *b = nv_container_of(self, struct amqp_devicebound, base);
     while (!nv_list_empty(&b->sent)) {
-        forget(b, entry_of(b->sent.next)); /* NOLINT(clang-analyzer-unix.Malloc) */
+        forget(b, entry_of(nv_list_first(&b->sent)));
     }
     while (!nv_list_empty(&b->held)) {
-        forget(b, entry_of(b->held.next)); /* NOLINT(clang-analyzer-unix.Malloc) */
+        forget(b, entry_of(nv_list_first(&b->held)));
     }
     if (b->base.device->devicebound == b) {
         b->base.device->devicebound = NULL;

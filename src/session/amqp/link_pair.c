@@ -84,8 +84,8 @@ void amqp_pair_send(amqp_pair *pair, nv_span head, nv_span body)
 static void send_waiting(amqp_pair *pair)
 {
     while (pair->out && !nv_list_empty(&pair->waiting) && nv_amqp_link_room(pair->out->base.link)) {
-        waiting_message *first = nv_container_of(pair->waiting.next, waiting_message, link);
-        nv_span bytes = nv_span_of(first->bytes, first->len); /* NOLINT(clang-analyzer-unix.Malloc) */
+        waiting_message *first = nv_container_of(nv_list_first(&pair->waiting), waiting_message, link);
+        nv_span bytes = nv_span_of(first->bytes, first->len);
         if (send_now(pair, bytes, NV_SPAN_EMPTY) == NV_E_AGAIN) {
             return;
         }

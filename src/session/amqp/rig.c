@@ -494,8 +494,7 @@ static void link_free(amqp_client_link *l)
 {
     nv_list_remove(&l->node);
     while (!nv_list_empty(&l->messages)) {
-        /* NOLINTNEXTLINE(clang-analyzer-unix.Malloc) */
-        message_free(nv_container_of(l->messages.next, amqp_client_message, node));
+        message_free(nv_container_of(nv_list_first(&l->messages), amqp_client_message, node));
     }
     nv_buf_deinit(&l->info);
     nv_buf_deinit(&l->answer);
@@ -509,7 +508,7 @@ void amqp_client_free(amqp_client *c)
     nv_list_remove(&c->node);
     c->conn.session.ops->free(&c->conn.session);
     while (!nv_list_empty(&c->links)) {
-        link_free(nv_container_of(c->links.next, amqp_client_link, node)); /* NOLINT(clang-analyzer-unix.Malloc) */
+        link_free(nv_container_of(nv_list_first(&c->links), amqp_client_link, node));
     }
     nv_buf_deinit(&c->out);
     nv_buf_deinit(&c->hub_out);

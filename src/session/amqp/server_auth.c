@@ -723,7 +723,7 @@ void amqp_auth_login_device(amqp_server *s, nv_span device_id, nv_span module_id
 void amqp_auth_deinit(amqp_server *s)
 {
     while (!nv_list_empty(&s->principals)) {
-        drop(s, nv_container_of(s->principals.next, amqp_principal, link)); /* NOLINT(clang-analyzer-unix.Malloc) */
+        drop(s, nv_container_of(nv_list_first(&s->principals), amqp_principal, link));
     }
     nv_map_deinit(&s->by_path);
 }
