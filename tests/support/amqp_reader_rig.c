@@ -24,6 +24,22 @@ static void copy_text(char *out, size_t size, nv_span text)
     (void)snprintf(out, size, "%.*s", NV_SPAN_ARG(text));
 }
 
+nv_rig_hub rig_on;
+
+int rig_set_up(void **state)
+{
+    (void)state;
+    nv_rig_hub_init(&rig_on);
+    return 0;
+}
+
+int rig_tear_down(void **state)
+{
+    (void)state;
+    nv_rig_hub_deinit(&rig_on);
+    return 0;
+}
+
 /* ---- links of the client ------------------------------------------------------------------------------------- */
 
 static void on_attached(nv_amqp_link *link, const nv_amqp_attach *attach)
@@ -181,6 +197,11 @@ rig_client *rig_connect(nv_rig_hub *on, const char *policy, const char *host)
     return c;
 }
 
+rig_client *rig_connect_service(void)
+{
+    return rig_connect(&rig_on, "service", NV_RIG_HOST);
+}
+
 void rig_disconnect(rig_client *c)
 {
     if (!c->end.freed) {
@@ -275,6 +296,11 @@ rig_link *rig_attach_link(rig_client *c, const rig_attach *how)
     RIG_UNTIL(c, self->attached || self->detached);
     RIG_UNTIL(c, !self->refused || self->detached);
     return self;
+}
+
+rig_link *rig_attach_reader(rig_client *client, const char *address, const char *filter, uint32_t credit)
+{
+    return rig_attach_link(client, &(rig_attach){.address = address, .filter = filter, .credit = credit});
 }
 
 void rig_detach(rig_client *c, rig_link *link)

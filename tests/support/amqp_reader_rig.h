@@ -78,8 +78,16 @@ typedef struct rig_attach {
     nv_amqp_session *session; /* NULL: the connection's first */
 } rig_attach;
 
+/** The hub of the test that runs. */
+extern nv_rig_hub rig_on;
+/** For cmocka: make and unmake it. */
+int rig_set_up(void **state);
+int rig_tear_down(void **state);
+
 /** Connect by PLAIN as a policy ("service", "device", ...). @p host  OPEN.hostname */
 rig_client *rig_connect(nv_rig_hub *on, const char *policy, const char *host);
+/** To rig_on, as policy "service". */
+rig_client *rig_connect_service(void);
 /** Cut the connection if it is still there. */
 void rig_disconnect(rig_client *client);
 /** Move bytes and run the hub until nothing moves; the stores may still be busy. */
@@ -103,6 +111,8 @@ void rig_advance(rig_client *client, int64_t delta_us);
 rig_link *rig_attach_begin(rig_client *client, const rig_attach *how);
 /** ... and wait for it. */
 rig_link *rig_attach_link(rig_client *client, const rig_attach *how);
+/** A receiver. @p filter may be NULL */
+rig_link *rig_attach_reader(rig_client *client, const char *address, const char *filter, uint32_t credit);
 void rig_detach(rig_client *client, rig_link *link);
 /** Allow so many deliveries from now on. */
 void rig_credit(rig_client *client, rig_link *link, uint32_t credit);

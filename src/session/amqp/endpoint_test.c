@@ -11,32 +11,6 @@
 
 #define READER "hub/ConsumerGroups/$Default/Partitions/0"
 
-static nv_rig_hub on;
-
-static int set_up(void **state)
-{
-    (void)state;
-    nv_rig_hub_init(&on);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    nv_rig_hub_deinit(&on);
-    return 0;
-}
-
-static rig_client *connect_service(void)
-{
-    return rig_connect(&on, "service", NV_RIG_HOST);
-}
-
-static rig_link *attach_reader(rig_client *c, const char *address, const char *filter, uint32_t credit)
-{
-    return rig_attach_link(c, &(rig_attach){.address = address, .filter = filter, .credit = credit});
-}
-
 /* ---- redirect and addresses ----------------------------------------------------------------------------------- */
 
 /* conformance: amqp.md 42, 43 */
@@ -63,7 +37,7 @@ static void redirects(void **state)
         {"gateway.example", false, "/messages/events", NV_RIG_HOST, "amqps://hub.test:5671/hub"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
-        rig_client *c = rig_connect(&on, "service", rows[i].host);
+        rig_client *c = rig_connect(&rig_on, "service", rows[i].host);
         rig_link *link = rig_attach_link(
             c, &(rig_attach){.address = rows[i].address, .sender = rows[i].sender, .credit = rows[i].sender ? 0 : 10});
         rig_assert_detached(link, "amqp:link:redirect", "Event Hubs-compatible endpoint");
@@ -92,15 +66,15 @@ static void redirects(void **state)
 static void redirected_address_attaches(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
-    rig_link *link = attach_reader(c, "/messages/events/ConsumerGroups/$Default/Partitions/1", NULL, 10);
+    rig_client *c = rig_connect_service();
+    rig_link *link = rig_attach_reader(c, "/messages/events/ConsumerGroups/$Default/Partitions/1", NULL, 10);
     nv_reader r = nv_reader_of(nv_span_of(link->info, link->info_len));
     nv_amqp_value info;
     assert_true(nv_amqp_read(&r, &info));
     nv_amqp_value value = rig_in_map(&info, "address", NV_AMQP_SYMBOL);
     char address[200];
     (void)snprintf(address, sizeof(address), "%.*s", NV_SPAN_ARG(value.bytes));
-    link = attach_reader(c, address, NULL, 10);
+    link = rig_attach_reader(c, address, NULL, 10);
     assert_true(link->attached && !link->refused && !link->detached);
     rig_disconnect(c);
 }
@@ -135,7 +109,7 @@ static void addresses(void **state)
         {"nohub", true, "amqp:not-found", "no such event hub"},
         {"/messages/serviceBound/filenotifications", false, NULL, NULL},
     };
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         rig_link *link = rig_attach_link(
             c, &(rig_attach){.address = rows[i].address, .sender = rows[i].sender, .credit = rows[i].sender ? 0 : 5});
@@ -155,9 +129,9 @@ static void rights(void **state)
     (void)state;
     static const char *const addresses_of_services[] = {READER, "$management", "/messages/events",
                                                         "/messages/serviceBound/feedback"};
-    rig_client *c = rig_connect(&on, "device", NV_RIG_HOST);
+    rig_client *c = rig_connect(&rig_on, "device", NV_RIG_HOST);
     for (size_t i = 0; i < NV_COUNT_OF(addresses_of_services); i++) {
-        rig_link *link = attach_reader(c, addresses_of_services[i], NULL, 5);
+        rig_link *link = rig_attach_reader(c, addresses_of_services[i], NULL, 5);
         rig_assert_detached(link, "amqp:unauthorized-access", "");
     }
     rig_disconnect(c);
@@ -273,7 +247,7 @@ static void attach_management(rig_client *c, rig_link **requests, rig_link **ans
 static void reads_event_hub(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *requests;
     rig_link *answers;
     attach_management(c, &requests, &answers);
@@ -322,7 +296,7 @@ static void reads_event_hub(void **state)
 static void reads_partition(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *requests;
     rig_link *answers;
     attach_management(c, &requests, &answers);
@@ -334,7 +308,7 @@ static void reads_partition(void **state)
     assert_true(value.type == NV_AMQP_LONG && value.i == -1);
     value = rig_in_map(&map, "last_enqueued_offset", NV_AMQP_STRING);
     rig_assert_text(&value, NV_AMQP_STRING, "-1");
-    rig_add_events(&on, 2, "d", 0, 7);
+    rig_add_events(&rig_on, 2, "d", 0, 7);
     const rig_delivery *answer = ask(c, requests, answers, &q);
     assert_status(answer, 200, NULL);
     map = body_map(answer);
@@ -352,7 +326,7 @@ static void reads_partition(void **state)
     value = rig_in_map(&map, "last_enqueued_offset", NV_AMQP_STRING);
     assert_int_equal(value.type, NV_AMQP_STRING);
     nv_log_partition_info info;
-    assert_int_equal(nv_log_get_partition(on.log, 2, &info), NV_OK);
+    assert_int_equal(nv_log_get_partition(rig_on.log, 2, &info), NV_OK);
     uint64_t offset;
     assert_true(nv_span_to_u64(value.bytes, &offset) && offset == info.last_offset);
     value = rig_in_map(&map, "last_enqueued_time_utc", NV_AMQP_STRING);
@@ -388,7 +362,7 @@ static void management_refuses(void **state)
          404,
          "amqp:not-found"},
     };
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *requests;
     rig_link *answers;
     attach_management(c, &requests, &answers);
@@ -410,7 +384,7 @@ static void answers_find_their_way(void **state)
 {
     (void)state;
     uint8_t memory[1024];
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     nv_amqp_session *other = nv_amqp_session_begin(&c->conn);
     rig_link *requests = rig_attach_link(c, &(rig_attach){.address = "$management", .sender = true});
     question q = {.operation = "READ", .type = "com.microsoft:eventhub", .name = "hub"};
@@ -446,7 +420,7 @@ static void answers_find_their_way(void **state)
     rig_disconnect(c);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_set_up, rig_tear_down)
 
 int main(void)
 {

@@ -13,32 +13,6 @@
 
 #define READER "hub/ConsumerGroups/$Default/Partitions/0"
 
-static nv_rig_hub on;
-
-static int set_up(void **state)
-{
-    (void)state;
-    nv_rig_hub_init(&on);
-    return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    nv_rig_hub_deinit(&on);
-    return 0;
-}
-
-static rig_client *connect_service(void)
-{
-    return rig_connect(&on, "service", NV_RIG_HOST);
-}
-
-static rig_link *attach_reader(rig_client *c, const char *address, const char *filter, uint32_t credit)
-{
-    return rig_attach_link(c, &(rig_attach){.address = address, .filter = filter, .credit = credit});
-}
-
 static void assert_body(const rig_delivery *delivery, const char *want)
 {
     if (!nv_span_eq_str(delivery->message.body, want)) {
@@ -65,8 +39,8 @@ static int64_t number_of(const rig_delivery *delivery, const char *key)
 static void fill_partition(void)
 {
     for (unsigned i = 0; i < 20; i++) {
-        rig_add_events(&on, 0, "d", i, 1);
-        nv_manual_clock_advance(&on.clock, 1000000);
+        rig_add_events(&rig_on, 0, "d", i, 1);
+        nv_manual_clock_advance(&rig_on.clock, 1000000);
     }
 }
 
@@ -87,8 +61,8 @@ static void positions(void **state)
 {
     (void)state;
     fill_partition();
-    rig_client *c = connect_service();
-    rig_link *all = attach_reader(c, READER, NULL, 100);
+    rig_client *c = rig_connect_service();
+    rig_link *all = rig_attach_reader(c, READER, NULL, 100);
     RIG_UNTIL(c, all->count == 20);
     rig_detach(c, all);
     uint64_t seventh = offset_of(&all->deliveries[7]);
@@ -123,13 +97,13 @@ static void latest(void **state)
 {
     (void)state;
     fill_partition();
-    rig_client *c = connect_service();
-    rig_link *link = attach_reader(c, READER, "amqp.annotation.x-opt-offset > '@latest'", 100);
-    rig_link *by_number = attach_reader(c, READER, "amqp.annotation.x-opt-sequence-number > '19'", 100);
+    rig_client *c = rig_connect_service();
+    rig_link *link = rig_attach_reader(c, READER, "amqp.annotation.x-opt-offset > '@latest'", 100);
+    rig_link *by_number = rig_attach_reader(c, READER, "amqp.annotation.x-opt-sequence-number > '19'", 100);
     rig_rest(c);
     assert_int_equal(link->count, 0);
-    rig_add_events(&on, 0, "e", 0, 3);
-    rig_add_events(&on, 1, "other", 0, 3);
+    rig_add_events(&rig_on, 0, "e", 0, 3);
+    rig_add_events(&rig_on, 1, "other", 0, 3);
     RIG_UNTIL(c, link->count == 3 && by_number->count == 3);
     assert_body(&link->deliveries[0], "e-0");
     assert_body(&by_number->deliveries[0], "e-0");
@@ -143,7 +117,7 @@ static void wrong_positions(void **state)
 {
     (void)state;
     fill_partition();
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     static const struct {
         const char *filter;
         const char *says;
@@ -155,7 +129,7 @@ static void wrong_positions(void **state)
         {"amqp.annotation.x-opt-offset > '99999999'", "The supplied offset '99999999' is invalid"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
-        rig_link *link = attach_reader(c, READER, rows[i].filter, 5);
+        rig_link *link = rig_attach_reader(c, READER, rows[i].filter, 5);
         rig_assert_detached(link, "com.microsoft:argument-error", rows[i].says);
     }
     uint8_t memory[100];
@@ -200,9 +174,9 @@ static rig_link *attach_epoch(rig_client *c, int64_t epoch, encoding how)
 static void epochs(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
-    rig_client *d = connect_service();
-    rig_link *plain = attach_reader(c, READER, NULL, 5);
+    rig_client *c = rig_connect_service();
+    rig_client *d = rig_connect_service();
+    rig_link *plain = rig_attach_reader(c, READER, NULL, 5);
     rig_link *one = attach_epoch(c, 1, SMALL);
     assert_false(one->detached);
     RIG_UNTIL(c, plain->detached);
@@ -213,13 +187,13 @@ static void epochs(void **state)
     rig_assert_detached(one, "amqp:link:stolen", "took this partition");
     one = attach_epoch(c, 1, INT);
     rig_assert_detached(one, "amqp:link:stolen", "higher epoch");
-    plain = attach_reader(c, READER, NULL, 5);
+    plain = rig_attach_reader(c, READER, NULL, 5);
     rig_assert_detached(plain, "amqp:link:stolen", "higher epoch");
     /* another partition is another matter, and so is this one when its owner is gone */
-    assert_false(attach_reader(c, "hub/ConsumerGroups/$Default/Partitions/1", NULL, 5)->detached);
+    assert_false(rig_attach_reader(c, "hub/ConsumerGroups/$Default/Partitions/1", NULL, 5)->detached);
     rig_detach(d, two);
     rig_rest(d);
-    plain = attach_reader(c, READER, NULL, 5);
+    plain = rig_attach_reader(c, READER, NULL, 5);
     assert_false(plain->detached);
     rig_disconnect(d);
     rig_disconnect(c);
@@ -228,21 +202,21 @@ static void epochs(void **state)
 static void sixth_reader(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *links[5];
     for (size_t i = 0; i < 5; i++) {
-        links[i] = attach_reader(c, READER, NULL, 5);
+        links[i] = rig_attach_reader(c, READER, NULL, 5);
         assert_false(links[i]->detached);
     }
-    rig_link *sixth = attach_reader(c, READER, NULL, 5);
+    rig_link *sixth = rig_attach_reader(c, READER, NULL, 5);
     rig_assert_detached(sixth, "amqp:resource-limit-exceeded", "as many receivers as are allowed");
     rig_detach(c, links[2]);
     rig_rest(c);
-    assert_false(attach_reader(c, READER, NULL, 5)->detached);
+    assert_false(rig_attach_reader(c, READER, NULL, 5)->detached);
     rig_disconnect(c); /* its readers are given up with it */
-    c = connect_service();
+    c = rig_connect_service();
     for (size_t i = 0; i < 5; i++) {
-        assert_false(attach_reader(c, READER, NULL, 5)->detached);
+        assert_false(rig_attach_reader(c, READER, NULL, 5)->detached);
     }
     rig_disconnect(c);
 }
@@ -256,8 +230,8 @@ static void change_group(const char *name, bool create)
 {
     bool done = false;
     nv_group_change change = {.name = nv_span_str(name), .create = create, .done = on_changed, .arg = &done};
-    nv_group_change_do(&on.hub->loops[0], &change);
-    nv_rig_hub_run(&on, &done);
+    nv_group_change_do(&rig_on.hub->loops[0], &change);
+    nv_rig_hub_run(&rig_on, &done);
     assert_int_equal(change.error, NV_HUB_ERROR_NONE);
 }
 
@@ -265,8 +239,8 @@ static void group_that_goes(void **state)
 {
     (void)state;
     change_group("mine", true);
-    rig_client *c = connect_service();
-    rig_link *link = attach_reader(c, "hub/ConsumerGroups/MINE/Partitions/0", NULL, 5);
+    rig_client *c = rig_connect_service();
+    rig_link *link = rig_attach_reader(c, "hub/ConsumerGroups/MINE/Partitions/0", NULL, 5);
     assert_false(link->detached);
     change_group("mine", false);
     RIG_UNTIL(c, link->detached);
@@ -280,7 +254,7 @@ static void connection_lost(void **state)
     (void)state;
     fill_partition();
     for (int i = 0; i < 4; i++) {
-        rig_client *c = connect_service();
+        rig_client *c = rig_connect_service();
         rig_link *link = rig_attach_begin(c, &(rig_attach){.address = READER, .credit = 3});
         if (i == 1) {
             RIG_UNTIL(c, link->attached);
@@ -300,11 +274,11 @@ static void connection_lost(void **state)
 static void events_in_order(void **state)
 {
     (void)state;
-    rig_add_events(&on, 0, "d", 0, 300);
-    rig_add_events(&on, 1, "other", 0, 5);
-    rig_add_events(&on, 0, "e", 300, 300);
-    rig_client *c = connect_service();
-    rig_client *d = connect_service();
+    rig_add_events(&rig_on, 0, "d", 0, 300);
+    rig_add_events(&rig_on, 1, "other", 0, 5);
+    rig_add_events(&rig_on, 0, "e", 300, 300);
+    rig_client *c = rig_connect_service();
+    rig_client *d = rig_connect_service();
     rig_link *link = rig_attach_link(c, &(rig_attach){.name = "reader", .address = READER, .credit = 1000});
     rig_link *same_name = rig_attach_link(d, &(rig_attach){.name = "reader", .address = READER, .credit = 1000});
     RIG_UNTIL(c, link->count == 600);
@@ -339,8 +313,8 @@ static void events_in_order(void **state)
 static void runtime_metrics(void **state)
 {
     (void)state;
-    rig_add_events(&on, 0, "d", 0, 10);
-    rig_client *c = connect_service();
+    rig_add_events(&rig_on, 0, "d", 0, 10);
+    rig_client *c = rig_connect_service();
     for (int as_array = 0; as_array < 2; as_array++) {
         uint8_t memory[200];
         nv_writer w = nv_writer_of(memory, sizeof(memory));
@@ -364,7 +338,7 @@ static void runtime_metrics(void **state)
         value = rig_in_map(map, "last_enqueued_time_utc", NV_AMQP_SYMBOL);
         assert_int_equal(value.type, NV_AMQP_TIMESTAMP);
         value = rig_in_map(map, "runtime_info_retrieval_time_utc", NV_AMQP_SYMBOL);
-        assert_true(value.type == NV_AMQP_TIMESTAMP && value.i == nv_wall_us(&on.clock.clock) / NV_US_PER_MS);
+        assert_true(value.type == NV_AMQP_TIMESTAMP && value.i == nv_wall_us(&rig_on.clock.clock) / NV_US_PER_MS);
         rig_detach(c, link);
     }
     rig_disconnect(c);
@@ -383,14 +357,14 @@ static void flow(rig_client *c, rig_link *link, uint32_t credit, size_t want)
 static void credit_is_kept(void **state)
 {
     (void)state;
-    rig_add_events(&on, 0, "d", 0, 50);
-    rig_client *c = connect_service();
+    rig_add_events(&rig_on, 0, "d", 0, 50);
+    rig_client *c = rig_connect_service();
     rig_link *link = rig_attach_link(c, &(rig_attach){.address = READER, .keep = true}); /* no more by itself */
     flow(c, link, 0, 0);
     flow(c, link, 3, 3);
     flow(c, link, 7, 7);
     flow(c, link, 0, 7); /* stop */
-    rig_add_events(&on, 0, "d", 50, 10);
+    rig_add_events(&rig_on, 0, "d", 50, 10);
     flow(c, link, 0, 7);
     flow(c, link, 20, 20);
     for (size_t i = 0; i < link->count; i++) {
@@ -403,8 +377,8 @@ static void credit_is_kept(void **state)
 static void readers_take_turns(void **state)
 {
     (void)state;
-    rig_add_events(&on, 0, "d", 0, 3000);
-    rig_client *c = connect_service();
+    rig_add_events(&rig_on, 0, "d", 0, 3000);
+    rig_client *c = rig_connect_service();
     c->line.window = 32u << 10; /* read at most so much a turn */
     const rig_attach how = {.address = READER, .credit = 1, .keep = true};
     rig_link *one = rig_attach_link(c, &how);
@@ -431,8 +405,8 @@ static void readers_take_turns(void **state)
 static void settle_modes(void **state)
 {
     (void)state;
-    rig_add_events(&on, 0, "d", 0, 3);
-    rig_client *c = connect_service();
+    rig_add_events(&rig_on, 0, "d", 0, 3);
+    rig_client *c = rig_connect_service();
     rig_link *second =
         rig_attach_link(c, &(rig_attach){.address = READER, .credit = 10, .rcv_settle_mode = 1, .keep = true});
     RIG_UNTIL(c, second->count == 3);
@@ -464,14 +438,14 @@ static void drains(void **state)
                                           "amqp.annotation.x-opt-sequence-number > '21'",
                                           "amqp.annotation.x-opt-enqueued-time > '4000000000000'"};
     fill_partition();
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     for (size_t i = 0; i < NV_COUNT_OF(filters); i++) {
         rig_link *link =
             rig_attach_link(c, &(rig_attach){.address = READER, .filter = filters[i], .credit = 100, .keep = true});
         rig_drain(c, link);
         RIG_UNTIL(c, link->link->credit == 0);
         assert_int_equal(link->count, i == 0 ? 20 : 0);
-        rig_add_events(&on, 0, "late", (unsigned)i, 1);
+        rig_add_events(&rig_on, 0, "late", (unsigned)i, 1);
         rig_rest(c);
         assert_int_equal(link->count, i == 0 ? 20 : 0);
         rig_detach(c, link);
@@ -483,7 +457,7 @@ static void drains(void **state)
     rig_disconnect(c);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, rig_set_up, rig_tear_down)
 
 int main(void)
 {

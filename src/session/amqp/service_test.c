@@ -14,27 +14,12 @@
 
 #define FEEDBACK "/messages/serviceBound/feedback"
 
-static nv_rig_hub on;
-
 static int set_up(void **state)
 {
-    (void)state;
-    nv_rig_hub_init(&on);
-    rig_add_device(&on, "d1");
-    rig_add_device(&on, "d#2");
+    (void)rig_set_up(state);
+    rig_add_device(&rig_on, "d1");
+    rig_add_device(&rig_on, "d#2");
     return 0;
-}
-
-static int tear_down(void **state)
-{
-    (void)state;
-    nv_rig_hub_deinit(&on);
-    return 0;
-}
-
-static rig_client *connect_service(void)
-{
-    return rig_connect(&on, "service", NV_RIG_HOST);
 }
 
 static rig_link *attach_sender(rig_client *c)
@@ -116,8 +101,8 @@ static nv_c2d_message *take(const char *device)
 {
     bool done = false;
     nv_c2d_take t = {.device_id = nv_span_str(device), .done = on_taken, .arg = &done};
-    nv_c2d_take_do(&on.hub->loops[0], &t);
-    nv_rig_hub_run(&on, &done);
+    nv_c2d_take_do(&rig_on.hub->loops[0], &t);
+    nv_rig_hub_run(&rig_on, &done);
     assert_int_equal(t.error, NV_HUB_ERROR_NONE);
     return t.message;
 }
@@ -135,8 +120,8 @@ static void settle(const char *device, nv_c2d_message *message, nv_c2d_outcome o
                        .outcome = outcome,
                        .done = on_settled,
                        .arg = &done};
-    nv_c2d_settle_do(&on.hub->loops[0], &s);
-    nv_rig_hub_run(&on, &done);
+    nv_c2d_settle_do(&rig_on.hub->loops[0], &s);
+    nv_rig_hub_run(&rig_on, &done);
     assert_int_equal(s.error, NV_HUB_ERROR_NONE);
     nv_c2d_message_unref(message);
 }
@@ -156,7 +141,7 @@ static bool has_application_property(nv_span section, const char *name)
 static void accepted(void **state)
 {
     (void)state;
-    const int64_t soon_ms = nv_wall_us(&on.clock.clock) / NV_US_PER_MS + 5000;
+    const int64_t soon_ms = nv_wall_us(&rig_on.clock.clock) / NV_US_PER_MS + 5000;
     const struct {
         letter l;
         const char *device;
@@ -171,7 +156,7 @@ static void accepted(void **state)
         {{.to = "amqps://hub.test/devices/d1/messages/devicebound", .expiry_ms = INT64_MIN}, "d1", NV_ACK_NONE},
         {{.to = TO_D1, .value_body = true, .expiry_ms = INT64_MIN}, "d1", NV_ACK_NONE},
     };
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *link = attach_sender(c);
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         const rig_outcome *outcome = rig_send_wait(c, link, write_letter(&rows[i].l));
@@ -200,7 +185,7 @@ static void accepted(void **state)
 static void rejected(void **state)
 {
     (void)state;
-    const int64_t now_ms = nv_wall_us(&on.clock.clock) / NV_US_PER_MS;
+    const int64_t now_ms = nv_wall_us(&rig_on.clock.clock) / NV_US_PER_MS;
     const int64_t day_ms = 24 * 3600 * 1000;
     const struct {
         letter l;
@@ -241,7 +226,7 @@ static void rejected(void **state)
          "amqp:link:message-size-exceeded",
          "ErrorCode:MessageTooLarge;"},
     };
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *link = attach_sender(c);
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         const rig_outcome *outcome = rig_send_wait(c, link, write_letter(&rows[i].l));
@@ -254,7 +239,7 @@ static void rejected(void **state)
     }
     const rig_outcome *outcome = rig_send_wait(c, link, nv_span_str("\x01\x02"));
     assert_string_equal(outcome->symbol, "amqp:decode-error");
-    on.hub->limits.c2d_depth = 3;
+    rig_on.hub->limits.c2d_depth = 3;
     const letter fits = {.to = TO_D1, .expiry_ms = INT64_MIN};
     for (int i = 0; i < 3; i++) {
         assert_int_equal(rig_send_wait(c, link, write_letter(&fits))->kind, NV_AMQP_OUT_ACCEPTED);
@@ -270,7 +255,7 @@ static void rejected(void **state)
 static void many_in_flight(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *link = attach_sender(c);
     char id[16];
     for (int i = 0; i < 200; i++) {
@@ -356,7 +341,7 @@ static size_t count_records(const rig_delivery *delivery, const char *id)
 static void feedback_as_clients_need_it(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     make_feedback(c, 2);
     rig_link *link =
         rig_attach_link(c, &(rig_attach){.address = "/messages/servicebound/feedback", .credit = 10, .keep = true});
@@ -374,7 +359,7 @@ static void feedback_as_clients_need_it(void **state)
     nv_amqp_value value;
     assert_true(nv_amqp_map_find(&message->message_annotations, "iothub-enqueuedtime", &value));
     assert_int_equal(value.type, NV_AMQP_TIMESTAMP);
-    assert_int_equal(value.i, nv_wall_us(&on.clock.clock) / NV_US_PER_MS - 15000);
+    assert_int_equal(value.i, nv_wall_us(&rig_on.clock.clock) / NV_US_PER_MS - 15000);
     assert_int_equal(message->body_kind, NV_AMQP_BODY_IS_DATA);
     assert_int_equal(message->sections, 1);
     assert_int_equal(count_records(delivery, "id-0"), 2);
@@ -408,7 +393,7 @@ static void feedback_outcomes(void **state)
                 {NV_AMQP_OUT_REJECTED, false},
                 {NV_AMQP_OUT_RELEASED, true},
                 {NV_AMQP_OUT_MODIFIED, true}};
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         make_feedback(c, 1);
         rig_link *link = attach_feedback(c, 10, (uint8_t)(i % 2));
@@ -434,7 +419,7 @@ static void feedback_outcomes(void **state)
 static void feedback_in_mode_second(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     make_feedback(c, 1);
     rig_link *link = attach_feedback(c, 10, 1);
     wait_15_s(c);
@@ -455,9 +440,9 @@ static void feedback_in_mode_second(void **state)
 static void feedback_goes_back(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     make_feedback(c, 1);
-    rig_client *d = connect_service();
+    rig_client *d = rig_connect_service();
     rig_link *link = attach_feedback(d, 10, 0);
     wait_15_s(d);
     RIG_UNTIL(d, link->count == 1);
@@ -483,8 +468,8 @@ static void feedback_goes_back(void **state)
 static void feedback_receivers_compete(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
-    rig_client *d = connect_service();
+    rig_client *c = rig_connect_service();
+    rig_client *d = rig_connect_service();
     make_feedback(c, 70); /* 64 and 6 */
     rig_link *one = attach_feedback(c, 1, 0);
     RIG_UNTIL(c, one->count == 1); /* a full batch waits for nothing */
@@ -506,7 +491,7 @@ static void feedback_receivers_compete(void **state)
 static void feedback_drains(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *link = attach_feedback(c, 5, 0);
     rig_drain(c, link);
     RIG_UNTIL(c, link->link->credit == 0);
@@ -524,7 +509,7 @@ static void feedback_drains(void **state)
 static void file_notifications_are_silent(void **state)
 {
     (void)state;
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     rig_link *link =
         rig_attach_link(c, &(rig_attach){.address = "/messages/serviceBound/filenotifications", .credit = 5});
     assert_true(link->attached && !link->refused);
@@ -559,10 +544,10 @@ static void hub_stops(void **state)
 {
     (void)state;
     rig_link *links[8];
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     size_t count = attach_all(c, links);
     rig_rest(c);
-    c->line.session->ops->drain(c->line.session, nv_mono_us(&on.clock.clock));
+    c->line.session->ops->drain(c->line.session, nv_mono_us(&rig_on.clock.clock));
     RIG_UNTIL(c, c->ended);
     for (size_t i = 0; i < count; i++) {
         assert_true(links[i]->detached);
@@ -575,11 +560,11 @@ static void token_expires(void **state)
 {
     (void)state;
     rig_link *links[8];
-    rig_client *c = connect_service();
+    rig_client *c = rig_connect_service();
     make_feedback(c, 1);
     size_t count = attach_all(c, links);
     links[3]->keep = true;
-    rig_add_events(&on, 0, "d1", 0, 5);
+    rig_add_events(&rig_on, 0, "d1", 0, 5);
     for (int i = 0; i < 36; i++) {
         rig_rest(c);
         rig_advance(c, 100 * NV_US_PER_S);
@@ -593,7 +578,7 @@ static void token_expires(void **state)
     rig_disconnect(c);
 }
 
-#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, tear_down)
+#define TEST(name) cmocka_unit_test_setup_teardown(name, set_up, rig_tear_down)
 
 int main(void)
 {
