@@ -22,6 +22,20 @@ static void put(amqp_client *c, const char *device)
                      200);
 }
 
+/* d1 and d2 on one connection to a hub of their own, each with its token and a sender of telemetry. */
+static amqp_client *two_on_one(amqp_client_link **d1, amqp_client_link **d2)
+{
+    amqp_rig *rig = amqp_rig_new(NULL);
+    amqp_rig_add(rig, "d1", NULL);
+    amqp_rig_add(rig, "d2", NULL);
+    amqp_client *many = amqp_client_anonymous(rig);
+    put(many, "d1");
+    put(many, "d2");
+    *d1 = amqp_client_attach(many, true, EVENTS("d1"), NULL);
+    *d2 = amqp_client_attach(many, true, EVENTS("d2"), NULL);
+    return many;
+}
+
 /* conformance: amqp.md 38 */
 static void test_take_over(void **state)
 {
@@ -116,14 +130,10 @@ static void test_same_names_in_sessions(void **state)
 static void test_take_over_of_one_of_many(void **state)
 {
     (void)state;
-    amqp_rig *rig = amqp_rig_new(NULL);
-    amqp_rig_add(rig, "d1", NULL);
-    amqp_rig_add(rig, "d2", NULL);
-    amqp_client *many = amqp_client_anonymous(rig);
-    put(many, "d1");
-    put(many, "d2");
-    amqp_client_link *one = amqp_client_attach(many, true, EVENTS("d1"), NULL);
-    amqp_client_link *two = amqp_client_attach(many, true, EVENTS("d2"), NULL);
+    amqp_client_link *one;
+    amqp_client_link *two;
+    amqp_client *many = two_on_one(&one, &two);
+    amqp_rig *rig = many->rig;
     amqp_client *other = amqp_client_device(rig, "d1", NULL);
     amqp_client_link *newer = amqp_client_attach(other, true, EVENTS("d1"), NULL);
     amqp_client_expect_end(one, STOLEN);
@@ -182,14 +192,10 @@ static void test_revoked(void **state)
 {
     (void)state;
     for (change what = DISABLE; what < CHANGES; what++) {
-        amqp_rig *rig = amqp_rig_new(NULL);
-        amqp_rig_add(rig, "d1", NULL);
-        amqp_rig_add(rig, "d2", NULL);
-        amqp_client *many = amqp_client_anonymous(rig);
-        put(many, "d1");
-        put(many, "d2");
-        amqp_client_link *one = amqp_client_attach(many, true, EVENTS("d1"), NULL);
-        amqp_client_link *two = amqp_client_attach(many, true, EVENTS("d2"), NULL);
+        amqp_client_link *one;
+        amqp_client_link *two;
+        amqp_client *many = two_on_one(&one, &two);
+        amqp_rig *rig = many->rig;
         amqp_client *alone = amqp_client_device(rig, "d2", NULL);
         do_change(rig, "d1", what);
         if (what == REKEY_OTHER) {

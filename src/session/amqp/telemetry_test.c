@@ -18,12 +18,20 @@ static void assert_span(nv_span got, const char *want)
     }
 }
 
+/* A hub, and device d1 that sends telemetry to it. */
+static amqp_rig *with_sender(rig_link **sender)
+{
+    amqp_rig *rig = rig_new(&nv_limits_open);
+    rig_open(rig, &rig->a, "d1");
+    *sender = rig_sender(rig, &rig->a, EVENTS);
+    return rig;
+}
+
 static void begins_and_stores(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     assert_int_equal(l->max_message_size, 1048576);
     assert_true(l->has_properties);
     rig_expect_accepted(rig, l, rig_send(l, rig_data("hello"), 0, false));
@@ -101,9 +109,8 @@ static void ids_of_all_types_are_stored_as_text(void **state)
         {{0x44}, 1, "0"},
         {{0xa0, 3, 'm', '-', '2'}, 5, "m-2"},
     };
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         char want[128];
         nv_span message = make_message(nv_span_of(rows[i].encoded, rows[i].len), "k", "v", 10);
@@ -129,9 +136,8 @@ static void each_head_counts(void **state)
         {"k", "v", 5, "k=v;"},      {NULL, NULL, 300, ""},   {"kk", "v", 1, "kk=v;"}, {"k", "v", 100000, "k=v;"},
         {"k", "v", 100001, "k=v;"}, {"k", "v", 3, "k=v;"},
     };
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         nv_span message = make_message(NV_SPAN_EMPTY, rows[i].key, rows[i].value, rows[i].body);
         rig_expect_accepted(rig, l, rig_send(l, message, 0, false));
@@ -151,9 +157,8 @@ static void a_known_head_is_no_parser(void **state)
     static const uint8_t value[] = {0x00, 0x53, 0x77, 0xa1, 1, 'v'};
     static const uint8_t properties[] = {0x00, 0x53, 0x73, 0xc0, 6, 2, 0xa1, 1, 'i', 0x40, 0x40};
     static const uint8_t cut[] = {0x00, 0x53, 0x75, 0xa0, 9, 'x'};
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     rig_expect_accepted(rig, l, rig_send(l, rig_data("first"), 0, false)); /* the empty head is known now */
     rig_expect_accepted(rig, l, rig_send(l, nv_span_of(two_bodies, sizeof(two_bodies)), 0, false));
     assert_span(last_record(rig)->body, "xy");
@@ -174,9 +179,8 @@ static void bad_messages_are_rejected_and_the_link_stays(void **state)
     (void)state;
     uint8_t bytes[8192];
     nv_writer w = nv_writer_of(bytes, sizeof(bytes));
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     size_t limit = (size_t)rig->core.limits.message_bytes;
     /* too long by its body, by its properties, and just fitting */
     rig_expect_rejected(rig, l, rig_send(l, make_message(NV_SPAN_EMPTY, NULL, NULL, limit + 1), 0, false),
@@ -251,9 +255,8 @@ static void expect_events(const amqp_rig *rig, size_t from, size_t count)
 static void a_batch_is_n_events_and_one_outcome(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     fake_log_set_mode(&rig->core, FAKE_LOG_HOLD);
     rig_send(l, rig_data("before"), 0, false);
     uint32_t id = rig_send(l, make_batch(10, SIZE_MAX), NV_AMQP_FORMAT_BATCH, false);
@@ -279,9 +282,8 @@ static void a_batch_is_n_events_and_one_outcome(void **state)
 static void a_batch_with_a_bad_message_is_rejected_whole(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     rig_expect_rejected(rig, l, rig_send(l, make_batch(10, 9), NV_AMQP_FORMAT_BATCH, false), "amqp:decode-error");
     rig_expect_rejected(rig, l, rig_send(l, make_batch(1, 0), NV_AMQP_FORMAT_BATCH, false), "amqp:decode-error");
     rig_expect_rejected(rig, l, rig_send(l, make_batch(4097, SIZE_MAX), NV_AMQP_FORMAT_BATCH, false),
@@ -347,9 +349,8 @@ static void settled_by_their_sender_nobody_answers(void **state)
 static void rejected_ones_do_not_shift_the_others(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     fake_log_set_mode(&rig->core, FAKE_LOG_HOLD);
     uint32_t ids[30];
     for (size_t i = 0; i < 30; i++) {
@@ -371,9 +372,8 @@ static void rejected_ones_do_not_shift_the_others(void **state)
 static void what_is_not_stored_is_rejected(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     fake_log_set_batch_records(&rig->core, 2);
     fake_log_set_mode(&rig->core, FAKE_LOG_HOLD);
     uint32_t first = rig_send(l, rig_data("one"), 0, false);
@@ -474,9 +474,8 @@ static void senders_wait_for_the_log(void **state)
 static void credit_is_given_back(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     uint32_t credit = l->link->credit;
     assert_int_equal(credit, rig->core.limits.amqp_credit);
     for (uint32_t i = 0; i < 3 * credit; i++) {
@@ -495,9 +494,8 @@ static void credit_is_given_back(void **state)
 static void a_second_link_takes_the_place_of_the_first(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     fake_log_set_batch_records(&rig->core, 2);
     fake_log_set_mode(&rig->core, FAKE_LOG_HOLD);
     rig_send(l, rig_data("one"), 0, false);
@@ -530,9 +528,8 @@ static void a_second_link_takes_the_place_of_the_first(void **state)
 static void a_lost_connection_keeps_what_it_promised(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     fake_log_set_mode(&rig->core, FAKE_LOG_HOLD);
     rig_send(l, rig_data("one"), 0, false);
     rig_run(rig);
@@ -553,9 +550,8 @@ static void a_lost_connection_keeps_what_it_promised(void **state)
 static void the_newer_connection_wins(void **state)
 {
     (void)state;
-    amqp_rig *rig = rig_new(&nv_limits_open);
-    rig_open(rig, &rig->a, "d1");
-    rig_link *l = rig_sender(rig, &rig->a, EVENTS);
+    rig_link *l;
+    amqp_rig *rig = with_sender(&l);
     fake_log_set_mode(&rig->core, FAKE_LOG_HOLD);
     rig_send(l, rig_data("old"), 0, false);
     rig_run(rig);
