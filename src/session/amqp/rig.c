@@ -244,16 +244,17 @@ void amqp_rig_advance(amqp_rig *rig, int64_t us)
 
 static void on_registered(nv_registry_request *request)
 {
-    *(bool *)request->arg = true;
+    amqp_rig *rig = request->arg;
+    rig->registered = true;
 }
 
 static void registry_do(amqp_rig *rig, nv_registry_request *request)
 {
-    bool done = false;
+    rig->registered = false;
     request->done = on_registered;
-    request->arg = &done;
+    request->arg = rig;
     nv_registry_do(amqp_rig_loop(rig), request);
-    while (!done) {
+    while (!rig->registered) {
         (void)nv_exec_queue_run_wait(&rig->queue);
     }
     if (request->error != NV_HUB_ERROR_NONE) {
