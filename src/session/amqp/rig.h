@@ -45,7 +45,7 @@ typedef struct amqp_rig {
     nv_hub *hub;
     nv_list clients; /* amqp_client.node */
     uint64_t connections;
-    bool registered; /* the registry has answered */
+    bool registered;     /* the registry has answered */
     char last_line[512]; /* of the log, at INFO or above */
 } amqp_rig;
 
