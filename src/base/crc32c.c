@@ -44,7 +44,9 @@ static uint32_t crc_portable(uint32_t crc, const uint8_t *p, size_t n)
  * The instruction takes a word in each cycle but answers three cycles later: three parts of the bytes go side by side,
  * and their sums are put together. A sum moves over zeros by a linear map, for which a table per byte is enough.
  */
-enum { LONG = 2048, SHORT = 256 }; /* bytes of a part; multiples of 8 */
+/* Bytes of a part; multiples of 8. */
+#define LONG  ((size_t)2048)
+#define SHORT ((size_t)256)
 
 typedef uint32_t zeros_map[4][256];
 
@@ -76,22 +78,15 @@ static void make_maps(void)
     make_map(over_short, SHORT);
 }
 
-static inline uint64_t word_at(const uint8_t *p)
-{
-    uint64_t word;
-    memcpy(&word, p, sizeof(word));
-    return word;
-}
-
 __attribute__((target("sse4.2"))) static uint32_t crc_three(uint32_t crc, const uint8_t *p, size_t part, zeros_map map)
 {
     uint64_t first = crc;
     uint64_t second = 0;
     uint64_t third = 0;
     for (const uint8_t *end = p + part; p < end; p += 8) {
-        first = _mm_crc32_u64(first, word_at(p));
-        second = _mm_crc32_u64(second, word_at(p + part));
-        third = _mm_crc32_u64(third, word_at(p + 2 * part));
+        first = _mm_crc32_u64(first, nv_load_u64_le(p));
+        second = _mm_crc32_u64(second, nv_load_u64_le(p + part));
+        third = _mm_crc32_u64(third, nv_load_u64_le(p + 2 * part));
     }
     return move_over(map, move_over(map, (uint32_t)first) ^ (uint32_t)second) ^ (uint32_t)third;
 }
@@ -109,7 +104,7 @@ __attribute__((target("sse4.2"))) static uint32_t crc_sse42(uint32_t crc, const 
     }
     uint64_t c = crc;
     for (; n >= 8; p += 8, n -= 8) {
-        c = _mm_crc32_u64(c, word_at(p));
+        c = _mm_crc32_u64(c, nv_load_u64_le(p));
     }
     uint32_t c32 = (uint32_t)c;
     while (n-- > 0) {
