@@ -442,6 +442,15 @@ static void tell_sent(nv_conn *conn)
     conn->sent = false;
 }
 
+/* A peer whose first packet is being judged: what the handshake has left to send (a ticket) goes out with the answer,
+ * if that comes within the turn. */
+static bool answer_may_follow(const nv_conn *conn)
+{
+    return !conn->known && conn->state == NV_CONN_OPEN && conn->loop->rounds_left > 1 && !conn->session->reading &&
+           !conn->session->closing && !conn->write && nv_buf_len(&conn->wire) > 0 &&
+           nv_buf_len(conn->session->out) == 0;
+}
+
 static void service(nv_conn *conn)
 {
     if (conn->state == NV_CONN_GONE) {
@@ -450,6 +459,10 @@ static void service(nv_conn *conn)
     }
     if (conn->state == NV_CONN_OPEN) {
         service_open(conn);
+    }
+    if (answer_may_follow(conn)) {
+        nv_conn_wake(conn);
+        return;
     }
     const char *why = conn->state == NV_CONN_CONNECTING ? NULL : nv_conn_flush(conn);
     if (!why && conn->state == NV_CONN_CLOSING && nv_conn_queued(conn) == 0) {

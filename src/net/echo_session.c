@@ -1,6 +1,7 @@
 #include "net/echo_session.h"
 
 #include "base/alloc.h"
+#include "net/loop_impl.h"
 
 #include <stdlib.h>
 
@@ -9,6 +10,8 @@ typedef struct echo {
     echo_config *config;
     bool hold;
     uint64_t stream_left;
+    nv_task judge;
+    unsigned judging; /* hops left */
 } echo;
 
 static echo *echo_of(nv_session *session)
@@ -52,6 +55,7 @@ static void stream(echo *e)
 static void sent(nv_session *session, int64_t now_us)
 {
     (void)now_us;
+    atomic_fetch_add(&echo_of(session)->config->counts.sent, 1);
     stream(echo_of(session));
 }
 
@@ -66,6 +70,20 @@ static void dropped(void *arg)
 {
     echo_config *config = arg;
     atomic_fetch_add(&config->counts.dropped, 1);
+}
+
+/* As one that asks who the peer is and gets its answer from other tasks of this loop. */
+static void judge(nv_task *task)
+{
+    echo *e = nv_container_of(task, echo, judge);
+    if (--e->judging > 0) {
+        nv_post(&nv_loop_current()->exec, task);
+        return;
+    }
+    answer(e, nv_span_str("judge\n"));
+    e->session.authenticated = true;
+    e->session.reading = true;
+    e->session.carrier->wake(e->session.carrier);
 }
 
 static void take_line(echo *e, nv_span line)
@@ -84,6 +102,13 @@ static void take_line(echo *e, nv_span line)
     if (nv_span_eq_str(text, "hold")) {
         e->hold = true;
         atomic_fetch_add(&e->config->counts.held, 1);
+    }
+    if (nv_span_eq_str(text, "judge")) {
+        e->session.reading = false;
+        e->judging = 3;
+        e->judge.run = judge;
+        nv_post(&nv_loop_current()->exec, &e->judge);
+        return;
     }
     answer(e, line);
     if (nv_span_eq_str(text, "close")) {

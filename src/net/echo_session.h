@@ -1,7 +1,8 @@
 /**
  * The session that tests of net/ carry: it echoes lines. Commands as whole lines: "close" closes after the echo, "stop"
  * stops reading until the test releases it, "known" authenticates, "flood N" answers with N bytes at once, "stream N"
- * as there is room, "hold" delays done after lost, "upgrade" hands over to another echo behind a WebSocket.
+ * as there is room, "judge" authenticates after some tasks of the loop, reading nothing meanwhile, "hold" delays done
+ * after lost, "upgrade" hands over to another echo behind a WebSocket.
  */
 #ifndef NV_NET_ECHO_SESSION_H
 #define NV_NET_ECHO_SESSION_H
@@ -23,6 +24,7 @@ typedef struct echo_counts {
     _Atomic int upgrades; /* asked for; each is one of the next two */
     _Atomic int changed;
     _Atomic int dropped;
+    _Atomic int sent; /* turns in which something of it, or of its layers, was sent */
 } echo_counts;
 
 typedef struct echo_config {

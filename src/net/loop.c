@@ -299,12 +299,15 @@ static void on_turn(uv_prepare_t *prepare)
     run_tasks(loop);
     nv_timers_run(&loop->timers, loop->now_us);
     run_hooks(loop);
+    loop->rounds_left = ROUNDS_PER_TURN - 1;
     nv_conn_service_woken(loop);
-    for (int round = 1; round < ROUNDS_PER_TURN && has_work(loop); round++) {
+    while (loop->rounds_left > 0 && has_work(loop)) {
+        loop->rounds_left--;
         run_tasks(loop);
         run_hooks(loop);
         nv_conn_service_woken(loop);
     }
+    loop->rounds_left = 0;
     count_bytes(loop);
     if (atomic_load(&loop->quit)) {
         uv_stop(&loop->uv);

@@ -50,6 +50,7 @@ struct nv_loop {
     nv_list conns;     /* by nv_conn.link: all that are not in strangers */
     nv_list strangers; /* by nv_conn.link: open, accepted, not authenticated; the oldest first */
     nv_list woken;     /* to be serviced at the end of the turn */
+    int rounds_left;   /* of the turn, after this one; 0 outside of it */
     nv_list listeners; /* accepting here */
     uint8_t *read_buf; /* NV_SCRATCH_SIZE each */
     uint8_t *plain_buf;

@@ -209,6 +209,42 @@ static void test_bytewise(void **state)
     tls_hub_stop(&t);
 }
 
+/* A first packet that comes with the end of the handshake: the ticket does not leave before its answer. */
+static void test_ticket_goes_with_the_answer(void **state)
+{
+    (void)state;
+    tls_hub t;
+    tls_hub_init(&t);
+    tls_hub_start(&t, 1, NULL);
+    tls_raw r;
+    tls_raw_init(&r, &t);
+    BIO *in = BIO_new(BIO_s_mem());
+    BIO *out = BIO_new(BIO_s_mem());
+    SSL_set_bio(r.ssl, in, out);
+    SSL_set_connect_state(r.ssl);
+    char block[16384];
+    char text[16] = "";
+    for (bool ready = false; SSL_read(r.ssl, text, sizeof(text) - 1) <= 0;) {
+        if (!ready && SSL_is_init_finished(r.ssl)) {
+            ready = true;
+            assert_int_equal(SSL_write(r.ssl, "judge\n", 6), 6);
+        }
+        int n = BIO_read(out, block, sizeof(block));
+        if (n > 0) {
+            say_bytes(r.fd, block, (size_t)n);
+        }
+        ssize_t got = recv(r.fd, block, sizeof(block), 0);
+        assert_true(got > 0);
+        assert_int_equal(BIO_write(in, block, (int)got), got);
+    }
+    assert_int_equal(SSL_version(r.ssl), TLS1_3_VERSION);
+    assert_string_equal(text, "judge\n");
+    hub_settle(&t.h);
+    assert_int_equal(atomic_load(&t.h.echo.counts.sent), 1); /* ticket and answer */
+    tls_raw_deinit(&r);
+    tls_hub_stop(&t);
+}
+
 /* ---- ALPN ---- */
 
 static nv_session *accept_named(void *arg, nv_carrier *carrier)
@@ -410,6 +446,7 @@ int main(void)
         cmocka_unit_test(test_after_the_session),
         cmocka_unit_test(test_goodbye),
         cmocka_unit_test(test_bytewise),
+        cmocka_unit_test(test_ticket_goes_with_the_answer),
         cmocka_unit_test(test_alpn),
         cmocka_unit_test(test_not_tls),
         cmocka_unit_test(test_untrusted),
