@@ -13,7 +13,7 @@
 #include "store/log_tail.h"
 
 enum {
-    NV_LOG_CACHE_BYTES = 4 << 20, /* of blocks held: as far as readers may be apart */
+    NV_LOG_CACHE_BYTES = 8 << 20, /* of blocks held: as far as readers may be apart */
     NV_LOG_CACHE_ALONE =
         2 * NV_TAIL_BLOCK, /* the same for one reader: it gets the memory back that it is through with */
     NV_LOG_CACHE_SLOTS = 32

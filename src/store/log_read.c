@@ -19,7 +19,7 @@ enum {
     TURNS = 4,
     AHEAD = 2 << 20,
     NEAR = 1 << 20,
-    WAIT_US = 1000,
+    WAIT_US = 20000,
     MISSES = 16
 };
 
@@ -326,37 +326,62 @@ static void read_ahead(nv_log_reader *r, nv_segment *segment, uint64_t limit)
     }
 }
 
+/** Read on to @p want bytes of the block; @p got of them are there. */
+static nv_err read_on(nv_segment *segment, nv_log_cached *read, size_t want, size_t *got)
+{
+    size_t more = 0;
+    nv_err err =
+        nv_file_read(segment->read_file, read->piece.block->bytes + *got, want - *got, read->position + *got, &more);
+    *got += more;
+    return err;
+}
+
+/** Make the block that was read larger, for the commit that it starts with. */
+static nv_err grow(nv_log_cache *cache, nv_log_cached *read, size_t got, size_t need)
+{
+    nv_tail_block *block = nv_log_cache_block(cache, need);
+    if (!block) {
+        return NV_E_NO_MEMORY;
+    }
+    memcpy(block->bytes, read->piece.block->bytes, got);
+    nv_tail_block_release(read->piece.block);
+    read->piece.block = block;
+    return NV_OK;
+}
+
 /** Read commits at the reader's position: a piece with a reference for the caller, and one for the cache. */
 static nv_err read_file(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64_t limit, nv_log_cached *out)
 {
     uint64_t left = limit > r->position ? limit - r->position : 0;
-    size_t capacity = r->chunk_bytes;
-    for (;;) {
-        size_t want = left < capacity ? (size_t)left : capacity;
-        size_t got = 0;
-        size_t need = 0;
-        nv_tail_block *block = nv_log_cache_block(&log->cache, want);
-        if (!block) {
-            return NV_E_NO_MEMORY;
-        }
-        *out = (nv_log_cached){.piece = {.block = block},
-                               .segment = segment->header.number,
-                               .generation = segment->header.generation,
-                               .position = r->position};
-        nv_err err = nv_file_read(segment->read_file, block->bytes, want, r->position, &got);
-        if (err == NV_OK) {
-            err = got ? verify(out, got, &need) : NV_E_CORRUPT; /* the file is shorter than its commits */
-        }
-        if (err == NV_OK) {
-            nv_log_cache_keep(&log->cache, out);
-            return NV_OK;
-        }
-        nv_tail_block_release(block);
-        if (err != NV_E_MORE || got != capacity || need <= capacity || need > NV_COMMIT_MAX) {
-            return err == NV_E_MORE ? NV_E_CORRUPT : err;
-        }
-        capacity = need; /* one commit larger than a chunk */
+    size_t want = left < r->chunk_bytes ? (size_t)left : r->chunk_bytes;
+    size_t got = 0;
+    size_t need = 0;
+    *out = (nv_log_cached){.piece = {.block = nv_log_cache_block(&log->cache, want)},
+                           .segment = segment->header.number,
+                           .generation = segment->header.generation,
+                           .position = r->position};
+    if (!out->piece.block) {
+        return NV_E_NO_MEMORY;
     }
+    nv_err err = read_on(segment, out, want, &got);
+    if (err == NV_OK) {
+        err = got ? verify(out, got, &need) : NV_E_CORRUPT; /* the file is shorter than its commits */
+    }
+    if (err == NV_E_MORE && got == want && need > want && need <= left && need <= NV_COMMIT_MAX) {
+        err = grow(&log->cache, out, got, need); /* one commit larger than a chunk */
+        if (err == NV_OK) {
+            err = read_on(segment, out, need, &got);
+        }
+        if (err == NV_OK) {
+            err = verify(out, got, &need);
+        }
+    }
+    if (err == NV_OK) {
+        nv_log_cache_keep(&log->cache, out);
+        return NV_OK;
+    }
+    nv_tail_block_release(out->piece.block);
+    return err == NV_E_MORE ? NV_E_CORRUPT : err;
 }
 
 static bool is_placed(const nv_log_reader *r, const nv_segment *segment)
