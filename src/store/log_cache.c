@@ -43,9 +43,13 @@ static bool is_full(const nv_log_cache *cache, size_t more)
     return cache->count && (cache->count == NV_LOG_CACHE_SLOTS || cache->held + more > cache->most);
 }
 
-const nv_tail_piece *nv_log_cache_next_to_go(const nv_log_cache *cache)
+size_t nv_log_cache_next_to_go(const nv_log_cache *cache)
 {
-    return is_full(cache, NV_TAIL_BLOCK) ? &cache->slots[0].piece : NULL;
+    size_t count = 0;
+    for (size_t held = cache->held; count < cache->count && held + NV_LOG_CACHE_COMMIT > cache->most; count++) {
+        held -= cache->slots[count].piece.block->capacity;
+    }
+    return count || cache->count < NV_LOG_CACHE_SLOTS ? count : 1;
 }
 
 nv_tail_block *nv_log_cache_block(nv_log_cache *cache, size_t bytes)

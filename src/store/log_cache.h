@@ -15,8 +15,9 @@
 enum {
     NV_LOG_CACHE_BYTES = 8 << 20, /* of blocks held: as far as readers may be apart */
     NV_LOG_CACHE_ALONE =
-        2 * NV_TAIL_BLOCK, /* the same for one reader: it gets the memory back that it is through with */
-    NV_LOG_CACHE_SLOTS = 32
+        2 * NV_TAIL_BLOCK,         /* the same for one reader: it gets the memory back that it is through with */
+    NV_LOG_CACHE_COMMIT = 2 << 20, /* about the largest commit */
+    NV_LOG_CACHE_SLOTS = 64
 };
 
 /** Verified commits of a file, from the start of their block. */
@@ -41,8 +42,8 @@ typedef struct nv_log_cache {
 NV_NODISCARD bool nv_log_cache_renew_locked(nv_log_cache *cache, uint64_t rollbacks);
 /** Find the piece of this file that holds @p commit. @return whether; *out then has a reference to its block */
 bool nv_log_cache_find(const nv_log_cache *cache, const nv_segment_header *file, uint64_t commit, nv_log_cached *out);
-/** @return the piece that must go when another is kept, or NULL: there is room */
-const nv_tail_piece *nv_log_cache_next_to_go(const nv_log_cache *cache);
+/** @return how many of the oldest pieces go when the largest commit is kept */
+size_t nv_log_cache_next_to_go(const nv_log_cache *cache);
 /** Memory to read @p bytes into, with one reference. @return NULL no memory */
 NV_NODISCARD nv_tail_block *nv_log_cache_block(nv_log_cache *cache, size_t bytes);
 /** Keep a piece that was read, with a reference of its own. */

@@ -19,7 +19,7 @@ enum {
     TURNS = 4,
     AHEAD = 2 << 20,
     NEAR = 1 << 20,
-    WAIT_US = 20000,
+    WAIT_US = 10000,
     MISSES = 16
 };
 
@@ -409,14 +409,17 @@ static nv_err read_at(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64
     return read_file(log, r, segment, limit, out);
 }
 
-/** The piece that goes when the next one is read, if a reader has yet to pass it. */
+/** A piece that goes when the next ones are read and that a reader has yet to pass, or NULL. */
 static const nv_tail_piece *held_back_locked(nv_log *log)
 {
-    const nv_tail_piece *oldest = nv_log_cache_next_to_go(&log->cache);
-    for (nv_list *node = log->behind.next; oldest && node != &log->behind; node = node->next) {
+    size_t going = nv_log_cache_next_to_go(&log->cache);
+    for (nv_list *node = log->behind.next; going && node != &log->behind; node = node->next) {
         uint64_t next = nv_container_of(node, nv_log_reader, behind_link)->next_commit;
-        if (next >= oldest->first_commit && next < oldest->next_commit) {
-            return oldest;
+        for (size_t i = 0; i < going; i++) {
+            const nv_tail_piece *piece = &log->cache.slots[i].piece;
+            if (next >= piece->first_commit && next < piece->next_commit) {
+                return piece;
+            }
         }
     }
     return NULL;
