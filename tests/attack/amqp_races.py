@@ -208,7 +208,7 @@ def reattach(target, key):
                         while peer.receive().code != amqp.DETACH:
                             pass
                     peer.link("same", 0, address, sends)
-                    # The same name on another handle, and on another session: the link that was is gone.
+                    # The same name on another handle: the link that was is gone.
                     peer.send(*[amqp.attach("same", handle, address, sends) for handle in range(1, 40)])
                     stolen = 0
                     while stolen < 39:
