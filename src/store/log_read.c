@@ -20,6 +20,7 @@ enum {
     AHEAD = 2 << 20,
     NEAR = 1 << 20,
     WAIT_US = 10000,
+    ACTIVE_US = 40000,
     MISSES = 16
 };
 
@@ -47,6 +48,7 @@ struct nv_log_reader {
     uint64_t tail_id;      /* the block of the tail that was read last, ... */
     size_t tail_at;        /* ... where next_commit would be in it */
     bool near;             /* counts as a user of the tail; changed under lock */
+    int64_t served_us;     /* when it got its last chunk from the files; monotonic */
     int64_t wait_until_us; /* in waiting: since it is ahead of others; monotonic */
     bool waited;           /* for them, long enough */
     unsigned misses;       /* reads from the disk in a row while near */
@@ -409,13 +411,17 @@ static nv_err read_at(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64
     return read_file(log, r, segment, limit, out);
 }
 
-/** A piece that goes when the next ones are read and that a reader has yet to pass, or NULL. */
-static const nv_tail_piece *held_back_locked(nv_log *log)
+/**
+ * A piece that goes when the next ones are read and that a reader has yet to pass, or NULL. One that has not asked for
+ * long has a consumer that is slow or has stopped: nobody waits for it.
+ */
+static const nv_tail_piece *held_back_locked(nv_log *log, int64_t now_us)
 {
     size_t going = nv_log_cache_next_to_go(&log->cache);
     for (nv_list *node = log->behind.next; going && node != &log->behind; node = node->next) {
-        uint64_t next = nv_container_of(node, nv_log_reader, behind_link)->next_commit;
-        for (size_t i = 0; i < going; i++) {
+        const nv_log_reader *other = nv_container_of(node, nv_log_reader, behind_link);
+        uint64_t next = other->next_commit;
+        for (size_t i = 0; i < going && now_us - other->served_us < ACTIVE_US; i++) {
             const nv_tail_piece *piece = &log->cache.slots[i].piece;
             if (next >= piece->first_commit && next < piece->next_commit) {
                 return piece;
@@ -434,12 +440,13 @@ static bool must_wait(nv_log *log, nv_log_reader *r)
     if (r->waited) {
         return false;
     }
+    int64_t now_us = nv_mono_us(nv_clock_system());
     pthread_mutex_lock(&log->lock);
-    const nv_tail_piece *oldest = held_back_locked(log);
+    const nv_tail_piece *oldest = held_back_locked(log, now_us);
     bool ahead = oldest && r->next_commit >= oldest->next_commit;
     pthread_mutex_unlock(&log->lock);
     if (ahead) {
-        r->wait_until_us = nv_mono_us(nv_clock_system()) + WAIT_US;
+        r->wait_until_us = now_us + WAIT_US;
     }
     return ahead;
 }
@@ -466,6 +473,7 @@ static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uin
     r->generation = found.generation;
     r->position = found.position + at;
     r->waited = false;
+    r->served_us = nv_mono_us(nv_clock_system());
     return NV_OK;
 }
 
@@ -668,7 +676,7 @@ static void stop_waiting_locked(nv_log *log, nv_log_reader *r, bool late)
 /** Let those in front go on when the others have come close. */
 static void review_waiting_locked(nv_log *log)
 {
-    if (!nv_list_empty(&log->waiting) && !held_back_locked(log)) {
+    if (!nv_list_empty(&log->waiting) && !held_back_locked(log, nv_mono_us(nv_clock_system()))) {
         while (!nv_list_empty(&log->waiting)) {
             stop_waiting_locked(log, nv_container_of(log->waiting.next, nv_log_reader, link), false);
         }
