@@ -109,7 +109,8 @@ static void one_message(void **state)
                    "IOTHUB-USERID: u\r\niothub-contenttype: application/json\r\niothub-contentencoding: utf-8\r\n"
                    "iothub-creationtimeutc: 2024-05-01T10:20:30Z\r\ndt-subject: thermostat1\r\n"
                    "iothub-to: /devices/d1/messages/events\r\niothub-operation: d2c\r\n"
-                   "iothub-connection-device-id: evil\r\nX-Other: no\r\n");
+                   "iothub-connection-device-id: evil\r\nDT-DataSchema: evil\r\n"
+                   "iothub-app-IoTHub-Connection-Device-Id: evil\r\nX-Other: no\r\n");
     nv_expect("POST", EVENTS, "{\"t\":21.70}", 204);
     const char *all = events();
     must_contain(all, "\"deviceId\":\"d1\"");
@@ -152,7 +153,7 @@ static void batch(void **state)
     nv_use_headers(type);
     nv_expect("POST", EVENTS,
               "[{\"body\":\"b25l\",\"base64Encoded\":true,\"properties\":{\"iothub-app-k\":\"v\","
-              "\"iothub-messageid\":\"m1\",\"plain\":7}},"
+              "\"iothub-messageid\":\"m1\",\"plain\":7,\"iothub-message-source\":\"evil\"}},"
               "{\"body\":\"two\",\"base64Encoded\":false},{\"body\":\"dGhyZWU=\"}]",
               204);
     const char *all = events();

@@ -30,13 +30,6 @@ static const struct {
     {"dt-subject", NV_PROP_SUBJECT},
     {"iothub-to", -1},
     {"iothub-operation", -1},
-    /* stamped by the hub */
-    {"iothub-connection-device-id", -1},
-    {"iothub-connection-module-id", -1},
-    {"iothub-connection-auth-method", -1},
-    {"iothub-connection-auth-generation-id", -1},
-    {"iothub-enqueuedtime", -1},
-    {"iothub-message-source", -1},
 };
 
 /* @return NV_PROP_APPLICATION: no name that we know */
@@ -73,7 +66,8 @@ nv_err nv_http_read_property(nv_span name, nv_span value, nv_buf *out)
         return NV_OK;
     }
     nv_span bare = has_app_prefix(name) ? nv_span_skip(name, sizeof(APP_PREFIX) - 1) : name;
-    return bare.len == 0 ? NV_OK : put_text(out, (nv_system_property)known, bare, value);
+    return bare.len == 0 || nv_property_is_stamped(bare) ? NV_OK
+                                                         : put_text(out, (nv_system_property)known, bare, value);
 }
 
 static nv_span header_name(const nv_http_request *request, size_t i)

@@ -48,11 +48,12 @@ bool nv_property_is_stamped(nv_span name)
                                         "iothub-enqueuedtime",
                                         "iothub-message-source",
                                         "dt-dataschema"};
-    if (name.len == 0 || (name.ptr[0] != 'i' && name.ptr[0] != 'd')) {
+    uint8_t first = name.len ? name.ptr[0] | 0x20 : 0;
+    if (first != 'i' && first != 'd') {
         return false;
     }
     for (size_t i = 0; i < NV_COUNT_OF(names); i++) {
-        if (nv_span_eq_str(name, names[i])) {
+        if (nv_span_eq_nocase(name, nv_span_str(names[i]))) {
             return true;
         }
     }

@@ -71,7 +71,7 @@ const char *nv_system_property_name(uint8_t id);
 nv_system_property nv_system_property_of_mqtt(nv_span key);
 /**
  * Is this the logical name of something that the hub says of a message (`iothub-connection-device-id`, ...)? A sender's
- * own property of that name is dropped (mqtt.md section 6).
+ * own property of that name, in any case, is dropped (mqtt.md section 6).
  */
 bool nv_property_is_stamped(nv_span name);
 /** "Telemetry", ... or NULL. Static storage. */

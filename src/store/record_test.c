@@ -160,7 +160,7 @@ static void stamped_names(void **state)
         {"dt-subject", false},
         {"iothub-connection-device-id2", false},
         {"iothub-connection-device", false},
-        {"IOTHUB-enqueuedtime", false},
+        {"IOTHUB-enqueuedtime", true}, /* of a header, whose case means nothing */
         {"message-id", false},
         {"$.cdid", false}, /* a key of MQTT, not a name */
     };
