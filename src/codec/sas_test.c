@@ -161,7 +161,7 @@ static void resources_of_devices_and_modules(void **state)
         {"myhu", "device", "", NV_SAS_OTHER_HUB},
         {"/devices/d", "", "", NV_SAS_OTHER_HUB},
         {"myhub:x/devices/d", "", "", NV_SAS_OTHER_HUB},
-        {"http://myhub/devices/d", "", "", NV_SAS_OTHER_HUB},
+        {"ftp://myhub/devices/d", "", "", NV_SAS_OTHER_HUB},
         {"myhub/devices/d/modules/m", "", "m", NV_SAS_NONE},
         {"myhub/devices/d/modules/m/x", "", "m", NV_SAS_NONE},
         {"myhub/devices/d/modules/n", "", "m", NV_SAS_OTHER_MODULE},
