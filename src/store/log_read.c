@@ -7,8 +7,7 @@
 #include "base/alloc.h"
 #include "base/diag.h"
 #include "base/metrics.h"
-#include "store/log_chunk.h"
-#include "store/log_internal.h"
+#include "store/log_reader.h"
 
 #include <stdlib.h>
 
@@ -23,245 +22,6 @@ enum {
     ACTIVE_US = 40000,
     MISSES = 16
 };
-
-typedef enum reader_state { READER_IDLE, READER_QUEUED, READER_FOLLOWING, READER_RUNNING, READER_POSTED } reader_state;
-
-struct nv_log_reader {
-    nv_list link;        /* in requests, waiting or followers */
-    nv_list behind_link; /* in behind */
-    nv_task task;
-    nv_log *log;
-    nv_exec *exec;
-    nv_log_from from;
-    bool follow;
-    size_t chunk_bytes;
-    nv_log_filter want;
-    reader_state state; /* under lock, but for POSTED, which belongs to exec */
-    bool closed;
-    /* of the reader thread while RUNNING */
-    bool located;
-    uint64_t next_commit;
-    uint64_t segment; /* where next_commit is, when the generation still fits */
-    uint64_t generation;
-    uint64_t position;
-    uint64_t ahead;        /* how far reading ahead was asked for */
-    uint64_t tail_id;      /* the block of the tail that was read last, ... */
-    size_t tail_at;        /* ... where next_commit would be in it */
-    bool near;             /* counts as a user of the tail; changed under lock */
-    int64_t served_us;     /* when it got its last chunk from the files; monotonic */
-    int64_t wait_until_us; /* in waiting: since it is ahead of others; monotonic */
-    bool waited;           /* for them, long enough */
-    unsigned misses;       /* reads from the disk in a row while near */
-    uint64_t rollbacks;
-    /* the request and its answer */
-    nv_log_read_done done;
-    void *arg;
-    nv_err status;
-    nv_log_chunk *chunk;
-};
-
-/* ---- finding the place ------------------------------------------------------------------------------------ */
-
-typedef bool (*behind_fn)(const nv_log_reader *r, const nv_index_entry *entry);
-
-static bool commit_behind(const nv_log_reader *r, const nv_index_entry *entry)
-{
-    return entry->commit > r->next_commit;
-}
-
-static bool time_behind(const nv_log_reader *r, const nv_index_entry *entry)
-{
-    return entry->time_us >= r->want.from_us;
-}
-
-static bool sequence_behind(const nv_log_reader *r, const nv_index_entry *entry)
-{
-    return entry->next_sequence[__builtin_ctz(r->want.partitions)] > r->want.from_sequence;
-}
-
-/** The index does not know offsets: the segment is looked through from its beginning, in the usual pieces. */
-static bool offset_behind(const nv_log_reader *r, const nv_index_entry *entry)
-{
-    (void)r;
-    (void)entry;
-    return true;
-}
-
-/** Go to the last indexed commit of the segment that is not @p behind what is looked for. */
-static nv_err seek(nv_log *log, nv_log_reader *r, nv_segment *segment, behind_fn behind, uint64_t *commit)
-{
-    nv_index_entry *index = NULL;
-    size_t count = 0;
-    nv_err err = nv_segment_load_index(log, segment, &index, &count);
-    if (err != NV_OK) {
-        return err;
-    }
-    size_t low = 0;
-    size_t high = count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (behind(r, &index[middle])) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    r->segment = segment->header.number;
-    r->generation = segment->header.generation;
-    r->ahead = 0;
-    r->position = low ? index[low - 1].position : NV_LOG_BLOCK;
-    *commit = low ? index[low - 1].commit : segment->header.start.next_commit;
-    free(index);
-    return NV_OK;
-}
-
-static bool holds_start(const nv_log_reader *r, const nv_segment *segment)
-{
-    if (segment->end.next_commit == segment->header.start.next_commit) {
-        return false;
-    }
-    if (r->from == NV_LOG_FROM_TIME) {
-        return segment->end.last_time_us >= r->want.from_us;
-    }
-    const nv_part_point *end = &segment->end.parts[__builtin_ctz(r->want.partitions)];
-    return r->from == NV_LOG_FROM_OFFSET ? end->next_sequence > 0 && end->last_offset >= r->want.from_offset
-                                         : end->next_sequence > r->want.from_sequence;
-}
-
-/** Retention removed where this reader wants to start. */
-static bool start_gone(const nv_log_reader *r, const nv_segment *oldest)
-{
-    const nv_part_point *before = &oldest->header.start.parts[__builtin_ctz(r->want.partitions)];
-    if (r->from == NV_LOG_FROM_OFFSET) {
-        return before->next_sequence > 0 && r->want.from_offset <= before->last_offset;
-    }
-    return r->from == NV_LOG_FROM_SEQUENCE && r->want.from_sequence < before->next_sequence;
-}
-
-static behind_fn behind_of(nv_log_from from)
-{
-    switch (from) {
-    case NV_LOG_FROM_TIME:
-        return time_behind;
-    case NV_LOG_FROM_SEQUENCE:
-        return sequence_behind;
-    case NV_LOG_FROM_BEGINNING:
-    case NV_LOG_FROM_NOW:
-    case NV_LOG_FROM_OFFSET:
-        break;
-    }
-    return offset_behind;
-}
-
-/** First use of a reader with a time, a sequence or an offset: turn it into a commit index. */
-static nv_err locate(nv_log *log, nv_log_reader *r)
-{
-    nv_segment *segment = NULL;
-    pthread_mutex_lock(&log->lock);
-    for (size_t i = 0; i < log->segment_count && !segment; i++) {
-        segment = holds_start(r, log->segments[i]) ? log->segments[i] : NULL;
-    }
-    bool gone = log->segment_count && start_gone(r, log->segments[0]);
-    r->next_commit = log->tip.next_commit;
-    if (segment) {
-        nv_segment_ref_locked(segment);
-    }
-    pthread_mutex_unlock(&log->lock);
-    nv_err err = NV_OK;
-    if (segment) {
-        err = seek(log, r, segment, behind_of(r->from), &r->next_commit);
-        pthread_mutex_lock(&log->lock);
-        segment = nv_segment_unref_locked(segment);
-        pthread_mutex_unlock(&log->lock);
-        nv_segment_free(segment);
-    }
-    r->located = err == NV_OK || err == NV_E_NOT_FOUND;
-    return err == NV_OK && gone ? NV_E_GONE : err;
-}
-
-/** A tail was dropped: if this reader had seen some of it, it goes back. */
-static void heed_rollback_locked(const nv_log *log, nv_log_reader *r)
-{
-    if (r->rollbacks != log->rollbacks) {
-        r->rollbacks = log->rollbacks;
-        r->next_commit = r->next_commit < log->rollback_commit ? r->next_commit : log->rollback_commit;
-        r->segment = 0;
-    }
-}
-
-static void set_behind_locked(nv_log *log, nv_log_reader *r, bool behind)
-{
-    if (nv_list_linked(&r->behind_link) != behind) {
-        log->cache.users += behind ? 1u : -1u;
-        if (behind) {
-            nv_list_push_back(&log->behind, &r->behind_link);
-        } else {
-            nv_list_remove(&r->behind_link);
-        }
-    }
-}
-
-static bool holds_wanted(const nv_log_reader *r, const nv_segment *segment)
-{
-    for (uint32_t left = r->want.partitions; left; left &= left - 1) {
-        int i = __builtin_ctz(left);
-        if (segment->end.parts[i].next_sequence != segment->header.start.parts[i].next_sequence) {
-            return true;
-        }
-    }
-    return false;
-}
-
-/** The segment that holds next_commit, or a later one when there is nothing for this reader before it. */
-static nv_err find_segment_locked(const nv_log *log, nv_log_reader *r, nv_segment **out)
-{
-    size_t low = 0;
-    size_t high = log->segment_count;
-    while (low < high) {
-        size_t middle = low + (high - low) / 2;
-        if (log->segments[middle]->end.next_commit > r->next_commit) {
-            high = middle;
-        } else {
-            low = middle + 1;
-        }
-    }
-    for (; low < log->segment_count; low++) {
-        nv_segment *segment = log->segments[low];
-        if (segment->header.start.next_commit > r->next_commit) {
-            r->next_commit = segment->header.start.next_commit;
-            return NV_E_GONE;
-        }
-        if (holds_wanted(r, segment)) {
-            *out = segment;
-            return NV_OK;
-        }
-        r->next_commit = segment->end.next_commit;
-        r->segment = 0;
-    }
-    return NV_E_EOF;
-}
-
-/**
- * The segment to read from, with a reference, and how far it may be read.
- * @return NV_E_EOF nothing there yet; NV_E_GONE next_commit was moved to the oldest there is
- */
-static nv_err resolve(nv_log *log, nv_log_reader *r, nv_segment **out, uint64_t *limit)
-{
-    pthread_mutex_lock(&log->lock);
-    heed_rollback_locked(log, r);
-    bool valid = nv_log_cache_renew_locked(&log->cache, log->rollbacks);
-    nv_err err = find_segment_locked(log, r, out);
-    if (err == NV_OK) {
-        nv_segment_ref_locked(*out);
-        *limit = (*out)->end.position;
-        set_behind_locked(log, r, !r->closed);
-    }
-    pthread_mutex_unlock(&log->lock);
-    if (!valid) {
-        nv_log_cache_drop(&log->cache);
-    }
-    return err;
-}
 
 /* ---- reading ---------------------------------------------------------------------------------------------- */
 
@@ -386,19 +146,10 @@ static nv_err read_file(nv_log *log, nv_log_reader *r, nv_segment *segment, uint
     return err == NV_E_MORE ? NV_E_CORRUPT : err;
 }
 
-static bool is_placed(const nv_log_reader *r, const nv_segment *segment)
-{
-    return r->segment == segment->header.number && r->generation == segment->header.generation;
-}
-
 /** Find the place in the file and read there. */
 static nv_err read_at(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64_t limit, nv_log_cached *out)
 {
-    nv_err err = NV_OK;
-    if (!is_placed(r, segment)) {
-        uint64_t commit;
-        err = seek(log, r, segment, commit_behind, &commit);
-    }
+    nv_err err = nv_log_reader_place(log, r, segment);
     if (err == NV_OK) {
         err = nv_segment_need_read_file(log, segment);
     }
@@ -463,8 +214,8 @@ static nv_err read_piece(nv_log *log, nv_log_reader *r, nv_segment *segment, uin
             return err;
         }
     }
-    bool within =
-        is_placed(r, segment) && r->position >= found.position && r->position < found.position + found.piece.end;
+    bool within = nv_log_reader_is_placed(r, segment) && r->position >= found.position &&
+                  r->position < found.position + found.piece.end;
     size_t at = within ? (size_t)(r->position - found.position) : 0;
     if (!take_commits(r, &found.piece, &at, out)) {
         return NV_E_NO_MEMORY;
@@ -506,12 +257,12 @@ static void judge_distance(nv_log *log, nv_log_reader *r, uint64_t limit)
 static bool find_in_tail(nv_log *log, nv_log_reader *r, nv_tail_piece *out)
 {
     pthread_mutex_lock(&log->lock);
-    heed_rollback_locked(log, r);
+    nv_log_reader_heed_rollback_locked(log, r);
     const nv_tail_piece *piece = r->near ? nv_tail_find_locked(&log->tail, r->next_commit) : NULL;
     if (piece) {
         *out = *piece;
         nv_tail_block_ref(out->block);
-        set_behind_locked(log, r, false);
+        nv_log_reader_set_behind_locked(log, r, false);
     }
     pthread_mutex_unlock(&log->lock);
     return piece != NULL;
@@ -540,7 +291,7 @@ static bool read_tail(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
 /** One bounded piece of work. @return NV_E_AGAIN: not done yet, the others come first */
 static nv_err serve(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
 {
-    nv_err err = r->located ? NV_OK : locate(log, r);
+    nv_err err = r->located ? NV_OK : nv_log_reader_locate(log, r);
     for (int turn = 0; turn < TURNS && err == NV_OK; turn++) {
         nv_segment *segment = NULL;
         uint64_t limit = 0;
@@ -550,7 +301,7 @@ static nv_err serve(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
             }
             continue;
         }
-        err = resolve(log, r, &segment, &limit);
+        err = nv_log_reader_resolve(log, r, &segment, &limit);
         if (err != NV_OK) {
             break;
         }
@@ -607,7 +358,7 @@ static bool settle_locked(nv_log *log, nv_log_reader *r, nv_err err)
         return false;
     }
     if (err == NV_E_EOF) {
-        set_behind_locked(log, r, false);
+        nv_log_reader_set_behind_locked(log, r, false);
     }
     if (err == NV_E_EOF && r->follow) {
         set_near_locked(log, r, true);
@@ -791,7 +542,7 @@ void nv_log_reader_close(nv_log_reader *r)
     }
     pthread_mutex_lock(&r->log->lock);
     set_near_locked(r->log, r, false);
-    set_behind_locked(r->log, r, false);
+    nv_log_reader_set_behind_locked(r->log, r, false);
     if (r->log->cache.users == 0) {
         pthread_cond_signal(&r->log->reader_wake); /* it drops the cache */
     }
