@@ -15,7 +15,7 @@ from .process import GENERATOR_CORE, SERVER_CORE, Failure, Process, free_port, p
 SIZES = [1000, 10000, 100000]
 FILLER = "x" * 180
 REPEATS = 9
-PAIRS = 5
+PAIRS = 15
 TELEMETRY_RATE = 20000
 QUERIES = {
     "by tag": "SELECT deviceId FROM devices WHERE tags.site = 'site-7'",

@@ -11,8 +11,8 @@ void nv_sched_prompt(void);
 void nv_sched_batch(void);
 /** Work that nobody waits for: little of a busy core, in short turns. */
 void nv_sched_background(void);
-/** A background thread has worked for a while: whoever waits for its core goes first. Call it each
- * NV_SCHED_TURN_US or so; it costs a system call. */
+/** Whoever waits for this core goes first. For a background thread that has worked for a while, each NV_SCHED_TURN_US
+ * or so, and for one that only looks whether there is something to do; it costs a system call. */
 void nv_sched_turn(void);
 
 #define NV_SCHED_TURN_US 100

@@ -34,8 +34,8 @@
       "Host names of the hub beside those of the machine; the first is its own name. All stand in the certificate")    \
     X(net, drain_seconds, INT, 0, 600, "10", "seconds", true, "",                                                      \
       "On a stop, time for acknowledgements in flight before connections are cut")                                     \
-    X(net, spin_microseconds, INT, 0, 1000, "100", "microseconds", false, "",                                          \
-      "With log.durability os, how long a loop that gets events all the time looks for the next before it sleeps. 0: " \
+    X(net, spin_microseconds, INT, 0, 1000, "200", "microseconds", false, "",                                          \
+      "How long a loop that gets events all the time looks for the next before it sleeps. 0: "                         \
       "off")                                                                                                           \
     X(mqtt, port, INT, -1, 65535, "8883", "port", false, "", "MQTT over TLS. 0: off; -1: any free port")               \
     X(mqtt, plain_port, INT, -1, 65535, "0", "port", false, "",                                                        \

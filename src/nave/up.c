@@ -266,9 +266,8 @@ static int make_net(nv_up *up)
     }
     config.limits.max_output_bytes = (size_t)limits->output_bytes;
     config.limits.handshake_us = limits->connect_deadline_s * NV_US_PER_S;
-    /* With commits a loop waits for the disk, and a core that it kept busy would be missing there. */
-    bool spin = up->config->log_durability != 0 && !up->time; /* it would see no end of a moment that stands still */
-    config.limits.spin_us = spin ? up->config->net_spin_microseconds : 0;
+    /* A moment that stands still has no end to see. */
+    config.limits.spin_us = up->time ? 0 : up->config->net_spin_microseconds;
     char why[NV_NET_WHY_SIZE] = "";
     return nv_net_new(&config, &up->net, why) == NV_OK ? NV_EXIT_OK : failed_with(up, why);
 }

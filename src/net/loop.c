@@ -23,6 +23,10 @@
 /* Events that came soon, less those that did not, before the loop spins; and the most that counts. */
 #define SPIN_SCORE_MIN 4
 #define SPIN_SCORE_MAX 16
+/* A turn with more to do than this is of a loop that is not short of work, and gains by letting it gather. */
+#define SPIN_WORK_US 30
+/* Whoever had the core for longer while the loop had nothing to do wants it more than a loop that only looks. */
+#define SPIN_SHARED_US 50
 
 static _Thread_local nv_loop *current;
 
@@ -263,9 +267,18 @@ static void count_bytes(nv_loop *loop)
     }
 }
 
+/* Its being active is what keeps the loop from sleeping. What the loop waits for may be another thread's work, on this
+ * very core: a commit above all. */
 static void on_busy(uv_idle_t *busy)
 {
-    (void)busy; /* its being active is what keeps the loop from sleeping */
+    nv_loop *loop = busy->data;
+    if (loop->spinning) {
+        int64_t left_us = nv_mono_us(loop->clock);
+        nv_sched_turn();
+        if (nv_mono_us(loop->clock) - left_us > SPIN_SHARED_US) {
+            loop->spin_score = 0;
+        }
+    }
 }
 
 /*
@@ -281,7 +294,7 @@ static bool spin(nv_loop *loop, bool event, int64_t entered_us)
     }
     int64_t now_us = nv_mono_us(loop->clock);
     if (event) {
-        bool pays = entered_us - loop->quiet_us <= limit_us && now_us - entered_us <= limit_us / 2;
+        bool pays = entered_us - loop->quiet_us <= limit_us && now_us - entered_us <= SPIN_WORK_US;
         loop->spin_score = pays ? loop->spin_score + (loop->spin_score < SPIN_SCORE_MAX) : loop->spin_score / 2;
         loop->quiet_us = now_us;
     }
@@ -313,7 +326,8 @@ static void on_turn(uv_prepare_t *prepare)
         uv_stop(&loop->uv);
     }
     set_alarm(loop);
-    if (!spin(loop, event, entered_us) && settle(loop)) {
+    loop->spinning = spin(loop, event, entered_us);
+    if (!loop->spinning && settle(loop)) {
         (void)uv_idle_stop(&loop->busy);
     } else {
         (void)uv_idle_start(&loop->busy, on_busy);

@@ -68,6 +68,7 @@ struct nv_loop {
     int64_t spin_us;     /* see nv_net_limits; set before the loop starts */
     int64_t quiet_us;    /* when the last turn with something to do was over */
     unsigned spin_score; /* rises with events that came soon, halves with those that did not */
+    bool spinning;       /* looks again instead of sleeping, for lack of anything to do */
     nv_timer stop_timer;
     nv_timer trim_timer;
     int64_t trim_at_us;
