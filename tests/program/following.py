@@ -141,8 +141,10 @@ def send_amqp_and_feedback():
                                 "devices/d1/messages/devicebound/#", "-C", "1", "-F", "%t %p"],
                                stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
         assert taken.endswith(" hello\n") and "a=b" in taken and "%24.mid=m1" in taken and "%24.cid=c1" in taken, taken
+        before = hub.read_log().count("amqp: connected")
         watcher = subprocess.Popen([NAVE, "feedback", "--data", hub.data, "--count", "1", "-o", "json"],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+        hub.wait_log("amqp: connected", before + 1)  # the deadline of its handshake goes by this clock as well
         while watcher.poll() is None:  # the hub gathers records for a while
             urllib.request.urlopen(urllib.request.Request(hub.file()["endpoints"]["admin"] + "/testing/clock",
                                                           data=b'{"advance":"5s"}'), timeout=10).close()

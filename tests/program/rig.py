@@ -70,9 +70,9 @@ class Hub:
         with open(self.log, encoding="utf-8") as file:
             return file.read()
 
-    def wait_log(self, text):
+    def wait_log(self, text, times=1):
         deadline = time.monotonic() + 30
-        while text not in self.read_log():
+        while self.read_log().count(text) < times:
             assert time.monotonic() < deadline, "%r never came: %s" % (text, self.read_log())
             time.sleep(0.01)  # a file has no other way to tell
 
