@@ -51,20 +51,6 @@ static inline uint8_t nv_read_u8(nv_reader *r)
     return nv_reader_has(r, 1) ? *r->at++ : 0;
 }
 
-#define NV_CURSOR_INT(bits, order)                                                                                     \
-    static inline uint##bits##_t nv_read_u##bits##_##order(nv_reader *r)                                               \
-    {                                                                                                                  \
-        nv_span s = nv_read_span(r, (bits) / 8);                                                                       \
-        return s.len ? nv_load_u##bits##_##order(s.ptr) : 0;                                                           \
-    }
-NV_CURSOR_INT(16, be)
-NV_CURSOR_INT(32, be)
-NV_CURSOR_INT(64, be)
-NV_CURSOR_INT(16, le)
-NV_CURSOR_INT(32, le)
-NV_CURSOR_INT(64, le)
-#undef NV_CURSOR_INT
-
 typedef struct nv_writer {
     uint8_t *start;
     uint8_t *at;
@@ -112,6 +98,12 @@ static inline void nv_write_u8(nv_writer *w, uint8_t value)
 }
 
 #define NV_CURSOR_INT(bits, order)                                                                                     \
+    static inline uint##bits##_t nv_read_u##bits##_##order(nv_reader *r)                                               \
+    {                                                                                                                  \
+        nv_span s = nv_read_span(r, (bits) / 8);                                                                       \
+        return s.len ? nv_load_u##bits##_##order(s.ptr) : 0;                                                           \
+    }                                                                                                                  \
+                                                                                                                       \
     static inline void nv_write_u##bits##_##order(nv_writer *w, uint##bits##_t value)                                  \
     {                                                                                                                  \
         if (nv_writer_has(w, (bits) / 8)) {                                                                            \
