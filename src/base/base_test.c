@@ -19,6 +19,21 @@
 
 #include <cmocka.h>
 
+static void span_trim(void **state)
+{
+    (void)state;
+    static const struct {
+        const char *text;
+        size_t len;
+        const char *trimmed;
+    } rows[] = {{"", 0, ""},          {" \t ", 3, ""},    {"a", 1, "a"},
+                {" a b\t", 5, "a b"}, {"\ra ", 3, "\ra"}, {"a\0 ", 3, NULL}}; /* NUL is no space */
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        nv_span out = nv_span_trim(nv_span_of(rows[i].text, rows[i].len), " \t");
+        assert_true(rows[i].trimmed ? nv_span_eq_str(out, rows[i].trimmed) : out.len == 2);
+    }
+}
+
 static void span_numbers(void **state)
 {
     (void)state;
@@ -305,6 +320,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         cmocka_unit_test(span_numbers),
+        cmocka_unit_test(span_trim),
         cmocka_unit_test(buf_respects_its_maximum),
         cmocka_unit_test(integers_in_both_orders),
         cmocka_unit_test(cursor_keeps_the_orders),

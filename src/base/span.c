@@ -7,6 +7,23 @@ static uint8_t lower(uint8_t c)
     return c >= 'A' && c <= 'Z' ? (uint8_t)(c + 32) : c;
 }
 
+static bool is_one_of(uint8_t c, const char *set)
+{
+    return c && strchr(set, c);
+}
+
+nv_span nv_span_trim(nv_span text, const char *spaces)
+{
+    NV_KNOWN(text.len == 0 || text.ptr);
+    while (text.len && is_one_of(text.ptr[0], spaces)) {
+        text = nv_span_skip(text, 1);
+    }
+    while (text.len && is_one_of(text.ptr[text.len - 1], spaces)) {
+        text.len--;
+    }
+    return text;
+}
+
 bool nv_span_eq_nocase(nv_span a, nv_span b)
 {
     if (a.len != b.len) {

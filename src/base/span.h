@@ -66,6 +66,9 @@ static inline nv_span nv_span_first(nv_span a, size_t n)
     return nv_span_of(a.ptr, n < a.len ? n : a.len);
 }
 
+/** Without the characters of @p spaces at either end. */
+nv_span nv_span_trim(nv_span text, const char *spaces);
+
 /** Index of the first @p byte, or a.len when absent. */
 static inline size_t nv_span_find(nv_span a, uint8_t byte)
 {

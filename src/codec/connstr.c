@@ -4,20 +4,9 @@
 
 #define KEY_MAX_BYTES 192 /* no service has longer keys; decoded */
 
-static bool is_space(uint8_t c)
-{
-    return c == ' ' || c == '\t' || c == '\r' || c == '\n';
-}
-
 static nv_span trim(nv_span text)
 {
-    while (text.len && is_space(text.ptr[0])) {
-        text = nv_span_skip(text, 1);
-    }
-    while (text.len && is_space(text.ptr[text.len - 1])) {
-        text.len--;
-    }
-    return text;
+    return nv_span_trim(text, " \t\r\n");
 }
 
 static nv_span *member_of(nv_connstr *parts, nv_span name)

@@ -339,18 +339,6 @@ void nv_http_parser_done(nv_http_parser *parser)
     }
 }
 
-static nv_span trimmed(nv_span text)
-{
-    NV_KNOWN(text.len == 0 || text.ptr);
-    while (text.len && (text.ptr[0] == ' ' || text.ptr[0] == '\t')) {
-        text = nv_span_skip(text, 1);
-    }
-    while (text.len && (text.ptr[text.len - 1] == ' ' || text.ptr[text.len - 1] == '\t')) {
-        text.len--;
-    }
-    return text;
-}
-
 /* From header *at on, which then is the one behind what was found. */
 static bool find_from(const nv_http_request *request, const char *name, uint32_t *at, nv_span *value)
 {
@@ -359,7 +347,7 @@ static bool find_from(const nv_http_request *request, const char *name, uint32_t
     while (*at < request->header_count) {
         const nv_http_header *h = &request->headers[(*at)++];
         if (nv_span_eq_nocase(nv_span_first(nv_span_skip(text, h->name), h->name_len), wanted)) {
-            *value = trimmed(nv_span_first(nv_span_skip(text, h->value), h->value_len));
+            *value = nv_span_trim(nv_span_first(nv_span_skip(text, h->value), h->value_len), NV_HTTP_SPACES);
             return true;
         }
     }
@@ -377,7 +365,7 @@ bool nv_http_next_token(nv_http_tokens *tokens, nv_span *token)
     while (tokens->_rest.len > 0 || find_from(tokens->request, tokens->name, &tokens->_next, &tokens->_rest)) {
         nv_span element = nv_span_first(tokens->_rest, nv_span_find(tokens->_rest, ','));
         tokens->_rest = nv_span_skip(tokens->_rest, element.len + 1);
-        *token = trimmed(element);
+        *token = nv_span_trim(element, NV_HTTP_SPACES);
         if (token->len > 0) {
             return true;
         }

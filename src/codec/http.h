@@ -52,6 +52,9 @@ static inline nv_span nv_http_target(const nv_http_request *request)
     return nv_span_first(nv_buf_span(&request->text), request->target_len);
 }
 
+/** Optional white space around values [RFC 9110 5.6.3]. */
+#define NV_HTTP_SPACES " \t"
+
 /** The first header called @p name, ignoring case, without white space around it. @return false: absent */
 bool nv_http_find_header(const nv_http_request *request, const char *name, nv_span *value);
 

@@ -1,6 +1,7 @@
 #include "codec/websocket.h"
 
 #include "codec/base64.h"
+#include "codec/http.h"
 
 #include <openssl/evp.h>
 
@@ -92,22 +93,11 @@ static bool read_status(nv_span line, unsigned *status)
     return true;
 }
 
-static nv_span trim(nv_span text)
-{
-    while (text.len > 0 && (text.ptr[0] == ' ' || text.ptr[0] == '\t')) {
-        text = nv_span_skip(text, 1);
-    }
-    while (text.len > 0 && (text.ptr[text.len - 1] == ' ' || text.ptr[text.len - 1] == '\t')) {
-        text.len--;
-    }
-    return text;
-}
-
 static bool lists(nv_span list, const char *token)
 {
     while (list.len > 0) {
         size_t comma = nv_span_find(list, ',');
-        if (nv_span_eq_nocase(trim(nv_span_first(list, comma)), nv_span_str(token))) {
+        if (nv_span_eq_nocase(nv_span_trim(nv_span_first(list, comma), NV_HTTP_SPACES), nv_span_str(token))) {
             return true;
         }
         list = nv_span_skip(list, comma + 1);
@@ -128,7 +118,7 @@ static const char *take_header(const nv_websocket_offer *offer, nv_span line, fo
 {
     size_t colon = nv_span_find(line, ':');
     nv_span name = nv_span_first(line, colon);
-    nv_span value = trim(nv_span_skip(line, colon + 1));
+    nv_span value = nv_span_trim(nv_span_skip(line, colon + 1), NV_HTTP_SPACES);
     char accept[NV_WEBSOCKET_ACCEPT_SIZE];
     if (colon == 0 || colon == line.len) {
         return "a line that is no header";

@@ -27,11 +27,7 @@ static void skip_spaces(nv_span *at)
 
 static nv_span trimmed(nv_span text)
 {
-    skip_spaces(&text);
-    while (text.len > 0 && is_space(text.ptr[text.len - 1])) {
-        text.len--;
-    }
-    return text;
+    return nv_span_trim(text, " \t");
 }
 
 static bool skip(nv_span *at, const char *word)
