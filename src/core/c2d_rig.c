@@ -60,7 +60,11 @@ void c2d_rig_close(c2d_rig *rig)
     if (!rig->hub) {
         return;
     }
-    (void)nv_exec_queue_run(&rig->queue);
+    nv_hub_stop(rig->hub);
+    for (size_t i = 0; i < C2D_LOOPS; i++) {
+        nv_c2d_turn_end(rig->hub->loops[i].c2d); /* looks for nothing more that expired */
+    }
+    c2d_rig_settle(rig);
     nv_state_close(rig->state);
     (void)nv_exec_queue_run(&rig->queue);
     nv_hub_free(rig->hub);

@@ -54,9 +54,22 @@ static int remove_entry(const char *path, const struct stat *st, int type, struc
     return remove(path);
 }
 
+/* As the program does before it closes the stores: what is on its way comes back, and nothing follows it. */
+static void settle(nv_rig_hub *rig)
+{
+    nv_hub_loop *loop = &rig->hub->loops[0];
+    nv_hub_stop(rig->hub);
+    nv_rig_hub_run(rig, NULL);
+    nv_hub_loop_turn_end(loop);
+    while (!nv_hub_loop_idle(loop)) {
+        (void)nv_exec_queue_run_wait(&rig->queue);
+        nv_hub_loop_turn_end(loop);
+    }
+}
+
 void nv_rig_hub_deinit(nv_rig_hub *rig)
 {
-    nv_rig_hub_run(rig, NULL);
+    settle(rig);
     nv_state_close(rig->state);
     nv_rig_hub_run(rig, NULL);
     nv_hub_free(rig->hub);
