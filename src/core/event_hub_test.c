@@ -70,14 +70,28 @@ static size_t run(world *w)
     return all;
 }
 
+/* What is on its way comes back, and nothing follows it. */
+static void settle(world *w)
+{
+    nv_hub_stop(w->hub);
+    for (size_t idle = 0; idle < LOOPS;) {
+        idle = 0;
+        (void)run(w);
+        for (size_t i = 0; i < LOOPS; i++) {
+            nv_hub_loop_turn_end(&w->hub->loops[i]);
+            idle += nv_hub_loop_idle(&w->hub->loops[i]) ? 1 : 0;
+        }
+        (void)sched_yield();
+    }
+}
+
 static void close_hub(world *w)
 {
     if (w->hub) {
-        (void)run(w);
+        settle(w);
     }
     nv_state_close(w->state);
     if (w->hub) {
-        (void)run(w);
         nv_hub_free(w->hub);
     }
     w->hub = NULL;
