@@ -85,8 +85,8 @@ static void device_free(amqp_device *d)
     amqp_server *s = d->server;
     nv_list_remove(&d->link);
     amqp_telemetry_free(d->telemetry);
-    amqp_twin_free(d->twin);
-    amqp_methods_free(d->methods);
+    amqp_pair_free(d->twin);
+    amqp_pair_free(d->methods);
     amqp_devicebound_free(d->devicebound);
     nv_telemetry_client_deinit(&d->client);
     nv_identity_unref(d->identity);

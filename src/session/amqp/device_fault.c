@@ -65,11 +65,11 @@ static void happen(amqp_device *device, nv_fault_kind kind, const char *text)
         return;
     case NV_FAULT_AMQP_TWIN_REQUEST:
     case NV_FAULT_AMQP_TWIN_RESPONSE:
-        detach(amqp_twin_link(device, kind == NV_FAULT_AMQP_TWIN_REQUEST), text);
+        detach(amqp_pair_half(device->twin, kind == NV_FAULT_AMQP_TWIN_REQUEST), text);
         return;
     case NV_FAULT_AMQP_METHOD_REQUEST:
     case NV_FAULT_AMQP_METHOD_RESPONSE:
-        detach(amqp_methods_link(device, kind == NV_FAULT_AMQP_METHOD_RESPONSE), text);
+        detach(amqp_pair_half(device->methods, kind == NV_FAULT_AMQP_METHOD_RESPONSE), text);
         return;
     case NV_FAULT_NONE:
     case NV_FAULT_SHUT_DOWN_MQTT:

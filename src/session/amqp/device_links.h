@@ -52,8 +52,7 @@ bool amqp_fault_rejects(const amqp_device *device, nv_amqp_link *link, const nv_
 
 amqp_device_link *amqp_telemetry_link(const amqp_device *device);
 amqp_device_link *amqp_devicebound_link(const amqp_device *device);
-/** @p peer_sends: the one that the device sends on */
-amqp_device_link *amqp_twin_link(const amqp_device *device, bool peer_sends);
-amqp_device_link *amqp_methods_link(const amqp_device *device, bool peer_sends);
+/** Of amqp_device.twin or methods, NULL being fine. @p peer_sends: the one that the device sends on */
+amqp_device_link *amqp_pair_half(const struct amqp_pair *pair, bool peer_sends);
 
 #endif

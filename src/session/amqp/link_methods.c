@@ -4,24 +4,13 @@
  */
 #include "session/amqp/link_pair.h"
 
-#include "base/alloc.h"
 #include "codec/hex.h"
 #include "core/method.h"
 
 #include <inttypes.h>
-#include <stdlib.h>
 
 #define UUID_SIZE 16u
 #define HEAD_MAX  (NV_METHOD_NAME_MAX + 256u)
-
-struct amqp_methods {
-    amqp_pair pair; /* first member */
-};
-
-static struct amqp_methods *methods_of(amqp_pair *pair)
-{
-    return (struct amqp_methods *)(void *)pair;
-}
 
 /* ---- ids of calls --------------------------------------------------------------------------------------------------
  */
@@ -99,11 +88,11 @@ void amqp_method_deliver(amqp_device *device, const nv_delivery *delivery)
     static const nv_span null = NV_SPAN_LIT("null");
     uint8_t head[HEAD_MAX];
     nv_span body = delivery->body.len > 0 ? delivery->body : null;
-    if (!device->methods || !device->methods->pair.out) {
+    if (!device->methods || !device->methods->out) {
         return; /* gone while it was on its way: the caller's time runs out */
     }
     amqp_device_active(device);
-    amqp_pair_send(&device->methods->pair, write_head(head, amqp_hub(device->server), delivery, body.len), body);
+    amqp_pair_send(device->methods, write_head(head, amqp_hub(device->server), delivery, body.len), body);
 }
 
 /* ---- answers of the device -----------------------------------------------------------------------------------------
@@ -137,10 +126,8 @@ static bool on_delivery(amqp_pair *pair, nv_amqp_link *link, const nv_amqp_deliv
     int64_t status = 0;
     nv_buf scratch;
     nv_buf_init(&scratch, delivery->bytes.len);
-    nv_err err = nv_amqp_message_read(delivery->bytes, &message);
-    err = err == NV_OK ? nv_amqp_message_bytes(&message, &scratch, &body) : err;
-    if (err != NV_OK) {
-        amqp_reject_unreadable(link, delivery, NV_E_SYNTAX);
+    if (!amqp_pair_read(link, delivery, &message, &scratch, &body)) {
+        /* rejected */
     } else if (!read_status(&message, &status)) {
         amqp_reject(link, delivery, NV_AMQP_ERR_ARGUMENT_ERROR,
                     "the answer to a method has the application property IoThub-status, an int");
@@ -158,8 +145,7 @@ static bool on_delivery(amqp_pair *pair, nv_amqp_link *link, const nv_amqp_deliv
 /* It listens while its receiver is open with credit (amqp.md section 3.7). */
 static void changed(amqp_pair *pair)
 {
-    const struct amqp_methods *m = methods_of(pair);
-    amqp_device_want(pair->device, NV_WANTS_METHODS, m->pair.out && m->pair.out->base.link->credit > 0);
+    amqp_device_want(pair->device, NV_WANTS_METHODS, pair->out && pair->out->base.link->credit > 0);
 }
 
 static void end_link(amqp_device_link *self)
@@ -174,22 +160,7 @@ void amqp_open_methods(amqp_server *s, amqp_device *device, nv_amqp_link *link, 
     (void)s;
     (void)address;
     if (!device->methods) {
-        device->methods = nv_calloc(1, sizeof(*device->methods));
-        amqp_pair_init(&device->methods->pair, device, &kind);
+        device->methods = amqp_pair_new(sizeof(amqp_pair), device, &kind);
     }
-    amqp_pair_open(&device->methods->pair, link);
-}
-
-amqp_device_link *amqp_methods_link(const amqp_device *device, bool peer_sends)
-{
-    amqp_pair_link *l = !device->methods ? NULL : peer_sends ? device->methods->pair.in : device->methods->pair.out;
-    return l ? &l->base : NULL;
-}
-
-void amqp_methods_free(struct amqp_methods *methods)
-{
-    if (methods) {
-        amqp_pair_deinit(&methods->pair);
-        free(methods);
-    }
+    amqp_pair_open(device->methods, link);
 }

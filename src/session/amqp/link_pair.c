@@ -14,19 +14,36 @@ typedef struct waiting_message {
 #define WAITING_MAX       256u
 #define WAITING_BYTES_MAX (1u << 20)
 
-void amqp_pair_init(amqp_pair *pair, amqp_device *device, const amqp_pair_kind *kind)
+amqp_pair *amqp_pair_new(size_t size, amqp_device *device, const amqp_pair_kind *kind)
 {
-    *pair = (amqp_pair){.device = device, .kind = kind};
+    amqp_pair *pair = nv_calloc(1, size);
+    pair->device = device;
+    pair->kind = kind;
     nv_list_init(&pair->waiting);
+    return pair;
 }
 
-void amqp_pair_deinit(amqp_pair *pair)
+static void drop_waiting(amqp_pair *pair)
 {
     for (nv_list *node = nv_list_pop_front(&pair->waiting); node; node = nv_list_pop_front(&pair->waiting)) {
         free(nv_container_of(node, waiting_message, link));
     }
     pair->waiting_count = 0;
     pair->waiting_bytes = 0;
+}
+
+void amqp_pair_free(amqp_pair *pair)
+{
+    if (pair) {
+        drop_waiting(pair);
+        free(pair);
+    }
+}
+
+amqp_device_link *amqp_pair_half(const amqp_pair *pair, bool peer_sends)
+{
+    amqp_pair_link *l = !pair ? NULL : peer_sends ? pair->in : pair->out;
+    return l ? &l->base : NULL;
 }
 
 /* ---- to the device -------------------------------------------------------------------------------------------------
@@ -105,7 +122,7 @@ void amqp_pair_end(amqp_device_link *self)
     amqp_pair *pair = l->pair;
     if (l == pair->out) {
         pair->out = NULL;
-        amqp_pair_deinit(pair);
+        drop_waiting(pair);
         pair->kind->changed(pair);
     } else if (l == pair->in) {
         pair->in = NULL;
@@ -133,6 +150,17 @@ void amqp_pair_detach(amqp_pair *pair, nv_amqp_condition condition, const char *
         detach_one(pair->out, condition, description);
     }
     amqp_device_operation_end(device); /* the device may be gone */
+}
+
+bool amqp_pair_read(nv_amqp_link *link, const nv_amqp_delivery *delivery, nv_amqp_message *message, nv_buf *scratch,
+                    nv_span *body)
+{
+    nv_err err = nv_amqp_message_read(delivery->bytes, message);
+    err = err == NV_OK ? nv_amqp_message_bytes(message, scratch, body) : err;
+    if (err != NV_OK) {
+        amqp_reject_unreadable(link, delivery, NV_E_SYNTAX);
+    }
+    return err == NV_OK;
 }
 
 static bool on_delivery(nv_amqp_link *link, const nv_amqp_delivery *delivery)

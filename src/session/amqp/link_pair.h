@@ -11,7 +11,7 @@
 typedef struct amqp_pair amqp_pair;
 
 typedef struct amqp_pair_kind {
-    /** amqp_device_link.end of this kind: calls amqp_pair_end(). */
+    /** amqp_device_link.end of this kind, by which kinds are told apart: each its own, which calls amqp_pair_end(). */
     void (*end)(amqp_device_link *self);
     /** A message of the device, as nv_amqp_link_ops.delivery. */
     bool (*delivery)(amqp_pair *pair, nv_amqp_link *link, const nv_amqp_delivery *delivery);
@@ -25,7 +25,7 @@ typedef struct amqp_pair_link {
     char *correlation; /* "": none was named */
 } amqp_pair_link;
 
-/** Embedded in what a kind keeps for a device. */
+/** First member of what a kind keeps for a device. */
 struct amqp_pair {
     amqp_device *device;
     const amqp_pair_kind *kind;
@@ -36,9 +36,8 @@ struct amqp_pair {
     size_t waiting_bytes;
 };
 
-void amqp_pair_init(amqp_pair *pair, amqp_device *device, const amqp_pair_kind *kind);
-/** What waits is dropped. */
-void amqp_pair_deinit(amqp_pair *pair);
+/** @param size  bytes of what the kind keeps, zero but for the pair that it begins with */
+amqp_pair *amqp_pair_new(size_t size, amqp_device *device, const amqp_pair_kind *kind);
 /** Accept a link of the pair. A partner that names another pair is detached. */
 void amqp_pair_open(amqp_pair *pair, nv_amqp_link *link);
 /** The body of amqp_pair_kind.end: what waited for the link is dropped. */
@@ -49,6 +48,13 @@ void amqp_pair_end(amqp_device_link *self);
  * nobody is there to be told. A device that lets too much wait loses the pair, in a moment.
  */
 void amqp_pair_send(amqp_pair *pair, nv_span head, nv_span body);
+/**
+ * The message and its body as bytes; one that cannot be read is rejected.
+ * @param scratch  holds the body where it had to be joined
+ * @return false: rejected
+ */
+bool amqp_pair_read(nv_amqp_link *link, const nv_amqp_delivery *delivery, nv_amqp_message *message, nv_buf *scratch,
+                    nv_span *body);
 /** The device leaves answers unread: take no more requests from it. */
 bool amqp_pair_is_full(const amqp_pair *pair);
 /** Detach both of its links. */

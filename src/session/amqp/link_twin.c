@@ -248,9 +248,9 @@ static bool on_delivery(amqp_pair *pair, nv_amqp_link *link, const nv_amqp_deliv
     }
     nv_buf scratch;
     nv_buf_init(&scratch, delivery->bytes.len);
-    nv_err err = nv_amqp_message_read(delivery->bytes, &message);
-    err = err == NV_OK ? nv_amqp_message_bytes(&message, &scratch, &body) : err;
-    if (err != NV_OK || message.properties.correlation_id.len > CORRELATION_MAX) {
+    if (!amqp_pair_read(link, delivery, &message, &scratch, &body)) {
+        /* rejected */
+    } else if (message.properties.correlation_id.len > CORRELATION_MAX) {
         amqp_reject_unreadable(link, delivery, NV_E_SYNTAX);
     } else if (amqp_pair_is_full(pair)) {
         amqp_reject(link, delivery, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED,
@@ -269,7 +269,7 @@ static bool on_delivery(amqp_pair *pair, nv_amqp_link *link, const nv_amqp_deliv
 
 void amqp_twin_deliver(amqp_device *device, const nv_delivery *delivery)
 {
-    struct amqp_twin *t = device->twin;
+    struct amqp_twin *t = twin_of(device->twin);
     uint8_t head_bytes[HEAD_MAX];
     char version[NV_TWIN_VERSION_SIZE];
     nv_span first = NV_SPAN_EMPTY;
@@ -311,22 +311,7 @@ void amqp_open_twin(amqp_server *s, amqp_device *device, nv_amqp_link *link, con
     (void)s;
     (void)address;
     if (!device->twin) {
-        device->twin = nv_calloc(1, sizeof(*device->twin));
-        amqp_pair_init(&device->twin->pair, device, &kind);
+        device->twin = amqp_pair_new(sizeof(struct amqp_twin), device, &kind);
     }
-    amqp_pair_open(&device->twin->pair, link);
-}
-
-amqp_device_link *amqp_twin_link(const amqp_device *device, bool peer_sends)
-{
-    amqp_pair_link *l = !device->twin ? NULL : peer_sends ? device->twin->pair.in : device->twin->pair.out;
-    return l ? &l->base : NULL;
-}
-
-void amqp_twin_free(struct amqp_twin *twin)
-{
-    if (twin) {
-        amqp_pair_deinit(&twin->pair);
-        free(twin);
-    }
+    amqp_pair_open(device->twin, link);
 }

@@ -248,8 +248,8 @@ struct amqp_device {
     nv_claim claim;
     nv_telemetry_client client;       /* initialised by the first telemetry link */
     struct amqp_telemetry *telemetry; /* what the kinds keep; each NULL until its first link */
-    struct amqp_twin *twin;
-    struct amqp_methods *methods;
+    struct amqp_pair *twin;
+    struct amqp_pair *methods;
     struct amqp_devicebound *devicebound;
     nv_list links;       /* amqp_device_link.node: all of them, for eviction */
     nv_list waiting;     /* ATTACHes until the claim is held */
@@ -321,8 +321,7 @@ void amqp_twin_deliver(amqp_device *device, const nv_delivery *delivery);
 void amqp_method_deliver(amqp_device *device, const nv_delivery *delivery);
 /** The device ends: what the kinds keep goes; implemented in the kinds' files. Each is fine with NULL. */
 void amqp_telemetry_free(struct amqp_telemetry *telemetry);
-void amqp_twin_free(struct amqp_twin *twin);
-void amqp_methods_free(struct amqp_methods *methods);
+void amqp_pair_free(struct amqp_pair *pair);
 void amqp_devicebound_free(struct amqp_devicebound *devicebound);
 
 /* ---- messages and records (record.c) -------------------------------------------------------------------------------
