@@ -360,16 +360,26 @@ bool nv_http_find_header(const nv_http_request *request, const char *name, nv_sp
     return find_from(request, name, &at, value);
 }
 
-bool nv_http_next_token(nv_http_tokens *tokens, nv_span *token)
+bool nv_http_next_element(nv_span *list, nv_span *element)
 {
-    while (tokens->_rest.len > 0 || find_from(tokens->request, tokens->name, &tokens->_next, &tokens->_rest)) {
-        nv_span element = nv_span_first(tokens->_rest, nv_span_find(tokens->_rest, ','));
-        tokens->_rest = nv_span_skip(tokens->_rest, element.len + 1);
-        *token = nv_span_trim(element, NV_HTTP_SPACES);
-        if (token->len > 0) {
+    while (list->len > 0) {
+        size_t comma = nv_span_find(*list, ',');
+        *element = nv_span_trim(nv_span_first(*list, comma), NV_HTTP_SPACES);
+        *list = nv_span_skip(*list, comma + 1);
+        if (element->len > 0) {
             return true;
         }
     }
+    return false;
+}
+
+bool nv_http_next_token(nv_http_tokens *tokens, nv_span *token)
+{
+    do {
+        if (nv_http_next_element(&tokens->_rest, token)) {
+            return true;
+        }
+    } while (find_from(tokens->request, tokens->name, &tokens->_next, &tokens->_rest));
     return false;
 }
 

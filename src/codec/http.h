@@ -58,6 +58,13 @@ static inline nv_span nv_http_target(const nv_http_request *request)
 /** The first header called @p name, ignoring case, without white space around it. @return false: absent */
 bool nv_http_find_header(const nv_http_request *request, const char *name, nv_span *value);
 
+/**
+ * The next element of a list such as `keep-alive, Upgrade` that is not empty, without white space around it.
+ * @param list  what is left of it; moved on
+ * @return false: there is none
+ */
+bool nv_http_next_element(nv_span *list, nv_span *element);
+
 /** The elements of a list such as `Connection: keep-alive, Upgrade`, over all headers of that name. */
 typedef struct nv_http_tokens {
     const nv_http_request *request;

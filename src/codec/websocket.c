@@ -95,12 +95,11 @@ static bool read_status(nv_span line, unsigned *status)
 
 static bool lists(nv_span list, const char *token)
 {
-    while (list.len > 0) {
-        size_t comma = nv_span_find(list, ',');
-        if (nv_span_eq_nocase(nv_span_trim(nv_span_first(list, comma), NV_HTTP_SPACES), nv_span_str(token))) {
+    nv_span element;
+    while (nv_http_next_element(&list, &element)) {
+        if (nv_span_eq_nocase(element, nv_span_str(token))) {
             return true;
         }
-        list = nv_span_skip(list, comma + 1);
     }
     return false;
 }
