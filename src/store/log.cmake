@@ -1,5 +1,6 @@
 set(NV_LOG_SOURCES disk.c disk_posix.c log.c log_batch.c log_bench.c log_cache.c log_chunk.c log_format.c log_janitor.c
-    log_pace.c log_pack.c log_place.c log_read.c log_recover.c log_segment.c log_tail.c log_write.c record.c value_text.c)
+    log_pace.c log_pack.c log_place.c log_read.c log_recover.c log_segment.c log_slab.c log_tail.c log_write.c record.c
+    value_text.c)
 nv_library(nv_log SOURCES ${NV_LOG_SOURCES} DEPS nv_base)
 if(BUILD_TESTING)
     # The same log without a single sync: the power-cut suite must fail on it, or it proves nothing.

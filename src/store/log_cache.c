@@ -1,19 +1,12 @@
 #include "store/log_cache.h"
 
-#include <stdlib.h>
-
 static void drop_oldest(nv_log_cache *cache)
 {
-    nv_tail_block *block = cache->slots[0].piece.block;
-    cache->held -= block->capacity;
+    nv_log_slab *slab = cache->slots[0].piece.slab;
+    cache->held -= slab->capacity;
     cache->count--;
     memmove(&cache->slots[0], &cache->slots[1], cache->count * sizeof(cache->slots[0]));
-    bool last = atomic_load_explicit(&block->refs, memory_order_acquire) == 1; /* nobody can take another */
-    if (last && !cache->spare && block->capacity == NV_TAIL_BLOCK) {
-        cache->spare = block;
-    } else {
-        nv_tail_block_release(block);
-    }
+    nv_log_slab_spare(slab, &cache->spare);
 }
 
 bool nv_log_cache_renew_locked(nv_log_cache *cache, uint64_t rollbacks)
@@ -31,7 +24,7 @@ bool nv_log_cache_find(const nv_log_cache *cache, const nv_segment_header *file,
         if (slot->piece.first_commit <= commit && commit < slot->piece.next_commit && slot->segment == file->number &&
             slot->generation == file->generation) {
             *out = *slot;
-            nv_tail_block_ref(out->piece.block);
+            nv_log_slab_ref(out->piece.slab);
             return true;
         }
     }
@@ -47,35 +40,29 @@ size_t nv_log_cache_next_to_go(const nv_log_cache *cache)
 {
     size_t count = 0;
     for (size_t held = cache->held; count < cache->count && held + NV_LOG_CACHE_COMMIT > cache->most; count++) {
-        held -= cache->slots[count].piece.block->capacity;
+        held -= cache->slots[count].piece.slab->capacity;
     }
     return count || cache->count < NV_LOG_CACHE_SLOTS ? count : 1;
 }
 
-nv_tail_block *nv_log_cache_block(nv_log_cache *cache, size_t bytes)
+nv_log_slab *nv_log_cache_slab(nv_log_cache *cache, size_t bytes)
 {
-    size_t capacity = bytes > NV_TAIL_BLOCK / 2 && bytes < NV_TAIL_BLOCK ? NV_TAIL_BLOCK : bytes;
+    size_t capacity = bytes > NV_LOG_SLAB_BYTES / 2 && bytes < NV_LOG_SLAB_BYTES ? NV_LOG_SLAB_BYTES : bytes;
     while (is_full(cache, capacity)) {
         drop_oldest(cache);
     }
-    nv_tail_block *block = capacity == NV_TAIL_BLOCK ? cache->spare : NULL;
-    if (block) {
+    nv_log_slab *slab = capacity == NV_LOG_SLAB_BYTES ? cache->spare : NULL;
+    if (slab) {
         cache->spare = NULL;
-        return block;
+        return slab;
     }
-    block = malloc(sizeof(*block) + capacity);
-    if (block) {
-        atomic_init(&block->refs, 1);
-        block->id = 0;
-        block->capacity = capacity;
-    }
-    return block;
+    return nv_log_slab_new(capacity);
 }
 
 void nv_log_cache_keep(nv_log_cache *cache, const nv_log_cached *piece)
 {
-    nv_tail_block_ref(piece->piece.block);
-    cache->held += piece->piece.block->capacity;
+    nv_log_slab_ref(piece->piece.slab);
+    cache->held += piece->piece.slab->capacity;
     cache->slots[cache->count++] = *piece;
 }
 
@@ -89,6 +76,6 @@ void nv_log_cache_drop(nv_log_cache *cache)
     while (cache->count) {
         drop_oldest(cache);
     }
-    nv_tail_block_release(cache->spare);
+    nv_log_slab_release(cache->spare);
     cache->spare = NULL;
 }

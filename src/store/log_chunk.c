@@ -5,7 +5,7 @@
 struct nv_log_chunk {
     _Atomic unsigned refs;
     nv_log_filter want;
-    nv_tail_block *block; /* a reference */
+    nv_log_slab *slab; /* a reference */
     size_t start;
     size_t end;
     /* the iteration */
@@ -17,7 +17,7 @@ struct nv_log_chunk {
     uint8_t device[]; /* want.device_id */
 };
 
-nv_log_chunk *nv_log_chunk_new(const nv_log_filter *want, nv_tail_block *block, size_t start, size_t end)
+nv_log_chunk *nv_log_chunk_new(const nv_log_filter *want, nv_log_slab *slab, size_t start, size_t end)
 {
     nv_log_chunk *chunk = calloc(1, sizeof(*chunk) + want->device_id.len);
     if (!chunk) {
@@ -29,7 +29,7 @@ nv_log_chunk *nv_log_chunk_new(const nv_log_filter *want, nv_tail_block *block, 
         memcpy(chunk->device, want->device_id.ptr, want->device_id.len);
         chunk->want.device_id.ptr = chunk->device;
     }
-    chunk->block = block;
+    chunk->slab = slab;
     chunk->start = start;
     chunk->end = end;
     chunk->at = start;
@@ -44,7 +44,7 @@ void nv_log_chunk_ref(nv_log_chunk *chunk)
 void nv_log_chunk_release(nv_log_chunk *chunk)
 {
     if (chunk && atomic_fetch_sub(&chunk->refs, 1) == 1) {
-        nv_tail_block_release(chunk->block);
+        nv_log_slab_release(chunk->slab);
         free(chunk);
     }
 }
@@ -100,7 +100,7 @@ static bool next_run(nv_log_chunk *chunk)
         if (chunk->at >= chunk->end) {
             return false;
         }
-        const uint8_t *commit = chunk->block->bytes + chunk->at; /* verified when it was read */
+        const uint8_t *commit = chunk->slab->bytes + chunk->at; /* verified when it was read */
         chunk->runs = nv_span_of(commit + NV_COMMIT_HEADER, nv_load_u32_le(commit + 16));
         chunk->at += nv_load_u32_le(commit + 20);
     }

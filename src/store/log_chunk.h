@@ -20,9 +20,9 @@ typedef struct nv_log_filter {
 uint64_t nv_log_filter_count(const nv_log_filter *want, const uint8_t *commit);
 
 /**
- * A chunk of the commits from @p start to @p end in a block, verified and whole. It takes the caller's reference to the
- * block, but not when it fails. @return NULL no memory
+ * A chunk of the commits from @p start to @p end in a slab, verified and whole. It takes the caller's reference to the
+ * slab, but not when it fails. @return NULL no memory
  */
-NV_NODISCARD nv_log_chunk *nv_log_chunk_new(const nv_log_filter *want, nv_tail_block *block, size_t start, size_t end);
+NV_NODISCARD nv_log_chunk *nv_log_chunk_new(const nv_log_filter *want, nv_log_slab *slab, size_t start, size_t end);
 
 #endif

@@ -30,9 +30,9 @@ enum {
  * @param at  a commit of the piece that is not behind next_commit; moved to the first that is not handed out
  * @return false when short of memory: nothing has moved. True with *out NULL: nothing wanted in there, moved on
  */
-static bool take_commits(nv_log_reader *r, const nv_tail_piece *piece, size_t *at, nv_log_chunk **out)
+static bool take_commits(nv_log_reader *r, const nv_log_piece *piece, size_t *at, nv_log_chunk **out)
 {
-    const uint8_t *bytes = piece->block->bytes;
+    const uint8_t *bytes = piece->slab->bytes;
     size_t start = *at;
     while (start < piece->end && nv_load_u64_le(bytes + start + 8) < r->next_commit) {
         start += nv_load_u32_le(bytes + start + 20);
@@ -45,9 +45,9 @@ static bool take_commits(nv_log_reader *r, const nv_tail_piece *piece, size_t *a
         next = nv_load_u64_le(bytes + end + 8) + 1;
         end += nv_load_u32_le(bytes + end + 20);
     }
-    *out = records ? nv_log_chunk_new(&r->want, piece->block, start, end) : NULL;
+    *out = records ? nv_log_chunk_new(&r->want, piece->slab, start, end) : NULL;
     if (!*out) {
-        nv_tail_block_release(piece->block);
+        nv_log_slab_release(piece->slab);
         if (records) {
             return false;
         }
@@ -61,11 +61,11 @@ static bool take_commits(nv_log_reader *r, const nv_tail_piece *piece, size_t *a
 /** Verify what was read: commits, and at the end perhaps a part of one. @param need  bytes, when that is the first */
 static nv_err verify(nv_log_cached *read, size_t got, size_t *need)
 {
-    nv_tail_piece *piece = &read->piece;
+    nv_log_piece *piece = &read->piece;
     nv_commit commit;
     nv_err err = NV_OK;
     while (piece->end < got) {
-        err = nv_commit_decode(nv_span_of(piece->block->bytes + piece->end, got - piece->end), read->generation,
+        err = nv_commit_decode(nv_span_of(piece->slab->bytes + piece->end, got - piece->end), read->generation,
                                read->position + piece->end, &commit);
         if (err != NV_OK) {
             *need = commit.disk_bytes > NV_COMMIT_HEADER ? commit.disk_bytes : NV_COMMIT_HEADER;
@@ -88,26 +88,26 @@ static void read_ahead(nv_log_reader *r, nv_segment *segment, uint64_t limit)
     }
 }
 
-/** Read on to @p want bytes of the block; @p got of them are there. */
+/** Read on to @p want bytes of the slab; @p got of them are there. */
 static nv_err read_on(nv_segment *segment, nv_log_cached *read, size_t want, size_t *got)
 {
     size_t more = 0;
     nv_err err =
-        nv_file_read(segment->read_file, read->piece.block->bytes + *got, want - *got, read->position + *got, &more);
+        nv_file_read(segment->read_file, read->piece.slab->bytes + *got, want - *got, read->position + *got, &more);
     *got += more;
     return err;
 }
 
-/** Make the block that was read larger, for the commit that it starts with. */
+/** Make the slab that was read larger, for the commit that it starts with. */
 static nv_err grow(nv_log_cache *cache, nv_log_cached *read, size_t got, size_t need)
 {
-    nv_tail_block *block = nv_log_cache_block(cache, need);
-    if (!block) {
+    nv_log_slab *slab = nv_log_cache_slab(cache, need);
+    if (!slab) {
         return NV_E_NO_MEMORY;
     }
-    memcpy(block->bytes, read->piece.block->bytes, got);
-    nv_tail_block_release(read->piece.block);
-    read->piece.block = block;
+    memcpy(slab->bytes, read->piece.slab->bytes, got);
+    nv_log_slab_release(read->piece.slab);
+    read->piece.slab = slab;
     return NV_OK;
 }
 
@@ -118,11 +118,11 @@ static nv_err read_file(nv_log *log, nv_log_reader *r, nv_segment *segment, uint
     size_t want = left < r->chunk_bytes ? (size_t)left : r->chunk_bytes;
     size_t got = 0;
     size_t need = 0;
-    *out = (nv_log_cached){.piece = {.block = nv_log_cache_block(&log->cache, want)},
+    *out = (nv_log_cached){.piece = {.slab = nv_log_cache_slab(&log->cache, want)},
                            .segment = segment->header.number,
                            .generation = segment->header.generation,
                            .position = r->position};
-    if (!out->piece.block) {
+    if (!out->piece.slab) {
         return NV_E_NO_MEMORY;
     }
     nv_err err = read_on(segment, out, want, &got);
@@ -142,7 +142,7 @@ static nv_err read_file(nv_log *log, nv_log_reader *r, nv_segment *segment, uint
         nv_log_cache_keep(&log->cache, out);
         return NV_OK;
     }
-    nv_tail_block_release(out->piece.block);
+    nv_log_slab_release(out->piece.slab);
     return err == NV_E_MORE ? NV_E_CORRUPT : err;
 }
 
@@ -166,14 +166,14 @@ static nv_err read_at(nv_log *log, nv_log_reader *r, nv_segment *segment, uint64
  * A piece that goes when the next ones are read and that a reader has yet to pass, or NULL. One that has not asked for
  * long has a consumer that is slow or has stopped: nobody waits for it.
  */
-static const nv_tail_piece *held_back_locked(nv_log *log, int64_t now_us)
+static const nv_log_piece *held_back_locked(nv_log *log, int64_t now_us)
 {
     size_t going = nv_log_cache_next_to_go(&log->cache);
     for (nv_list *node = log->behind.next; going && node != &log->behind; node = node->next) {
         const nv_log_reader *other = nv_container_of(node, nv_log_reader, behind_link);
         uint64_t next = other->next_commit;
         for (size_t i = 0; i < going && now_us - other->served_us < ACTIVE_US; i++) {
-            const nv_tail_piece *piece = &log->cache.slots[i].piece;
+            const nv_log_piece *piece = &log->cache.slots[i].piece;
             if (next >= piece->first_commit && next < piece->next_commit) {
                 return piece;
             }
@@ -193,7 +193,7 @@ static bool must_wait(nv_log *log, nv_log_reader *r)
     }
     int64_t now_us = nv_mono_us(nv_clock_system());
     pthread_mutex_lock(&log->lock);
-    const nv_tail_piece *oldest = held_back_locked(log, now_us);
+    const nv_log_piece *oldest = held_back_locked(log, now_us);
     bool ahead = oldest && r->next_commit >= oldest->next_commit;
     pthread_mutex_unlock(&log->lock);
     if (ahead) {
@@ -254,14 +254,14 @@ static void judge_distance(nv_log *log, nv_log_reader *r, uint64_t limit)
 }
 
 /** The piece of the tail that holds next_commit, with a reference. */
-static bool find_in_tail(nv_log *log, nv_log_reader *r, nv_tail_piece *out)
+static bool find_in_tail(nv_log *log, nv_log_reader *r, nv_log_piece *out)
 {
     pthread_mutex_lock(&log->lock);
     nv_log_reader_heed_rollback_locked(log, r);
-    const nv_tail_piece *piece = r->near ? nv_tail_find_locked(&log->tail, r->next_commit) : NULL;
+    const nv_log_piece *piece = r->near ? nv_tail_find_locked(&log->tail, r->next_commit) : NULL;
     if (piece) {
         *out = *piece;
-        nv_tail_block_ref(out->block);
+        nv_log_slab_ref(out->slab);
         nv_log_reader_set_behind_locked(log, r, false);
     }
     pthread_mutex_unlock(&log->lock);
@@ -271,11 +271,11 @@ static bool find_in_tail(nv_log *log, nv_log_reader *r, nv_tail_piece *out)
 /** @return false when the tail does not hold next_commit. True with *out NULL: nothing wanted in there, moved on */
 static bool read_tail(nv_log *log, nv_log_reader *r, nv_log_chunk **out)
 {
-    nv_tail_piece piece;
+    nv_log_piece piece;
     if (!find_in_tail(log, r, &piece)) {
         return false;
     }
-    uint64_t id = piece.block->id;
+    uint64_t id = piece.slab->id;
     bool known = id == r->tail_id && r->tail_at >= piece.start && r->tail_at < piece.end;
     size_t at = known ? r->tail_at : piece.start;
     if (!take_commits(r, &piece, &at, out)) {

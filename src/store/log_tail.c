@@ -1,37 +1,19 @@
 #include "store/log_tail.h"
 
-#include <stdlib.h>
-
-void nv_tail_block_ref(nv_tail_block *block)
-{
-    atomic_fetch_add_explicit(&block->refs, 1, memory_order_relaxed);
-}
-
-void nv_tail_block_release(nv_tail_block *block)
-{
-    if (block && atomic_fetch_sub_explicit(&block->refs, 1, memory_order_acq_rel) == 1) {
-        free(block);
-    }
-}
-
 /* ---- the writer's side ------------------------------------------------------------------------------------ */
 
-static nv_tail_block *new_block(nv_tail *tail, size_t need)
+static nv_log_slab *new_slab(nv_tail *tail, size_t need)
 {
-    nv_tail_block *block = tail->spare;
-    if (block && block->capacity >= need) {
+    nv_log_slab *slab = tail->spare;
+    if (slab && slab->capacity >= need) {
         tail->spare = NULL;
     } else {
-        size_t capacity = need > NV_TAIL_BLOCK ? need : NV_TAIL_BLOCK;
-        block = malloc(sizeof(*block) + capacity);
-        if (!block) {
-            return NULL;
-        }
-        block->capacity = capacity;
-        atomic_init(&block->refs, 1);
+        slab = nv_log_slab_new(need > NV_LOG_SLAB_BYTES ? need : NV_LOG_SLAB_BYTES);
     }
-    block->id = ++tail->next_id;
-    return block;
+    if (slab) {
+        slab->id = ++tail->next_id;
+    }
+    return slab;
 }
 
 void nv_tail_prepare(nv_tail *tail, const uint8_t *commit)
@@ -39,8 +21,8 @@ void nv_tail_prepare(nv_tail *tail, const uint8_t *commit)
     size_t used = NV_COMMIT_HEADER + (size_t)nv_load_u32_le(commit + 16);
     size_t size = (size_t)nv_align_up(used, NV_LOG_DENSE_ALIGN);
     if (!tail->open || tail->open_used + size > tail->open->capacity) {
-        nv_tail_block_release(tail->open);
-        tail->open = new_block(tail, size);
+        nv_log_slab_release(tail->open);
+        tail->open = new_slab(tail, size);
         tail->open_used = 0;
     }
     if (!tail->open || tail->ready_count == NV_TAIL_PIECES) {
@@ -50,22 +32,22 @@ void nv_tail_prepare(nv_tail *tail, const uint8_t *commit)
     uint64_t index = nv_load_u64_le(commit + 8);
     memcpy(at, commit, used);
     nv_store_u32_le(at + 20, (uint32_t)size);
-    nv_tail_piece *last = tail->ready_count ? &tail->ready[tail->ready_count - 1] : NULL;
-    if (last && last->block == tail->open && last->next_commit == index) {
+    nv_log_piece *last = tail->ready_count ? &tail->ready[tail->ready_count - 1] : NULL;
+    if (last && last->slab == tail->open && last->next_commit == index) {
         last->end += size;
         last->next_commit++;
     } else {
-        nv_tail_block_ref(tail->open);
+        nv_log_slab_ref(tail->open);
         tail->ready[tail->ready_count++] =
-            (nv_tail_piece){tail->open, tail->open_used, tail->open_used + size, index, index + 1};
+            (nv_log_piece){tail->open, tail->open_used, tail->open_used + size, index, index + 1};
     }
     tail->open_used += size;
 }
 
 static void drop_oldest_locked(nv_tail *tail)
 {
-    tail->held -= tail->slots[0].block->capacity;
-    tail->gone[tail->gone_count++] = tail->slots[0].block;
+    tail->held -= tail->slots[0].slab->capacity;
+    tail->gone[tail->gone_count++] = tail->slots[0].slab;
     tail->count--;
     memmove(&tail->slots[0], &tail->slots[1], tail->count * sizeof(tail->slots[0]));
 }
@@ -77,23 +59,23 @@ void nv_tail_drop_locked(nv_tail *tail)
     }
 }
 
-static void push_locked(nv_tail *tail, const nv_tail_piece *piece)
+static void push_locked(nv_tail *tail, const nv_log_piece *piece)
 {
-    nv_tail_piece *last = tail->count ? &tail->slots[tail->count - 1] : NULL;
+    nv_log_piece *last = tail->count ? &tail->slots[tail->count - 1] : NULL;
     if (last && last->next_commit != piece->first_commit) {
         nv_tail_drop_locked(tail);
         last = NULL;
     }
-    if (last && last->block == piece->block && last->end == piece->start) {
+    if (last && last->slab == piece->slab && last->end == piece->start) {
         last->end = piece->end;
         last->next_commit = piece->next_commit;
-        tail->gone[tail->gone_count++] = piece->block; /* the slot has its reference already */
+        tail->gone[tail->gone_count++] = piece->slab; /* the slot has its reference already */
         return;
     }
-    while (tail->count == NV_TAIL_SLOTS || (tail->count && tail->held + piece->block->capacity > NV_TAIL_BYTES)) {
+    while (tail->count == NV_TAIL_SLOTS || (tail->count && tail->held + piece->slab->capacity > NV_TAIL_BYTES)) {
         drop_oldest_locked(tail);
     }
-    tail->held += piece->block->capacity;
+    tail->held += piece->slab->capacity;
     tail->slots[tail->count++] = *piece;
 }
 
@@ -111,18 +93,12 @@ void nv_tail_publish_locked(nv_tail *tail)
 void nv_tail_release(nv_tail *tail)
 {
     for (size_t i = 0; i < tail->gone_count; i++) {
-        nv_tail_block *block = tail->gone[i];
-        bool last = atomic_load_explicit(&block->refs, memory_order_acquire) == 1; /* nobody can take another */
-        if (last && !tail->spare && block->capacity == NV_TAIL_BLOCK) {
-            tail->spare = block;
-        } else {
-            nv_tail_block_release(block);
-        }
+        nv_log_slab_spare(tail->gone[i], &tail->spare);
     }
     tail->gone_count = 0;
     if (atomic_load_explicit(&tail->users, memory_order_relaxed) == 0) {
-        nv_tail_block_release(tail->open);
-        nv_tail_block_release(tail->spare);
+        nv_log_slab_release(tail->open);
+        nv_log_slab_release(tail->spare);
         tail->open = NULL;
         tail->spare = NULL;
     }
@@ -137,7 +113,7 @@ void nv_tail_deinit(nv_tail *tail)
 
 /* ---- the readers' side ------------------------------------------------------------------------------------ */
 
-const nv_tail_piece *nv_tail_find_locked(const nv_tail *tail, uint64_t commit)
+const nv_log_piece *nv_tail_find_locked(const nv_tail *tail, uint64_t commit)
 {
     for (size_t i = tail->count; i-- > 0 && tail->slots[i].next_commit > commit;) {
         if (tail->slots[i].first_commit <= commit) {
