@@ -281,7 +281,8 @@ nv_sas_fault nv_sas_check_entity(const nv_sas *sas, nv_sas_hosts hosts, nv_span 
     }
     for (size_t i = 0; i < wanted; i++) {
         if (!next_segment(&rest, &segment)) {
-            return by_policy ? NV_SAS_NONE : NV_SAS_TOO_WIDE;
+            /* The key is the proof of who it is, even of one that signs for the hub as a whole. */
+            return by_policy || i < 2 ? NV_SAS_NONE : NV_SAS_TOO_WIDE;
         }
         bool exact = path[i].id && by_policy;
         if (!(exact ? nv_span_eq(segment, path[i].name) : nv_span_eq_nocase(segment, path[i].name))) {

@@ -36,7 +36,7 @@
     X(OTHER_DEVICE, "other_device", "sr names another device")                                                         \
     X(OTHER_MODULE, "other_module", "sr names another module, or a module where the device itself connects")           \
     X(OTHER_RESOURCE, "other_resource", "sr does not cover what was asked for")                                        \
-    X(TOO_WIDE, "too_wide", "sr is wider than the key that signed it: only a policy (skn) may open more than one")     \
+    X(TOO_WIDE, "too_wide", "sr names a device where its module connects: only a policy (skn) may open more than one") \
     X(SIGNATURE, "signature", "the signature does not fit: wrong key, or sr and se changed after signing")
 
 typedef enum nv_sas_fault {
@@ -79,9 +79,9 @@ typedef struct nv_sas_hosts {
 
 /**
  * Does the resource open the device, or the module when @p module is not empty? The host compares without case to any
- * alias, with or without `:port`. Without a policy, sr must name exactly the entity (text behind it is forgiven,
- * mqtt.md 3.1), ids without case since the entity's own key is the proof; with a policy, any whole-segment prefix
- * will do (`{host}`, `{host}/devices`), ids byte for byte.
+ * alias, with or without `:port`. Without a policy, sr names the entity (text behind it is forgiven, mqtt.md 3.1), ids
+ * without case since the entity's own key is the proof, or none at all (`{host}`, `{host}/devices`: http-hub.md 2.1;
+ * Go's iothub signs its device tokens so); with a policy, any whole-segment prefix will do, ids byte for byte.
  */
 NV_NODISCARD nv_sas_fault nv_sas_check_entity(const nv_sas *sas, nv_sas_hosts hosts, nv_span device, nv_span module);
 

@@ -84,6 +84,9 @@ def refusals(hub, device, key, resource):
         d = device(**options)
         assert d.code == 5, (name, d.code)
         d.must_be_closed()
+    d = device(username=HOST + "/d1/api-version=2019-03-30", password=sas(HOST, key))  # as Go's iothub does
+    assert d.code == 0, d.code
+    d.quit()
     policies = hub.json("hub", "show")["policies"]
     d = device(password=sas(resource, policies["device"]["primaryKey"], policy="device"))
     assert d.code == 0, d.code
