@@ -1,7 +1,9 @@
-/* Direct methods over MQTT (mqtt.md section 9). The $rid of a request is the number of the call, in hexadecimal. */
+/*
+ * Direct methods over MQTT (mqtt.md section 9). The $rid of a request is the number of the call, in decimal: to most
+ * clients it is any text, but some read a number (Go's iothub does).
+ */
 #include "session/mqtt_device_internal.h"
 
-#include "codec/hex.h"
 #include "core/method.h"
 
 #include <inttypes.h>
@@ -13,32 +15,16 @@ void mqtt_send_method(mqtt_device *m, const nv_delivery *delivery)
     if (mqtt_subscription_qos(m, NV_FILTER_METHODS) < 0) {
         return; /* unsubscribed while it was on its way: the caller's time runs out */
     }
-    int len = snprintf(topic, sizeof(topic), "$iothub/methods/POST/%.*s/?$rid=%" PRIx64,
+    int len = snprintf(topic, sizeof(topic), "$iothub/methods/POST/%.*s/?$rid=%" PRIu64,
                        NV_SPAN_ARG(nv_span_first(delivery->name, NV_METHOD_NAME_MAX)), delivery->call);
     static const nv_span null = NV_SPAN_LIT("null"); /* Node answers 400 to an empty body */
     mqtt_send(m, nv_span_of(topic, (size_t)len), delivery->body.len > 0 ? delivery->body : null);
 }
 
-static bool parse_call(nv_span rid, uint64_t *call)
-{
-    *call = 0;
-    if (rid.len == 0 || rid.len > 16) {
-        return false;
-    }
-    for (size_t i = 0; i < rid.len; i++) {
-        int digit = nv_hex_digit(rid.ptr[i]);
-        if (digit < 0) {
-            return false;
-        }
-        *call = *call << 4 | (uint64_t)digit;
-    }
-    return true;
-}
-
 void mqtt_on_method_answer(mqtt_device *m, const nv_topic *topic, nv_span payload)
 {
     uint64_t call = 0;
-    if (parse_call(topic->rid, &call)) {
+    if (nv_span_to_u64(topic->rid, &call)) {
         nv_method_answer(&m->claim, call, topic->status, payload);
         return;
     }
