@@ -200,16 +200,23 @@ static void test_plain_of_policies(void **state)
         bool as_text;
         bool service;
         bool device;
+        const char *named; /* the policy of the user name, where it is another */
     } rows[] = {
-        {"iothubowner", "hub.test", false, true, true}, {"iothubowner", "hub.test", true, true, true},
-        {"service", "hub.test", false, true, false},    {"service", "sb://hub.test/", false, true, false},
-        {"device", "hub.test", false, false, true},     {"registryRead", "hub.test", false, false, false},
+        {"iothubowner", "hub.test", false, true, true, NULL},
+        {"iothubowner", "hub.test", true, true, true, NULL},
+        {"service", "hub.test", false, true, false, NULL},
+        {"service", "sb://hub.test/", false, true, false, NULL},
+        {"device", "hub.test", false, false, true, NULL},
+        {"registryRead", "hub.test", false, false, false, NULL},
+        /* The C SDK's service client is always called iothubowner; its token says who it is. */
+        {"service", "hub.test", false, true, false, "iothubowner"},
+        {"registryRead", "hub.test", false, false, false, "iothubowner"},
     };
     amqp_rig *rig = amqp_rig_new(NULL);
     amqp_rig_add(rig, "d1", NULL);
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         char user[100];
-        (void)snprintf(user, sizeof(user), "%s@sas.root.hub", rows[i].policy);
+        (void)snprintf(user, sizeof(user), "%s@sas.root.hub", rows[i].named ? rows[i].named : rows[i].policy);
         amqp_client_options options = {.mechanism = "PLAIN",
                                        .user = user,
                                        .password = amqp_rig_token(rig, &(amqp_token){.resource = rows[i].resource,
@@ -227,7 +234,11 @@ static void test_plain_of_policies(void **state)
         const char *user;
         amqp_token token;
     } bad[] = {
-        {"service@sas.root.hub", {.resource = "hub.test", .policy = "iothubowner"}}, /* another policy's */
+        {"service@sas.root.hub",
+         {.resource = "hub.test", .policy = "iothubowner"}}, /* another policy's, that opens more */
+        {"service@sas.root.hub", {.resource = "hub.test", .policy = "device"}},
+        {"nobody@sas.root.hub", {.resource = "hub.test", .policy = "service"}},
+        {"iothubowner@sas.root.hub", {.resource = "hub.test", .policy = "service", .key = &amqp_rig_key}},
         {"service@sas.root.hub", {.resource = "hub.test", .policy = "service", .key = &amqp_rig_key}},
         {"service@sas.root.hub", {.resource = "hub.test", .policy = "service", .ttl_s = -1}},
         {"service@sas.root.other", {.resource = "hub.test", .policy = "service"}},
