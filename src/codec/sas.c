@@ -262,6 +262,23 @@ static bool next_segment(nv_span *rest, nv_span *segment)
     return true;
 }
 
+/** Is @p encoded the percent-encoding, in any spelling, of @p text? */
+static bool eq_encoded(nv_span text, nv_span encoded, bool nocase)
+{
+    uint8_t memory[NV_SAS_TEXT_MAX_BYTES];
+    nv_writer decoded = nv_writer_of(memory, sizeof(memory));
+    if (nv_percent_decode(encoded, &decoded) != NV_OK) {
+        return false;
+    }
+    return nocase ? nv_span_eq_nocase(text, nv_writer_span(&decoded)) : nv_span_eq(text, nv_writer_span(&decoded));
+}
+
+/** Without a policy the entity's own key is the proof; .NET encodes ids before it encodes the whole of sr. */
+static bool is_own_id(nv_span segment, nv_span id)
+{
+    return nv_span_eq_nocase(segment, id) || eq_encoded(id, segment, true);
+}
+
 nv_sas_fault nv_sas_check_entity(const nv_sas *sas, nv_sas_hosts hosts, nv_span device, nv_span module)
 {
     bool by_policy = sas->policy.len > 0;
@@ -284,8 +301,10 @@ nv_sas_fault nv_sas_check_entity(const nv_sas *sas, nv_sas_hosts hosts, nv_span 
             /* The key is the proof of who it is, even of one that signs for the hub as a whole. */
             return by_policy || i < 2 ? NV_SAS_NONE : NV_SAS_TOO_WIDE;
         }
-        bool exact = path[i].id && by_policy;
-        if (!(exact ? nv_span_eq(segment, path[i].name) : nv_span_eq_nocase(segment, path[i].name))) {
+        bool same = !path[i].id ? nv_span_eq_nocase(segment, path[i].name)
+                    : by_policy ? nv_span_eq(segment, path[i].name)
+                                : is_own_id(segment, path[i].name);
+        if (!same) {
             return path[i].fault;
         }
     }
@@ -293,17 +312,6 @@ nv_sas_fault nv_sas_check_entity(const nv_sas *sas, nv_sas_hosts hosts, nv_span 
     bool names_module = wanted == 2 && next_segment(&rest, &segment) &&
                         nv_span_eq_nocase(segment, nv_span_str("modules")) && rest.len > 0;
     return names_module ? NV_SAS_OTHER_MODULE : NV_SAS_NONE;
-}
-
-/** Is @p encoded the percent-encoding, in any spelling, of @p text? */
-static bool eq_encoded(nv_span text, nv_span encoded, bool nocase)
-{
-    uint8_t memory[NV_SAS_TEXT_MAX_BYTES];
-    nv_writer decoded = nv_writer_of(memory, sizeof(memory));
-    if (nv_percent_decode(encoded, &decoded) != NV_OK) {
-        return false;
-    }
-    return nocase ? nv_span_eq_nocase(text, nv_writer_span(&decoded)) : nv_span_eq(text, nv_writer_span(&decoded));
 }
 
 nv_sas_fault nv_sas_check_path(const nv_sas *sas, nv_sas_hosts hosts, nv_span path)

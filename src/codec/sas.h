@@ -80,8 +80,9 @@ typedef struct nv_sas_hosts {
 /**
  * Does the resource open the device, or the module when @p module is not empty? The host compares without case to any
  * alias, with or without `:port`. Without a policy, sr names the entity (text behind it is forgiven, mqtt.md 3.1), ids
- * without case since the entity's own key is the proof, or none at all (`{host}`, `{host}/devices`: http-hub.md 2.1;
- * Go's iothub signs its device tokens so); with a policy, any whole-segment prefix will do, ids byte for byte.
+ * without case and percent-encoded or not since the entity's own key is the proof, or none at all (`{host}`,
+ * `{host}/devices`: http-hub.md 2.1; Go's iothub signs its device tokens so); with a policy, any whole-segment prefix
+ * will do, ids byte for byte.
  */
 NV_NODISCARD nv_sas_fault nv_sas_check_entity(const nv_sas *sas, nv_sas_hosts hosts, nv_span device, nv_span module);
 

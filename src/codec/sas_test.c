@@ -170,6 +170,13 @@ static void resources_of_devices_and_modules(void **state)
         {"myhub/devices/d/modules/n", "", "m", NV_SAS_OTHER_MODULE},
         {"myhub/devices/d", "", "m", NV_SAS_TOO_WIDE}, /* signed with a device's key for its module */
         {"myhub/devices/e/modules/m", "", "m", NV_SAS_OTHER_DEVICE},
+        {"myhub/devices/%64", "", "", NV_SAS_NONE}, /* .NET encodes ids, and then all of it (amqp.md section 2.3) */
+        {"myhub/devices/%64/modules/%6d", "", "m", NV_SAS_NONE},
+        {"myhub/devices/%65", "", "", NV_SAS_OTHER_DEVICE},
+        {"myhub/devices/%6", "", "", NV_SAS_OTHER_DEVICE},
+        {"myhub/devices/%2564", "", "", NV_SAS_OTHER_DEVICE},
+        {"myhub/devices/d%2Fmodules%2Fm", "", "m", NV_SAS_OTHER_DEVICE},
+        {"myhub/devices/%64", "device", "", NV_SAS_OTHER_DEVICE}, /* a policy may be for the device "%64" */
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
         uint8_t memory[512];
