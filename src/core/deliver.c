@@ -102,6 +102,9 @@ static void deliver_on_loop(nv_task *task)
     nv_delivery *delivery = nv_container_of(task, nv_delivery, _task);
     nv_claim *claim = delivery->_claim;
     if (claim->_state == NV_CLAIM_HELD) {
+        if (delivery->kind == NV_DELIVER_DESIRED) {
+            claim->twin_told.desired = delivery->version;
+        }
         claim->deliver(claim, delivery);
     }
     free(delivery);

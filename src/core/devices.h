@@ -41,6 +41,12 @@ typedef struct nv_delivery {
     uint8_t _bytes[];
 } nv_delivery;
 
+/** The latest versions of its twin's sections that a connection was told; 0: none. Thread: the session's loop. */
+typedef struct nv_twin_told {
+    uint64_t desired;
+    uint64_t reported;
+} nv_twin_told;
+
 typedef enum nv_claim_state { NV_CLAIM_IDLE, NV_CLAIM_ASKED, NV_CLAIM_HELD, NV_CLAIM_RELEASED } nv_claim_state;
 
 /** Embedded in the session. Thread: the session's loop; the table behind it lives on the shard's loop. */
@@ -61,8 +67,9 @@ typedef struct nv_claim {
      * has a claim */
     bool session_present;
     uint8_t subscription_count;
-    bool _operated; /* private to the session's loop: nv_claim_operated was called */
-    nv_err status;  /* NV_OK or NV_E_IO */
+    bool _operated;         /* private to the session's loop: nv_claim_operated was called */
+    nv_err status;          /* NV_OK or NV_E_IO */
+    nv_twin_told twin_told; /* for its nv_twin_request; what is delivered counts by itself */
     nv_subscription subscriptions[NV_SUBSCRIPTIONS_MAX];
     /* private: the session's loop */
     nv_claim_state _state;

@@ -79,6 +79,11 @@ typedef struct nv_twin_request {
     uint64_t etag;    /* of NV_IF_ETAG */
     bool has_version; /* REPORTED: only when reported.$version is @p version */
     uint64_t version;
+    /**
+     * Of the connection that asks (GET, REPORTED), NULL: nobody keeps count. No GET is answered with a section that is
+     * older than what this connection was told meanwhile, however long its read took. Alive until done; on its loop.
+     */
+    nv_twin_told *told;
     void (*done)(struct nv_twin_request *request); /* on the loop that asked, never from within the call */
     void *arg;
     /* out */

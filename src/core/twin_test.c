@@ -611,6 +611,48 @@ static void notices_go_by_the_shard(void **state)
     nv_exec_queue_deinit(&queue);
 }
 
+/* The read of a GET is done before a change, its answer comes behind the notification of that change. */
+static void an_answer_is_not_older_than_what_was_told(void **state)
+{
+    rig *w = *state;
+    nv_exec_queue queue; /* of the connection, which is busy with something else */
+    nv_exec_queue_init(&queue);
+    nv_hub_loop loop = {.hub = &w->hub, .exec = &queue.exec, .index = 1};
+    nv_twin_told told = {0};
+    int left = 1;
+    writer get = {.request = twin_rig_request(NV_TWIN_GET, "d1", "", ""), .left = &left};
+    get.request.done = writer_done;
+    get.request.arg = &get;
+    get.request.told = &told;
+    nv_twin_do(&loop, &get.request);
+    nv_twin_unref(twin_rig_get(w, "d1", "")); /* one reader, in order: the other read is done now, too */
+    succeed(w, NV_TWIN_PATCH, "d1", "{\"properties\":{\"desired\":{\"a\":1}}}");
+    nv_twin_request reported = twin_rig_request(NV_TWIN_REPORTED, "d1", "", "{\"b\":2}");
+    reported.told = &told;
+    assert_int_equal(twin_rig_ask(w, &reported), NV_HUB_ERROR_NONE);
+    assert_int_equal(told.reported, 2);
+    told.desired = 2;
+    while (!get.done) {
+        nv_exec_queue_run_wait(&queue);
+    }
+    assert_int_equal(get.request.twin->desired_version, 2);
+    assert_int_equal(get.request.twin->reported_version, 2);
+    nv_twin_unref(get.request.twin);
+    nv_exec_queue_deinit(&queue);
+}
+
+/* What cannot come, such as a version of an earlier life of the store, does not keep the answer back for ever. */
+static void an_answer_comes_after_all(void **state)
+{
+    rig *w = *state;
+    nv_twin_told told = {.desired = 1000};
+    nv_twin_request get = twin_rig_request(NV_TWIN_GET, "d1", "", "");
+    get.told = &told;
+    assert_int_equal(twin_rig_ask(w, &get), NV_HUB_ERROR_NONE);
+    assert_int_equal(get.twin->desired_version, 1);
+    nv_twin_unref(get.twin);
+}
+
 /* ---- events ---- */
 
 /* conformance: semantics.md 46 */
@@ -725,6 +767,8 @@ int main(void)
         T(versions_go_on_after_a_restart),
         T(the_device_is_told),
         T(notices_go_by_the_shard),
+        T(an_answer_is_not_older_than_what_was_told),
+        T(an_answer_comes_after_all),
         T(changes_raise_events),
         T(refused_changes_raise_none),
         T(digital_twins_raise_patches),

@@ -113,6 +113,7 @@ static void ask(mqtt_device *m, const nv_topic *topic, nv_twin_verb verb, nv_spa
                                    .body = nv_span_of(r->bytes + topic->rid.len, body.len),
                                    .has_version = verb == NV_TWIN_REPORTED && topic->has_version,
                                    .version = topic->version,
+                                   .told = &m->claim.twin_told,
                                    .done = done};
     if (!nv_span_to_u64(m->identity->generation_id, &r->request.generation)) {
         r->request.generation = 0;

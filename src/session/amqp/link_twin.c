@@ -158,6 +158,7 @@ static void ask(struct amqp_twin *t, nv_twin_verb verb, nv_span correlation, nv_
                                    .device_id = identity->device_id,
                                    .module_id = identity->module_id,
                                    .body = nv_span_of(r->bytes + correlation.len, body.len),
+                                   .told = &device->claim.twin_told,
                                    .done = done};
     if (!nv_span_to_u64(identity->generation_id, &r->request.generation)) {
         r->request.generation = 0;
