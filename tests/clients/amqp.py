@@ -205,7 +205,7 @@ class Closed(ConnectionError):
 class Peer:
     """One connection. Ports: 5672 is plain, 5671 wants a context."""
 
-    def __init__(self, port=5672, tls=None, host="localhost", timeout=30, receive_buffer=None):
+    def __init__(self, port=5672, tls=None, host="localhost", timeout=60, receive_buffer=None):
         self.buffer = bytearray()
         self.sock = socket.socket()
         if receive_buffer:

@@ -25,8 +25,8 @@ async function connect(hub, text, transport, options = {}) {
 
 // Node's own `once` with an end: a test that waits for ever says nothing.
 function event(emitter, name, what) {
-  return once(emitter, name, { signal: AbortSignal.timeout(20000) }).catch(() => {
-    throw new Error(`${what || name}: nothing after 20 s`);
+  return once(emitter, name, { signal: AbortSignal.timeout(90000) }).catch(() => {
+    throw new Error(`${what || name}: nothing after 90 s`);
   });
 }
 
@@ -143,7 +143,7 @@ async function methods(hub, client, id, where = []) {
   on('echo', answer);
   on('fail', answer);
   const call = async (name, payload) => JSON.parse(await hub.ask('method', id, name, JSON.stringify(payload),
-    '--connect-timeout', '20', '-o', 'json', ...where));
+    '--connect-timeout', '60', '-o', 'json', ...where));
   for (const payload of [{ a: [1, 2.5, null] }, 'text', 7, null]) {
     assert.deepStrictEqual(await call('echo', payload), { status: 200, payload: { got: payload } });
   }

@@ -13,7 +13,7 @@ const { withHubAgain } = require('./hub');
 const COUNT = 1000;
 const IN_ONE_SESSION = 500; // the other half has a session for each device
 const KEY = Buffer.alloc(32, 'k').toString('base64');
-const WAIT_MS = 30000;
+const WAIT_MS = 120000;
 
 function token(host, device, seconds, key = KEY) {
   const resource = encodeURIComponent(`${host}/devices/${device}`);
@@ -147,15 +147,17 @@ async function refusals(gateway, devices) {
 // d0 lets its token expire, d1 puts another one in time.
 async function expiry(gateway, devices) {
   const [short, renewed, other] = [devices[3], devices[4], devices.at(-1)];
-  const begun = Date.now();
-  assert.strictEqual(await gateway.put(short.id, token(gateway.host, short.id, 2)), 200);
-  assert.strictEqual(await gateway.put(renewed.id, token(gateway.host, renewed.id, 2)), 200);
+  const seconds = 15;
+  const begun = Math.floor(Date.now() / 1000) * 1000;
+  const shortLived = token(gateway.host, short.id, seconds);
+  assert.strictEqual(await gateway.put(short.id, shortLived), 200);
+  assert.strictEqual(await gateway.put(renewed.id, token(gateway.host, renewed.id, seconds)), 200);
   const gone = detached(short, 'amqp:unauthorized-access');
   const bound = outcome(short.receiver, 'receiver_error');
   assert.strictEqual(await gateway.put(renewed.id, token(gateway.host, renewed.id, 600)), 200);
   const error = await gone;
   const after = (Date.now() - begun) / 1000;
-  assert.ok(after > 0.9 && after < 8, `detached after ${after} s`);
+  assert.ok(after > seconds - 0.1, `detached after ${after} s`);
   assert.ok(error.description, 'a sentence');
   await bound;
   for (const device of [renewed, other]) {

@@ -13,7 +13,7 @@ from proton.reactor import Filter, ReceiverOption, SenderOption
 from proton.utils import BlockingConnection, LinkDetached, SendException
 
 HOST = "localhost"
-WAIT_S = 20
+WAIT_S = 60
 
 
 class Modes(ReceiverOption):
@@ -259,15 +259,15 @@ def methods(hub, key):
     answer = {}
     for payload, status in ((b'{"x":[1,2.5]}', 200), (b"null", 404)):
         call = threading.Thread(target=lambda body=payload: answer.update(json.loads(subprocess.run(
-            [PROGRAM, "method", "d1", "echo", body.decode(), "--connect-timeout", "10", "-o", "json", "--data", hub.data], check=True,
-            stdout=subprocess.PIPE, timeout=60).stdout)))
+            [PROGRAM, "method", "d1", "echo", body.decode(), "--connect-timeout", "60", "-o", "json", "--data", hub.data], check=True,
+            stdout=subprocess.PIPE, timeout=90).stdout)))
         call.start()
         request, delivery = take(receiver, None)
         exactly(request.correlation_id, uuid.UUID)
         assert request.properties == {"IoThub-methodname": "echo"} and text(request) == payload.decode(), request
         sender.send(data(b'{"got":' + bytes(request.body) + b"}", correlation_id=request.correlation_id,
                          properties={"IoThub-status": int32(status)}))
-        call.join(30)
+        call.join(WAIT_S)
         assert answer == {"status": status, "payload": {"got": json.loads(payload)}}, answer
     peer.close()
 

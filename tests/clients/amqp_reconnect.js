@@ -52,4 +52,4 @@ withHub(async (hub) => {
     peer.checkVersions();
   }
   await all(peers, (peer) => peer.client.close());
-}, { timeoutS: 170 });
+});

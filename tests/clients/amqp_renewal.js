@@ -15,27 +15,29 @@ function token(text, seconds) {
   return SharedAccessSignature.create(c.HostName, c.DeviceId, c.SharedAccessKey, expiry).toString();
 }
 
+const expiryOf = (text) => Number(/[?& ]se=(\d+)/.exec(text)[1]) * 1000;
+
 const connections = (hub, id) => hub.text().split('\n').filter((line) => / connected/.test(line) && line.includes(`device=${id} `)).length;
 
 // Tokens made by the application: renewed in time, then not renewed.
 async function byHand(hub, transport, id) {
   const { connectionString } = hub.json('device', 'add', id);
-  const client = Client.fromSharedAccessSignature(token(connectionString, 4), transport);
+  const client = Client.fromSharedAccessSignature(token(connectionString, 30), transport);
   client.setRetryPolicy(new NoRetry());
   await client.setOptions({ ca: hub.ca });
   await client.open();
   await client.sendEvent(new Message('with the first token'));
   const renewed = once(client, '_sharedAccessSignatureUpdated');
-  client.updateSharedAccessSignature(token(connectionString, 6));
+  const second = token(connectionString, 12);
+  client.updateSharedAccessSignature(second);
   await renewed;
   await client.sendEvent(new Message('with the second token'));
 
-  const started = Date.now();
   await once(client, 'disconnect'); // the hub ends it at the expiry, not before
-  const waited = (Date.now() - started) / 1000;
-  assert.ok(waited > 3.5 && waited < 12, `ended ${waited} s later, the token was valid for 6`);
+  const early = expiryOf(second) - Date.now();
+  assert.ok(early < 100, `ended ${early} ms before the expiry`);
 
-  const again = Client.fromSharedAccessSignature(token(connectionString, 60), transport);
+  const again = Client.fromSharedAccessSignature(token(connectionString, 3600), transport);
   await again.setOptions({ ca: hub.ca });
   await again.open();
   await again.sendEvent(new Message('with the third token'));
@@ -47,13 +49,13 @@ async function byHand(hub, transport, id) {
 async function byItself(hub, transport, id) {
   const { connectionString } = hub.json('device', 'add', id);
   const client = Client.fromConnectionString(connectionString, transport);
-  await client.setOptions({ ca: hub.ca, tokenRenewal: { tokenValidTimeInSeconds: 4, tokenRenewalMarginInSeconds: 3 } });
+  await client.setOptions({ ca: hub.ca, tokenRenewal: { tokenValidTimeInSeconds: 15, tokenRenewalMarginInSeconds: 11 } });
   let dropped = 0;
   client.on('disconnect', () => { dropped++; });
   await client.open();
   const started = Date.now();
   const sent = [];
-  while (Date.now() - started < 7000) { // nearly twice as long as a token lives
+  while (Date.now() - started < 20000) { // longer than a token lives
     sent.push(`renewing ${sent.length}`);
     await client.sendEvent(new Message(sent.at(-1)));
     await new Promise((resolve) => setTimeout(resolve, 20)); // a device's pace
@@ -96,7 +98,7 @@ async function quota(hub, transport, id) {
   client.setRetryPolicy(new NoRetry());
   await client.setOptions({ ca: hub.ca });
   await client.open();
-  await client.sendEvent(fault('InvokeMaxMessageQuota', 0, 3));
+  await client.sendEvent(fault('InvokeMaxMessageQuota', 0, 5));
   const asked = Date.now();
   let refused = 0;
   const sent = ['fault'];
@@ -106,7 +108,7 @@ async function quota(hub, transport, id) {
       assert.strictEqual(err.name, 'IotHubQuotaExceededError');
       refused++;
     });
-    assert.ok(Date.now() - asked < 20000, 'never refused, or never allowed again');
+    assert.ok(Date.now() - asked < 90000, 'never refused, or never allowed again');
     await new Promise((resolve) => setTimeout(resolve, 20)); // a device's pace
   }
   await client.close();

@@ -35,7 +35,7 @@ def run(hub):
         broker = subprocess.Popen(["/usr/sbin/mosquitto", "-c", path, "-v"], stdout=log, stderr=log)
     try:
         client = mqtt.Client(client_id="sensor")
-        for _ in range(200):
+        for _ in range(1000):
             try:
                 client.connect("127.0.0.1", 18831)
                 break
@@ -45,7 +45,7 @@ def run(hub):
 
         def publish(first, count):
             for i in range(first, first + count):
-                client.publish("devices/gw/messages/events/n=%d" % i, "m%d" % i, 1).wait_for_publish(30)
+                client.publish("devices/gw/messages/events/n=%d" % i, "m%d" % i, 1).wait_for_publish(60)
 
         publish(0, 50)
         hub.events(50)

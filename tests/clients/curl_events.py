@@ -10,7 +10,7 @@ from hub import sas, with_hub
 from wire import Wire, publish_packet
 
 URL = "https://localhost/nave/v1/events?"
-WAIT_S = 30
+WAIT_S = 90
 
 
 class Curl:
@@ -80,7 +80,7 @@ def run(hub):
     key = hub.json("device", "add", "d1")["primaryKey"]
     other = hub.json("device", "add", "other")["primaryKey"]
     token = hub.cli("sas", "--policy", "service").strip()
-    with Wire("d1", key) as wire, Wire("other", other):
+    with Wire("d1", key, keep_alive=0) as wire, Wire("other", other, keep_alive=0):
         lines(hub, token, wire)
         server_sent_events(hub, token, wire)
         refusals(hub, key)

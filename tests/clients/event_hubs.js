@@ -15,8 +15,8 @@ const { ask, withHubAgain } = require('./hub');
 const DEVICES = 8;
 const EACH = 50;
 const GROUP = '$Default';
-const WAIT_MS = 40000;
-const options = { retryOptions: { retryDelayInMs: 200, maxRetryDelayInMs: 1000, timeoutInMs: 10000, maxRetries: 10 } };
+const WAIT_MS = 90000;
+const options = { retryOptions: { retryDelayInMs: 200, maxRetryDelayInMs: 1000, timeoutInMs: 60000, maxRetries: 60 } };
 
 // What one subscription read.
 class Reader extends EventEmitter {
@@ -225,7 +225,7 @@ async function checkpoints(shown, total) {
   const store = new Checkpoints();
   const started = { startPosition: earliestEventPosition, checkpoint: true, maxBatchSize: 10 };
   const open = () => new EventHubConsumerClient('checkpoints', shown.eventHubConnectionString, store,
-    { ...options, loadBalancingOptions: { strategy: 'greedy', updateIntervalInMs: 200, partitionOwnershipExpirationIntervalInMs: 1000 } });
+    { ...options, loadBalancingOptions: { strategy: 'greedy', updateIntervalInMs: 200, partitionOwnershipExpirationIntervalInMs: 60000 } });
   const one = open();
   const first = new Reader(one, started);
   await first.until((r) => r.events.length > total / 3, 'a third');
@@ -246,7 +246,7 @@ async function checkpoints(shown, total) {
 // A policy that may not read, a wrong key, a group that does not exist, and sending, which the endpoint does not offer.
 async function refusals(shown) {
   const string = shown.eventHubConnectionString;
-  const once1 = { retryOptions: { maxRetries: 0, timeoutInMs: 10000 } };
+  const once1 = { retryOptions: { maxRetries: 0, timeoutInMs: 60000 } };
   const refused = async (group, text, code) => {
     const client = new EventHubConsumerClient(group, text, once1);
     const reader = new Reader(client, { startPosition: earliestEventPosition }, '0');

@@ -19,7 +19,7 @@ async function collect(client, partition, count, options) {
     seen.emit('event');
   }, (err) => seen.emit('error', err), options);
   while (events.length < count) {
-    await once(seen, 'event', { signal: AbortSignal.timeout(20000) });
+    await once(seen, 'event', { signal: AbortSignal.timeout(90000) });
   }
   await handler.stop();
   return events;
@@ -65,7 +65,7 @@ async function test(shown) {
   }, (err) => console.log(`receiver: ${err.name}`), { eventPosition: EventPosition.fromSequenceNumber(events.at(-1).sequenceNumber) });
   const until = async (count) => {
     while (later.length < count) {
-      await once(seen, 'event', { signal: AbortSignal.timeout(40000) });
+      await once(seen, 'event', { signal: AbortSignal.timeout(90000) });
     }
   };
   const again = Client.fromConnectionString(text, Amqp);
@@ -78,7 +78,7 @@ async function test(shown) {
   await again.close();
   await handler.stop();
   assert.deepStrictEqual(later, [COUNT, COUNT + 1]);
-  const batch = await client.receiveBatch(partition, 5, 10, { eventPosition: EventPosition.fromStart(), epoch: 3 });
+  const batch = await client.receiveBatch(partition, 5, 60, { eventPosition: EventPosition.fromStart(), epoch: 3 });
   assert.deepStrictEqual(batch.map((e) => e.body.n), [0, 1, 2, 3, 4]);
   await client.close();
 }

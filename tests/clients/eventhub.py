@@ -19,7 +19,7 @@ from uamqp import authentication
 
 HOST = "localhost"
 DEVICES, EACH = 6, 50
-WAIT_S = 40
+WAIT_S = 90
 
 
 class Reader:

@@ -41,7 +41,7 @@ class Hub {
 
   // Polls /readyz; the hub has no other way to tell an outsider.
   async ready() {
-    const deadline = Date.now() + 20000;
+    const deadline = Date.now() + 90000;
     while (Date.now() < deadline) {
       const status = await new Promise((resolve) => {
         http.get('http://127.0.0.1:9600/readyz', (res) => {
@@ -64,7 +64,7 @@ class Hub {
 
   // Run `nave ...` and give its JSON, one value per line for monitor.
   cli(...args) {
-    return execFileSync(program, [...args, '--data', this.data], { encoding: 'utf8', timeout: 60000, killSignal: 'SIGKILL' });
+    return execFileSync(program, [...args, '--data', this.data], { encoding: 'utf8', timeout: 90000, killSignal: 'SIGKILL' });
   }
 
   // The same without holding up this process, whose own devices may have to answer meanwhile.
@@ -95,7 +95,7 @@ class Hub {
     const token = this.cli('sas', '--policy', 'service').trim();
     const text = execFileSync('curl', ['-sS', '--fail', '--cacert', this.json('hub', 'show').caFile, '-H',
       `Authorization: ${token}`, 'https://localhost/nave/v1/events?from=beginning&follow=false'],
-    { encoding: 'utf8', timeout: 60000, maxBuffer: 1 << 28 });
+    { encoding: 'utf8', timeout: 90000, maxBuffer: 1 << 28 });
     return text.split('\n').filter((line) => line).map((line) => JSON.parse(line));
   }
 
@@ -126,7 +126,7 @@ class Hub {
 }
 
 // Run one test with a started hub; on failure show the hub's log. Ends the process: SDKs leave timers behind.
-function withHub(test, { timeoutS = 100 } = {}) {
+function withHub(test, { timeoutS = 200 } = {}) {
   const hub = new Hub();
   const watchdog = setTimeout(() => finish(new Error(`no result after ${timeoutS} s`)), timeoutS * 1000);
   let finished = false;

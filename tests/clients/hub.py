@@ -35,7 +35,7 @@ class Hub:
         with open(self.log, "ab") as out:
             self.process = subprocess.Popen([PROGRAM, "up", "--data", self.data] + self.arguments,
                                             stdin=subprocess.DEVNULL, stdout=out, stderr=out)
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while self.admin("/readyz")[0] != 200:
             assert self.process.poll() is None, "the hub exited with %s" % self.process.returncode
             assert time.monotonic() < deadline, "the hub did not become ready"
@@ -46,7 +46,7 @@ class Hub:
     def admin(path):
         """(status, text) of a request to the admin listener; (0, "") while it is not there."""
         try:
-            with urllib.request.urlopen("http://127.0.0.1:9600" + path, timeout=5) as answer:
+            with urllib.request.urlopen("http://127.0.0.1:9600" + path, timeout=30) as answer:
                 return answer.status, answer.read().decode()
         except urllib.error.HTTPError as err:
             return err.code, err.read().decode()
@@ -55,7 +55,7 @@ class Hub:
 
     def kill(self, sig=signal.SIGKILL):
         self.process.send_signal(sig)
-        return self.process.wait(30)
+        return self.process.wait(60)
 
     def cli(self, *args, check=True):
         done = subprocess.run([PROGRAM, *args, "--data", self.data], stdout=subprocess.PIPE, stderr=subprocess.PIPE,

@@ -20,13 +20,13 @@ ROUNDS = 6
 DEVICES = 12
 
 
-def connect_and_go(device, key, killed):
+def connect_and_go(device, key, killed, acked):
     while not killed.is_set():
         try:
             with Wire(device, key) as wire:
                 if wire.code == 0 and random.random() < 0.8:  # else: connected, and gone without a word
                     wire.send(publish_packet("devices/%s/messages/events/" % device, b"{}", 1))
-                    wire.acks()
+                    acked.append(wire.acks())
         except (OSError, IndexError):
             pass  # killed meanwhile
 
@@ -43,12 +43,16 @@ def come_and_go(hub, number, killed):
 def run(hub):
     keys = {"d%d" % i: hub.json("device", "add", "d%d" % i)["primaryKey"] for i in range(DEVICES)}
     for _ in range(ROUNDS):
-        killed = threading.Event()
-        threads = [threading.Thread(target=connect_and_go, args=(d, key, killed)) for d, key in keys.items()]
+        killed, acked = threading.Event(), []
+        threads = [threading.Thread(target=connect_and_go, args=(d, key, killed, acked)) for d, key in keys.items()]
         threads += [threading.Thread(target=come_and_go, args=(hub, i, killed)) for i in range(2)]
         for thread in threads:
             thread.start()
-        time.sleep(random.uniform(0.2, 0.8))  # when it happens is what is tried
+        deadline = time.monotonic() + 60
+        while len(acked) < 3:
+            assert time.monotonic() < deadline, "devices do not get on"
+            time.sleep(0.01)
+        time.sleep(random.uniform(0, 0.6))  # when it happens is what is tried
         hub.kill()
         killed.set()
         for thread in threads:
@@ -61,7 +65,7 @@ def run(hub):
 
 
 def wait_for_last(hub):
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not any(e["deviceId"] == "last" for e in hub.each_event()):
         assert time.monotonic() < deadline, "an event did not come"
 

@@ -5,7 +5,7 @@ import socket
 import paho.mqtt.client as mqtt
 
 HOST = "localhost"
-WAIT_S = 15
+WAIT_S = 60
 
 
 class Device:

@@ -4,7 +4,7 @@ const assert = require('node:assert');
 const { once } = require('node:events');
 const { Client, ModuleClient } = require('azure-iot-device');
 
-const TIMEOUT_MS = 60000; // the SDK waits up to ten seconds between attempts to connect
+const TIMEOUT_MS = 90000; // the SDK waits up to ten seconds between attempts to connect
 
 function within(promise, what) {
   let timer;

@@ -65,7 +65,7 @@ withHub(async (hub) => {
   await hub.kill();
   await hub.start();
   await client.sendEvent(new Message('after the restart')); // it connects again by itself
-  assert.strictEqual(hub.events(5).at(-1).body, 'after the restart');
+  assert.ok(hub.events(5).some((event) => event.body === 'after the restart'));
   await client.close();
   await moduleClient.close();
-}, { timeoutS: 150 });
+});

@@ -28,8 +28,7 @@ class Wire:
 
     def __init__(self, device, key, host="localhost", port=1883, tls=None, keep_alive=60, ttl_s=3600):
         self.buffer = b""
-        self.sock = socket.create_connection(("127.0.0.1", port), 5)
-        self.sock.settimeout(30)
+        self.sock = socket.create_connection(("127.0.0.1", port), 60)
         if tls:  # an ssl.SSLContext
             self.sock = tls.wrap_socket(self.sock, server_hostname=host)
         user = "%s/%s/?api-version=2021-04-12" % (host, device)

@@ -15,7 +15,7 @@ class Socket:
     def __init__(self, hub, path="/$iothub/websocket", protocol="mqtt", more=b"", headers=""):
         self.buffer = b""
         context = ssl.create_default_context(cafile=hub.ca())
-        self.sock = context.wrap_socket(socket.create_connection((HOST, 443), 15), server_hostname=HOST)
+        self.sock = context.wrap_socket(socket.create_connection((HOST, 443), 60), server_hostname=HOST)
         key = base64.b64encode(os.urandom(16)).decode()
         offer = "Sec-WebSocket-Protocol: %s\r\n" % protocol if protocol else ""
         self.sock.sendall(("GET %s HTTP/1.1\r\nHost: %s\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
