@@ -15,7 +15,7 @@ def put_token(number, token, operation=PUT, identity="i" * 500):
 
 
 def stranger():
-    return Peer(timeout=5).anonymous()
+    return Peer(timeout=PATIENCE_S).anonymous()
 
 
 def crowd(target, greed, budget=STRANGER_BYTES):
@@ -87,7 +87,7 @@ def plain_flood(target):
     """Wrong passwords as fast as they go, from many connections."""
     def assault():
         for _ in range(300):
-            with Peer(timeout=5) as peer:
+            with Peer(timeout=PATIENCE_S) as peer:
                 try:
                     assert peer.sasl(plain("honest@sas.localhost", sas("localhost/devices/honest", "AAAA"))) == 1
                 except OSError:
@@ -106,7 +106,7 @@ def is_over(sock):
     except OSError:
         return True
     finally:
-        sock.settimeout(5)
+        sock.settimeout(PATIENCE_S)
 
 
 def unfinished(target):
@@ -116,12 +116,12 @@ def unfinished(target):
     def assault():
         people = []
         for number in range(100):
-            peer = Peer(timeout=10)
+            peer = Peer(timeout=PATIENCE_S)
             say(peer, steps[number % len(steps)])
             people.append(peer)
         anonymous = [stranger() for _ in range(20)]
         target.among_strangers(target.publishes)
-        deadline = time.monotonic() + 12
+        deadline = time.monotonic() + PATIENCE_S
         people += anonymous
         while people:
             assert time.monotonic() < deadline, "%d are still open" % len(people)
@@ -166,13 +166,13 @@ def refused_links(target, key):
         with Peer().device("evil", key) as peer:
             pieces = (begin(channel) + b"".join(attach("%04d" % i + "n" * 1000, i, "/devices/honest/twin", True, channel=channel)
                                                 for i in range(2000)) for channel in range(40))
-            reader = threading.Thread(target=drain, args=(peer.sock, 1 << 30, 20))
+            reader = threading.Thread(target=drain, args=(peer.sock, 1 << 30))
             reader.start()
             for piece in pieces:
                 say(peer, piece)
             grown = target.rss() - before
             peer.sock.shutdown(socket.SHUT_WR)
-            reader.join(30)
+            reader.join(2 * PATIENCE_S)
         assert SANITIZED or grown < 96 << 20, "refused links cost %.1f MB" % (grown / 1e6)
     return assault
 
@@ -191,12 +191,13 @@ def partial_deliveries(target, key):
             target.publishes()
             grown = target.rss() - before
             told = []
-            peer.sock.settimeout(0.7)
+            peer.sock.settimeout(PATIENCE_S)
             try:
                 while True:
                     got = peer.receive()
                     if got.code == DETACH:
                         told.append(got.error())
+                        peer.sock.settimeout(0.7)
             except OSError:
                 pass
         assert SANITIZED or grown < 16 << 20, "%.1f MB of half messages cost %.1f MB" % (sent / 1e6, grown / 1e6)
@@ -266,7 +267,7 @@ def dispositions(target, key):
 
             def witness():
                 while not stop.is_set():
-                    slowest[0] = max(slowest[0], target.publishes(10 * PROMPT_S))
+                    slowest[0] = max(slowest[0], target.publishes(PATIENCE_S))
 
             thread = threading.Thread(target=witness)
             thread.start()
@@ -279,7 +280,7 @@ def dispositions(target, key):
             thread.join()
             print("  18,000 dispositions over 8,000 links: %.2f s, the honest device waited %.2f s at most" % (
                 time.monotonic() - started, slowest[0]))
-            assert slowest[0] < 2 * PROMPT_S, slowest
+            assert slowest[0] < PROMPT_S, slowest
     return assault
 
 
@@ -307,11 +308,12 @@ def never_settles(target, key):
                 peer.begin(window=0 if round_ == 2 else 2048)
                 peer.link("r", 0, "/devices/evil/messages/devicebound", False)
                 peer.send(flow(0, 0xFFFFFFFF, window=0 if round_ == 2 else 0x7FFFFFFF))
-                peer.sock.settimeout(0.3)
+                peer.sock.settimeout(0.3 if round_ == 2 else PATIENCE_S)
                 got = 0
                 try:
                     while peer.until(TRANSFER):
                         got += 1
+                        peer.sock.settimeout(0.3)
                         peer.send(disposition(0, 0x7FFFFFFE, state=NULL, settled=False))
                 except (socket.timeout, OSError):
                     pass
@@ -396,4 +398,4 @@ def run(target):
 
 
 resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-main_amqp(run, "  amqp_open_s: 2\n  amqp_authorize_s: 2\n")
+main_amqp(run, "  amqp_open_s: 5\n  amqp_authorize_s: 5\n")

@@ -30,7 +30,7 @@ class AmqpTarget(Target):
         assert took < (within or PROMPT_S), "the honest device waited %.2f s" % took
         return took
 
-    def quiet(self, seconds=15):
+    def quiet(self, seconds=PATIENCE_S):
         super().quiet(seconds)
         deadline = time.monotonic() + seconds
         while self.metric("nave_amqp_connections_open") or self.metric("nave_amqp_devices_open"):
@@ -38,7 +38,7 @@ class AmqpTarget(Target):
             time.sleep(0.05)
 
 
-def ending(peer, timeout=10):
+def ending(peer, timeout=PATIENCE_S):
     """How the hub ended the connection: ('close', condition, description), or ('cut', all that came)."""
     peer.sock.settimeout(timeout)
     try:
@@ -59,7 +59,7 @@ def say(peer, *parts):
         pass
 
 
-def stuff(peer, pieces, limit, stall_s=0.5):
+def stuff(peer, pieces, limit, stall_s=2):
     """Send without reading until the hub takes no more (or ends it). @return bytes taken, at most limit and a piece"""
     peer.sock.settimeout(stall_s)
     sent = 0

@@ -64,7 +64,7 @@ def crowd(target, port, hello, context):
         target.among_strangers(target.publishes_over_tls, context)
         people.grow(CAP)
         target.among_strangers(target.publishes)
-        deadline = time.monotonic() + 12
+        deadline = time.monotonic() + PATIENCE_S
         while people.open_ones():
             assert time.monotonic() < deadline, "%d are still open" % people.open_ones()
             time.sleep(0.1)
@@ -122,9 +122,9 @@ def run(target):
     for name, port, data, tls in (("a ClientHello", MQTTS, client_hello(), False), ("a CONNECT", PLAIN, connect[:-1], False),
                                   ("a CONNECT over TLS", MQTTS, connect[:-1], True), ("an HTTP head", HTTPS, head, True),
                                   ("an HTTP body", HTTPS, body, True), ("an admin head", ADMIN, head, False)):
-        target.attack("one byte at a time: " + name, trickle(port, data, tls, 10), rounds=1)
+        target.attack("one byte at a time: " + name, trickle(port, data, tls, PATIENCE_S), rounds=1)
     target.attack("refused for ever", refused_for_ever(
-        target, b"GET /devices/x?api-version=2021-04-12 HTTP/1.1\r\nHost: localhost\r\n\r\n", 12), rounds=1)
+        target, b"GET /devices/x?api-version=2021-04-12 HTTP/1.1\r\nHost: localhost\r\n\r\n", PATIENCE_S), rounds=1)
     assert "refused" in target.log()
 
 

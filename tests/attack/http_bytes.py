@@ -36,7 +36,7 @@ class Service:
                     sock.sendall(self.head("GET", "/devices/last", ["Connection: close"], token=False))
             except OSError:
                 pass
-            answer = drain(sock, 8 << 20, 15)
+            answer = drain(sock, 8 << 20)
         return [int(code) for code in re.findall(rb"HTTP/1\.1 (\d{3}) [A-Z]", answer)], answer
 
     def ask(self, method, path, body=b"", **options):
@@ -196,7 +196,7 @@ def words(service):
 
     def curl(*args):
         done = subprocess.run(["curl", "-sS", "--cacert", hub.ca(), *args], stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
-                              timeout=30, check=False)
+                              timeout=PATIENCE_S, check=False)
         return done.stdout.decode()
 
     seen = {

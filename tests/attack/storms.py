@@ -51,16 +51,16 @@ def take_overs(target, persistent):
         for one in sides:
             one.start()
         for one in sides:
-            one.join(60)
+            one.join(4 * PATIENCE_S)
         assert not errors, errors
-        deadline = time.monotonic() + 15
+        deadline = time.monotonic() + PATIENCE_S
         while target.metric("nave_mqtt_sessions_open") > 2:  # it and the honest one
             assert time.monotonic() < deadline, target.metric("nave_mqtt_sessions_open")
             time.sleep(0.05)
         alive = 0
         for sock in kept:
             try:
-                sock.settimeout(10)
+                sock.settimeout(PATIENCE_S)
                 sock.sendall(b"\xc0\x00")
                 said = b""
                 while b"\xd0\x00" not in said:  # it answers, or it is at its end
@@ -133,10 +133,12 @@ def churn(target, count=4):
         threads = [threading.Thread(target=device_side, args=(i,)) for i in range(count)] + [threading.Thread(target=registry_side)]
         for one in threads:
             one.start()
-        time.sleep(3)
+        started = time.monotonic()
+        while time.monotonic() < started + (PATIENCE_S if not acked[0] else 3) and not errors:
+            time.sleep(0.1)
         stop.set()
         for one in threads:
-            one.join(30)
+            one.join(2 * PATIENCE_S)
             assert not one.is_alive(), "somebody hangs"
         assert not errors, errors[:3]
         assert acked[0] > 0
