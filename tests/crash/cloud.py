@@ -88,6 +88,7 @@ class Device(Client):
         self.completed = set()  # PUBACK was sent
         self.seen = set()
         self.draining = False
+        self.wanted, self.deadline = set(), 0  # what must come while it drains, and until when
         self.left = set()
 
     def subscribe(self, wire):
@@ -142,9 +143,12 @@ class Device(Client):
                 self.acknowledge(wire, held)
                 if self.stopping.is_set():
                     return
-            self.draining = self.draining and self.draining - 1
-            if self.draining == 1:  # nothing came for a while
-                return
+            if self.draining and self.wanted <= self.completed:
+                self.draining -= 1
+                if self.draining == 1:  # nothing more came for a while
+                    return
+            assert not self.draining or time.monotonic() < self.deadline, "%s: missing %s" % (
+                self.name, sorted(self.wanted - self.completed)[:9])
 
     def answered(self, topic):
         assert topic.startswith("$iothub/twin/res/204/?$rid="), topic
@@ -244,11 +248,11 @@ def feedback(rest):
         assert status == 204, (status, answer)
 
 
-def drain(device):
-    """All that is left for it, acknowledged: the numbers."""
+def drain(device, wanted):
+    """All that is left for it, acknowledged: the numbers. Some must be among them."""
     last = Device(device.name, device.key, device.rng)
     last.reported.asked, last.reported.version = device.reported.asked, device.reported.version
-    last.draining = 6
+    last.draining, last.wanted, last.deadline = 6, wanted, time.monotonic() + 60
     last.serve()
     device.reported.asked = last.reported.asked
     device.reported.acked += last.reported.acked
@@ -260,8 +264,8 @@ def verify_messages(rest, devices, services):
     told = feedback(rest)
     for device, service in zip(devices, services):
         done = told.get(device.name, set())
-        left = drain(device)
         accepted = set(service.accepted)
+        left = drain(device, accepted - done)
         name = device.name
         assert not done & left, "%s: completed and back: %s" % (name, sorted(done & left)[:9])
         assert done <= device.completed, "%s: feedback of what was not completed: %s" % (
@@ -270,7 +274,11 @@ def verify_messages(rest, devices, services):
         assert accepted - device.completed <= left, "%s: not completed and gone" % name
         assert max(left | done | {0}) <= service.sent
         device.left = left
-    again = feedback(rest)
+    again, deadline = feedback(rest), time.monotonic() + 60
+    while sum(map(len, again.values())) < sum(len(d.left) for d in devices) and time.monotonic() < deadline:
+        for name, numbers in feedback(rest).items():  # it follows PUBACK, which nobody answers
+            assert not numbers & again.setdefault(name, set()), "feedback comes twice"
+            again[name] |= numbers
     for device in devices:
         assert again.get(device.name, set()) == device.left, "%s: feedback of the rest is %s, not %s" % (
             device.name, again.get(device.name), device.left)
@@ -286,7 +294,7 @@ def verify_twins(hub, rest, devices, services):
         sections = twin["properties"]
         assert twin["version"] == sections["desired"]["$version"] + sections["reported"]["$version"], twin["version"]
         versions[device.name] = twin["version"]
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 90
     while not verify_events(hub, versions):
         assert time.monotonic() < deadline, "events of the last changes do not come"
         time.sleep(0.2)  # they come after the answers, and nothing tells an outsider when
@@ -322,7 +330,7 @@ def main():
             client.start()
         for _ in range(cycles):
             before = {client: client.acknowledged for client in clients}
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 90
             while any(client.acknowledged < before[client] + 3 for client in clients):  # all get on in every cycle
                 assert time.monotonic() < deadline, "nothing is acknowledged any more"
                 assert not any(client.error for client in clients)
@@ -333,7 +341,7 @@ def main():
         for client in clients:
             client.stopping.set()
         for client in clients:
-            client.join(40)
+            client.join(90)
             assert not client.is_alive() and not client.error, "%s: %r" % (client.name, client.error)
         hub.kill()  # locks are gone: what nobody completed comes at once
         hub.start()

@@ -173,14 +173,14 @@ class AmqpReader(threading.Thread):
 
 def compare(reader, stored):
     """The readers saw what is stored, in time."""
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 120
     while [p.count for p in reader.partitions] != [p.count for p in stored]:
         assert not reader.error, reader.error
         assert time.monotonic() < deadline, "the readers stand at %s of %s" % (
             [p.count for p in reader.partitions], [p.count for p in stored])
         time.sleep(0.05)
     reader.stopping.set()
-    reader.join(10)
+    reader.join(60)
     assert not reader.error, reader.error
     for number, (seen, kept) in enumerate(zip(reader.partitions, stored)):
         assert seen.told() == kept.told(), "partition %d: what was read is not what is stored" % number
@@ -226,7 +226,7 @@ def main():
             p.start()
         for cycle in range(cycles):
             before = sum(p.acknowledged for p in publishers)
-            deadline = time.monotonic() + 30
+            deadline = time.monotonic() + 90
             while sum(p.acknowledged for p in publishers) < before + 100:  # every cycle acknowledges something
                 assert time.monotonic() < deadline, "nothing is acknowledged any more"
                 assert not reader.error and not any(p.error for p in publishers)
@@ -237,7 +237,7 @@ def main():
         for p in publishers:
             p.stopping.set()
         for p in publishers:
-            p.join(30)
+            p.join(90)
             assert not p.is_alive() and not p.error, "%s: %r" % (p.name, p.error)
         stored = [Digest() for _ in range(PARTITIONS)]
         lost = verify(hub.each_event(), publishers, stored)  # millions: never all in memory

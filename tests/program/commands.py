@@ -69,7 +69,7 @@ def twins():
         replaced = hub.json("twin", "replace", "d1", "@" + path)
         assert replaced["tags"] == {"site": "n"} and replaced["properties"]["desired"]["t"] == 21.7, replaced
         piped = subprocess.run([NAVE, "twin", "replace", "d1", "-", "--data", hub.data], input=b'{"tags":{"only":1}}',
-                               stdout=subprocess.PIPE, check=True, timeout=60)
+                               stdout=subprocess.PIPE, check=True, timeout=120)
         assert json.loads(piped.stdout)["tags"] == {"only": 1}
         assert "t" not in hub.json("twin", "get", "d1")["properties"]["desired"]
         module = hub.json("twin", "patch", "d1", '{"properties":{"desired":{"m":1}}}', "--module", "m1")
@@ -93,7 +93,7 @@ def twins():
 
 @case
 def methods():
-    with Hub() as hub:
+    with Hub("--set", "net.drain_seconds=600") as hub:
         hub.cli("device", "add", "d1")
         out, err = hub.cli("method", "d1", "reboot", code=1)
         assert out == ""
@@ -108,10 +108,8 @@ def methods():
                                     "--data", hub.data], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         while int(re.search(r"nave_net_connections_open (\d+)", admin(hub, "/metrics")).group(1)) < 2:
             time.sleep(0.01)  # metrics have no other way to tell
-        started = time.monotonic()
-        assert hub.stop() == 0
-        assert time.monotonic() - started < 9
-        err = waiting.communicate(timeout=30)[1].decode()
+        assert hub.stop() == 0  # in time: it would wait ten minutes for the answer
+        err = waiting.communicate(timeout=90)[1].decode()
         assert waiting.returncode == 1
         one_sentence(err)
         assert "stopping" in err or "cannot be reached" in err, err  # it may not have asked yet
@@ -138,7 +136,7 @@ def messages():
                                 hub.file()["caFile"], "-V", "mqttv311", "-i", "d1", "-u",
                                 "localhost/d1/?api-version=2021-04-12", "-P", token, "-q", "1", "-t",
                                 "devices/d1/messages/devicebound/#", "-C", "3", "-F", "%t %x"],
-                               stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode().splitlines()
+                               stdout=subprocess.PIPE, check=True, timeout=120).stdout.decode().splitlines()
         assert [line.split()[1] for line in taken] == [b"hello".hex(), b"again".hex(), "ff00"], taken
         assert "a=b" in taken[0] and "%24.mid=m1" in taken[0] and "c=d%3De" in taken[0], taken[0]
         one_sentence(hub.cli("send", "nobody", "x", code=1)[1], "nobody", "DeviceNotFound")
@@ -265,7 +263,7 @@ def doctor():
                                "localhost/d1/?api-version=2021-04-12", "-P",
                                "SharedAccessSignature sr=localhost%2Fdevices%2Fd1&sig="
                                "AAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAAA%3D&se=1600000000", "-t", "x", "-m", "x"],
-                              stderr=subprocess.PIPE, stdout=subprocess.PIPE, timeout=30)
+                              stderr=subprocess.PIPE, stdout=subprocess.PIPE, timeout=90)
         assert done.returncode != 0
         report = hub.json("doctor", "d1")
         assert all(c["ok"] for c in report["checks"]), report

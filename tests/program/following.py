@@ -44,7 +44,7 @@ def monitor_survives_a_restart():
         hub.start()
         publish(hub, "d1", "two")
         publish(hub, "d1", "three")
-        out, err = watcher.communicate(timeout=60)
+        out, err = watcher.communicate(timeout=120)
         bodies = [json.loads(line)["body"] for line in out.splitlines()]
         assert watcher.returncode == 0 and bodies == ["two", "three"], (bodies, err)
 
@@ -91,7 +91,7 @@ def monitor_amqp():
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         while watcher.poll() is None:  # until it listens nothing is for it
             publish(hub, "d3", "late")
-        assert b"d3  late" in watcher.communicate(timeout=30)[0]
+        assert b"d3  late" in watcher.communicate(timeout=90)[0]
         # what is refused is said in a sentence
         for words, parts in ((("--consumer-group", "nope"), ("nope", "amqp:not-found")),
                              (("--over", "amqp", "--partition", "9"), ("no partition 9",))):
@@ -116,7 +116,7 @@ def monitor_amqp_survives_a_restart():
             publish(hub, "d1", body)
             assert json.loads(watcher.stdout.readline())["body"] == body
         publish(hub, "d1", "four")
-        out, err = watcher.communicate(timeout=60)
+        out, err = watcher.communicate(timeout=120)
         assert watcher.returncode == 0 and json.loads(out)["body"] == "four", (out, err)
         assert err.decode().count("trying again") == 2, err
 
@@ -139,16 +139,23 @@ def send_amqp_and_feedback():
                                 hub.file()["caFile"], "-V", "mqttv311", "-i", "d1", "-u",
                                 "localhost/d1/?api-version=2021-04-12", "-P", token, "-q", "1", "-t",
                                 "devices/d1/messages/devicebound/#", "-C", "1", "-F", "%t %p"],
-                               stdout=subprocess.PIPE, check=True, timeout=60).stdout.decode()
+                               stdout=subprocess.PIPE, check=True, timeout=120).stdout.decode()
         assert taken.endswith(" hello\n") and "a=b" in taken and "%24.mid=m1" in taken and "%24.cid=c1" in taken, taken
+        while hub.json("device", "show", "d1")["cloudToDeviceMessageCount"]:
+            pass  # its PUBACK is on its way
         before = hub.read_log().count("amqp: connected")
         watcher = subprocess.Popen([NAVE, "feedback", "--data", hub.data, "--count", "1", "-o", "json"],
                                    stdout=subprocess.PIPE, stderr=subprocess.PIPE)
         hub.wait_log("amqp: connected", before + 1)  # the deadline of its handshake goes by this clock as well
-        while watcher.poll() is None:  # the hub gathers records for a while
+        for _ in range(5):  # the hub gathers records for 15 s; hours would be silence that ends connections
             urllib.request.urlopen(urllib.request.Request(hub.file()["endpoints"]["admin"] + "/testing/clock",
-                                                          data=b'{"advance":"5s"}'), timeout=10).close()
-        record = json.loads(watcher.communicate(timeout=30)[0])
+                                                          data=b'{"advance":"20s"}'), timeout=60).close()
+            try:
+                watcher.wait(10)
+                break
+            except subprocess.TimeoutExpired:
+                pass
+        record = json.loads(watcher.communicate(timeout=90)[0])
         assert record["originalMessageId"] == "m1" and record["statusCode"] == "Success" and record["deviceId"] == "d1"
         one_sentence(nave("feedback", "--count", "0", code=2)[1], "--count")
 
@@ -207,7 +214,7 @@ def amqp_on_another_port():
             assert b"trying again" in watcher.stderr.readline()
             hub.start()
             publish(hub, "d1", "two")
-            out, err = watcher.communicate(timeout=60)
+            out, err = watcher.communicate(timeout=120)
             assert watcher.returncode == 0 and json.loads(out)["body"] == "two" and err == b"", (out, err)
     with Hub("--set", "https.port=0", "--set", "amqp.port=5699") as hub:  # nobody to ask
         remote = ("--hub", hub.file()["serviceConnectionString"], "--ca", hub.file()["caFile"])
@@ -243,7 +250,7 @@ def amqp_in_a_websocket():
             assert b"trying again" in watcher.stderr.readline()
             hub.start()
             publish(hub, "d1", "two")
-            out, err = watcher.communicate(timeout=60)
+            out, err = watcher.communicate(timeout=120)
             assert watcher.returncode == 0 and json.loads(out)["body"] == "two" and err == b"", (out, err)
     with Hub("--set", "https.port=0") as hub:
         one_sentence(hub.cli("feedback", "--over", "amqp-ws", code=1)[1], "https.port")

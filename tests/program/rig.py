@@ -22,7 +22,7 @@ def case(function):
     return function
 
 
-def nave(*words, env=None, code=0, timeout=60):
+def nave(*words, env=None, code=0, timeout=120):
     """Run to the end; check the exit code. Returns (stdout, stderr)."""
     environment = {k: v for k, v in os.environ.items() if not k.startswith("NAVE_")}
     environment.update(env or {})
@@ -59,7 +59,7 @@ class Hub:
                                             stdin=subprocess.DEVNULL, env=environment)
         text = b""
         while b"Nave is ready" not in text or not text.endswith(b"\n"):
-            assert select.select([self.process.stdout], [], [], 30)[0], "not ready in time: " + self.read_log()
+            assert select.select([self.process.stdout], [], [], 90)[0], "not ready in time: " + self.read_log()
             chunk = os.read(self.process.stdout.fileno(), 65536)
             assert chunk, "it ended: " + self.read_log()
             text += chunk
@@ -71,7 +71,7 @@ class Hub:
             return file.read()
 
     def wait_log(self, text, times=1):
-        deadline = time.monotonic() + 30
+        deadline = time.monotonic() + 90
         while self.read_log().count(text) < times:
             assert time.monotonic() < deadline, "%r never came: %s" % (text, self.read_log())
             time.sleep(0.01)  # a file has no other way to tell
@@ -88,7 +88,7 @@ class Hub:
 
     def stop(self, sig=signal.SIGTERM):
         self.process.send_signal(sig)
-        code = self.process.wait(30)
+        code = self.process.wait(90)
         self.process.stdout.close()
         return code
 
@@ -110,7 +110,7 @@ def port_of(hub, name):
 
 
 def admin(hub, path):
-    with urllib.request.urlopen(hub.file()["endpoints"]["admin"] + path, timeout=10) as answer:
+    with urllib.request.urlopen(hub.file()["endpoints"]["admin"] + path, timeout=60) as answer:
         return answer.read().decode()
 
 
@@ -120,4 +120,4 @@ def publish(hub, device, payload):
     subprocess.run(["mosquitto_pub", "-h", "localhost", "-p", str(port_of(hub, "mqtts")), "--cafile",
                     hub.file()["caFile"], "-V", "mqttv311", "-i", device, "-u",
                     "localhost/%s/?api-version=2021-04-12" % device, "-P", token, "-q", "1", "-t",
-                    "devices/%s/messages/events/a=b" % device, "-m", payload], check=True, timeout=30)
+                    "devices/%s/messages/events/a=b" % device, "-m", payload], check=True, timeout=90)
