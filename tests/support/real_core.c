@@ -5,6 +5,7 @@
 #include "core/telemetry.h"
 
 #include <ftw.h>
+#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
@@ -71,14 +72,18 @@ static void run_all(real_core *core)
     }
 }
 
-/* What the stores still post is run before the hub goes. */
+/* As the program does before it closes the stores: what is on its way comes back, and nothing follows it. */
 static void close_stores(real_core *core)
 {
-    for (int i = 0; i < 3; i++) {
+    nv_hub_stop(core->hub);
+    for (size_t idle = 0; idle < REAL_LOOPS;) {
+        idle = 0;
         run_all(core);
         for (size_t l = 0; l < REAL_LOOPS; l++) {
             nv_hub_loop_turn_end(&core->hub->loops[l]);
+            idle += nv_hub_loop_idle(&core->hub->loops[l]) ? 1 : 0;
         }
+        (void)sched_yield();
     }
     nv_state_close(core->state);
     run_all(core);
