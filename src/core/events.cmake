@@ -7,7 +7,7 @@ if(BUILD_TESTING)
     add_test(NAME events_crash_lying_test COMMAND events_crash_test lying 300)
     add_test(NAME events_crash_forgetful_test COMMAND events_crash_test forgetful 300)
     set_tests_properties(events_crash_test events_crash_lying_test events_crash_forgetful_test
-        PROPERTIES LABELS "crash" TIMEOUT 600)
+        PROPERTIES LABELS "crash" TIMEOUT 1800)
     set_tests_properties(events_crash_lying_test events_crash_forgetful_test PROPERTIES WILL_FAIL TRUE)
 endif()
 nv_test(events_test SOURCES events_test.c DEPS nv_events_rig)

@@ -10,7 +10,7 @@ if(BUILD_TESTING)
     add_test(NAME state_crash_test COMMAND state_crash_test honest 1000)
     # The proof that the test can fail: a disk that reports syncs it does not do must lose something.
     add_test(NAME state_crash_lying_test COMMAND state_crash_test lying 1000)
-    set_tests_properties(state_crash_test state_crash_lying_test PROPERTIES LABELS "crash" TIMEOUT 600)
+    set_tests_properties(state_crash_test state_crash_lying_test PROPERTIES LABELS "crash" TIMEOUT 1800)
     set_tests_properties(state_crash_lying_test PROPERTIES WILL_FAIL TRUE)
 endif()
 nv_test(state_twin_test SOURCES state_twin_test.c DEPS nv_state)
