@@ -13,6 +13,7 @@
 #include "nave/amqp_client.h"
 #include "nave/commands.h"
 #include "nave/monitor.h"
+#include "nave/table.h"
 
 #include <assert.h>
 #include <inttypes.h>
@@ -46,13 +47,11 @@ static bool shift_time(const char *text, int seconds, char out[40])
 
 /* ---- one line ------------------------------------------------------------------------------------------------ */
 
-/* Text of a stranger on a terminal: no control characters. */
-static void print_plain(const char *text, size_t len)
+static void print_plain(const char *text)
 {
-    for (size_t i = 0; i < len; i++) {
-        unsigned char c = (unsigned char)text[i];
-        putchar(c < 0x20 || c == 0x7f ? '?' : c);
-    }
+    char *plain = nv_plain_dup(text);
+    fputs(plain, stdout);
+    free(plain);
 }
 
 static void print_properties(struct json_object *properties)
@@ -63,10 +62,10 @@ static void print_properties(struct json_object *properties)
     json_object_object_foreach(properties, name, value)
     {
         putchar(' ');
-        print_plain(name, strlen(name));
+        print_plain(name);
         putchar('=');
         const char *text = value ? json_object_get_string(value) : "";
-        print_plain(text, strlen(text));
+        print_plain(text);
     }
 }
 
@@ -76,7 +75,7 @@ static void print_source(struct json_object *system)
     const char *source = nv_json_text(system, "iothub-message-source");
     if (source[0] && strcmp(source, "Telemetry") != 0) {
         putchar('[');
-        print_plain(source, strlen(source));
+        print_plain(source);
         fputs("] ", stdout);
     }
 }
@@ -93,7 +92,7 @@ static void print_message(struct json_object *event)
         const char *text = json_object_is_type(body, json_type_string)
                                ? json_object_get_string(body)
                                : json_object_to_json_string_ext(body, JSON_C_TO_STRING_NOSLASHESCAPE);
-        print_plain(text, strlen(text));
+        print_plain(text);
     } else if (base64[0]) {
         printf("base64:%s", base64);
     }

@@ -2,8 +2,22 @@
 
 #include "base/alloc.h"
 
+#include <stdbool.h>
 #include <stdlib.h>
 #include <string.h>
+
+char *nv_plain_dup(const char *text)
+{
+    char *copy = nv_strdup(text);
+    char *out = copy;
+    for (const unsigned char *in = (const unsigned char *)text; *in; in++) {
+        bool c1 = in[0] == 0xC2 && in[1] >= 0x80 && in[1] < 0xA0;
+        *out++ = (char)(*in < 0x20 || *in == 0x7F || c1 ? '?' : *in);
+        in += c1;
+    }
+    *out = 0;
+    return copy;
+}
 
 void nv_table_init(nv_table *table, const char *const *headings, size_t columns)
 {
@@ -19,13 +33,7 @@ void nv_table_add(nv_table *table, const char *text)
         table->capacity = table->capacity ? 2 * table->capacity : 64;
         table->cells = nv_realloc(table->cells, table->capacity * sizeof(char *));
     }
-    char *copy = nv_strdup(text ? text : "");
-    for (char *c = copy; *c; c++) {
-        if ((unsigned char)*c < 0x20 || *c == 0x7f) {
-            *c = '?';
-        }
-    }
-    table->cells[table->count++] = copy;
+    table->cells[table->count++] = nv_plain_dup(text ? text : "");
 }
 
 void nv_table_finish(nv_table *table, FILE *out)

@@ -26,6 +26,10 @@ def monitor():
         assert [e["sequence"] for e in events] == [0, 1, 2]
         table = hub.cli("monitor", "--from", "beginning", "--device", "d1", "--count", "1")[0]
         assert "d1" in table and "hello 0" in table and "a=b" in table
+        hub.cli("device", "add", "d2")
+        publish(hub, "d2", "\u009b31m red \u00e9")
+        table = hub.cli("monitor", "--from", "beginning", "--device", "d2", "--count", "1")[0]
+        assert "?31m red \u00e9" in table, "control characters of a device stay off the terminal"
         partition = str(events[0]["partition"])
         out = hub.cli("monitor", "--from", "1", "--partition", partition, "--count", "2", "-o", "json")[0]
         assert [json.loads(line)["sequence"] for line in out.splitlines()] == [1, 2]
