@@ -79,6 +79,9 @@ static int add_flag(parse *p, const nv_flag *flag, const char *value)
         p->args->help = true;
         return NV_EXIT_OK;
     }
+    if (value[0] == 0 && flag->value && (strcmp(flag->value, "DIR") == 0 || strcmp(flag->value, "FILE") == 0)) {
+        return refuse(p->why, p->why_size, "--%s is empty: it needs a value (%s)", flag->name, flag->value);
+    }
     if (p->args->flag_count == NV_ARGS_MAX) {
         return refuse(p->why, p->why_size, "more than %d flags", NV_ARGS_MAX);
     }

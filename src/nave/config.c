@@ -400,6 +400,49 @@ static nv_err add_host_names(nv_config *config, const nv_config_source *source, 
     return err;
 }
 
+static bool is_everywhere(const nv_text_list *addresses)
+{
+    return addresses->count == 0 || strcmp(addresses->items[0], "*") == 0 || strcmp(addresses->items[0], "::") == 0 ||
+           strcmp(addresses->items[0], "0.0.0.0") == 0;
+}
+
+static bool share_address(const nv_text_list *a, const nv_text_list *b)
+{
+    bool shared = is_everywhere(a) || is_everywhere(b);
+    for (size_t i = 0; i < a->count && !shared; i++) {
+        for (size_t j = 0; j < b->count && !shared; j++) {
+            shared = strcmp(a->items[i], b->items[j]) == 0;
+        }
+    }
+    return shared;
+}
+
+/* Else the second listener would call the first "another program". */
+static nv_err check_ports(const nv_config *c, nv_buf *why)
+{
+    const struct {
+        const char *name;
+        int64_t port;
+        const nv_text_list *addresses;
+    } rows[] = {{"mqtt.port", c->mqtt_port, &c->net_bind},
+                {"amqp.port", c->amqp_port, &c->net_bind},
+                {"https.port", c->https_port, &c->net_bind},
+                {"mqtt.plain_port", c->mqtt_plain_port, &c->mqtt_plain_bind},
+                {"amqp.plain_port", c->amqp_plain_port, &c->amqp_plain_bind},
+                {"admin.port", c->admin_port, &c->admin_bind}};
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        for (size_t j = 0; j < i; j++) {
+            if (rows[i].port > 0 && rows[i].port == rows[j].port &&
+                share_address(rows[i].addresses, rows[j].addresses)) {
+                say(why, "%s and %s are both %" PRId64 "; give each a port of its own", rows[j].name, rows[i].name,
+                    rows[i].port);
+                return NV_E_INVALID;
+            }
+        }
+    }
+    return NV_OK;
+}
+
 static nv_err check_together(const nv_config *config, nv_buf *why)
 {
     if ((config->tls_certificate_file[0] == 0) != (config->tls_key_file[0] == 0)) {
@@ -425,7 +468,7 @@ static nv_err check_together(const nv_config *config, nv_buf *why)
             config->events_entity);
         return NV_E_INVALID;
     }
-    return NV_OK;
+    return check_ports(config, why);
 }
 
 nv_err nv_config_load(nv_config **out, const nv_config_source *source, nv_buf *why)

@@ -127,11 +127,11 @@ static void collect_names(nv_up *up)
     }
 }
 
-static nv_err open_pki(nv_up *up, nv_pki *pki, char why[NV_PKI_WHY_SIZE])
+/* @p dir may be NULL where nothing is opened. */
+static nv_pki_config pki_config(const nv_up *up, const char *dir)
 {
     bool own = up->config->tls_certificate_file[0] == 0;
-    char *dir = nv_path_join(up->data, "tls");
-    nv_pki_config config = {
+    return (nv_pki_config){
         .dir = dir,
         .hostnames = (const char *const *)up->config->net_host_names.items,
         .hostname_count = up->config->net_host_names.count,
@@ -139,6 +139,12 @@ static nv_err open_pki(nv_up *up, nv_pki *pki, char why[NV_PKI_WHY_SIZE])
         .key_file = own ? NULL : up->config->tls_key_file,
         .clock = up->clock,
     };
+}
+
+static nv_err open_pki(nv_up *up, nv_pki *pki, char why[NV_PKI_WHY_SIZE])
+{
+    char *dir = nv_path_join(up->data, "tls");
+    nv_pki_config config = pki_config(up, dir);
     nv_err err = nv_pki_open(&config, pki, why);
     free(dir);
     return err;
@@ -459,6 +465,13 @@ static int check(nv_up *up)
     if (code != NV_EXIT_OK) {
         fprintf(stderr, "nave: %.*s\n", NV_SPAN_ARG(nv_buf_span(&up->why)));
         return code;
+    }
+    char why[NV_PKI_WHY_SIZE] = "";
+    nv_pki_config pki = pki_config(up, NULL);
+    if (nv_pki_check(&pki, why) != NV_OK) {
+        fprintf(stderr, "nave: %s\n", why);
+        nv_up_config_free(up);
+        return NV_EXIT_USAGE;
     }
     nv_config_write_changes(stdout, up->config);
     fprintf(stderr, "the configuration%s%s is right\n", up->config_file ? " " : "",

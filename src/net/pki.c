@@ -441,6 +441,16 @@ nv_err nv_pki_open(const nv_pki_config *config, nv_pki *out, char why[NV_PKI_WHY
     return err;
 }
 
+nv_err nv_pki_check(const nv_pki_config *config, char why[NV_PKI_WHY_SIZE])
+{
+    nv_pki users = {0};
+    int64_t now_us = nv_wall_us(config->clock ? config->clock : nv_clock_system());
+    nv_err err =
+        config->cert_file || config->key_file ? open_users(config, now_us, &users, why) : check_names(config, why);
+    nv_pki_deinit(&users);
+    return err;
+}
+
 void nv_pki_deinit(nv_pki *pki)
 {
     for (size_t i = 0; i < pki->name_count; i++) {

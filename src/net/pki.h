@@ -50,6 +50,10 @@ typedef struct nv_pki {
 NV_NODISCARD nv_err nv_pki_open(const nv_pki_config *config, nv_pki *out, char why[NV_PKI_WHY_SIZE]);
 void nv_pki_deinit(nv_pki *pki);
 
+/** What is wrong with the names and the user's files of @p config, as nv_pki_open() would say it; writes nothing, and
+ * does not look into dir. */
+NV_NODISCARD nv_err nv_pki_check(const nv_pki_config *config, char why[NV_PKI_WHY_SIZE]);
+
 /** A self-signed device certificate with its key, as `nave` and tests make them. */
 typedef struct nv_device_cert {
     char *cert_pem;

@@ -95,3 +95,12 @@ def check():
         one_sentence(nave("up", "--data", folder, env={"NAVE_LOG_PARTITIONS": "99"}, code=2)[1], "NAVE_LOG_PARTITIONS")
         one_sentence(nave("up", "--data", folder, "--set", "a.b=1", code=2)[1], "a.b")
         one_sentence(nave("up", "--data", folder, "--set", "a", code=2)[1], "OPTION=VALUE")
+        for words, parts in ((("--set", "amqp.port=8883"), ("mqtt.port and amqp.port are both 8883",)),
+                             (("--set", "mqtt.plain_port=443", "--set", "mqtt.plain_bind=::"), ("https.port", "443")),
+                             (("--set", "admin.port=7", "--set", "amqp.plain_port=7"), ("admin.port", "are both 7")),
+                             (("--set", "tls.certificate_file=/absent", "--set", "tls.key_file=/absent"), ("/absent",)),
+                             (("--hostname", "*.example.com"), ("*.example.com", "host name"))):
+            one_sentence(nave("up", "--check", "--data", folder, *words, code=2)[1], *parts)
+        nave("up", "--check", "--data", folder, "--bind", "192.0.2.1", "--set", "admin.port=443")  # other addresses
+        for empty in ("--data", "--config"):
+            one_sentence(nave("up", "--check", empty, "", code=2)[1], empty, "is empty")
