@@ -154,6 +154,7 @@ static void reload_config(nv_up *up)
 {
     nv_config *fresh = NULL;
     nv_buf_clear(&up->why);
+    choose_file(up); /* nave.yaml may be new in the data folder */
     if (nv_up_config_load(up, &fresh) != NV_EXIT_OK) {
         nv_diag(NV_LEVEL_ERROR, "config", NULL, "%.*s; the former configuration stays in force",
                 NV_SPAN_ARG(nv_buf_span(&up->why)));

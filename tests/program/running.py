@@ -121,6 +121,11 @@ def reload():
         hub.json("device", "add", "d1")
         assert hub.stop() == 0
     shutil.rmtree(folder)
+    with Hub() as hub:  # no file at the start; one comes later
+        with open(os.path.join(hub.data, "nave.yaml"), "w", encoding="utf-8") as file:
+            file.write("diag:\n  level: debug\n")
+        hub.process.send_signal(signal.SIGHUP)
+        hub.wait_log("diag.level is changed")
 
 
 @case
