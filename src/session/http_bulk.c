@@ -118,6 +118,7 @@ static bool read_ids(bulk_item *item, struct json_object *tree)
     struct json_object *module = nv_json_member(tree, "moduleId");
     nv_span id = NV_SPAN_EMPTY;
     if (!nv_json_as_string(nv_json_member(tree, "id"), &id) || !nv_device_id_valid(id)) {
+        spec->device_id = id.len <= NV_ID_MAX ? id : NV_SPAN_EMPTY; /* so that the caller finds the item */
         item_fail(item, NV_HUB_ERROR_ArgumentInvalid, "id is not a device id");
         return false;
     }

@@ -356,6 +356,8 @@ static void bulk(void **state)
     nv_expect("GET", "/twins/b5" V, NULL, 200);
     assert_string_equal(nv_said_at("properties.desired.b.c"), "1");
     assert_string_equal(nv_said_at("properties.desired.$version"), "2");
+    nv_expect("POST", "/devices" V, "[{\"id\":\"not an id\",\"importMode\":\"create\"}]", 400);
+    assert_non_null(strstr(nv_rig_said.body, "{\"deviceId\":\"not an id\",\"errorCode\":\"ArgumentInvalid\""));
     nv_expect_error("POST", "/devices" V, "{}", 400, "ArgumentInvalid");
     nv_expect_error("POST", "/devices" V, "[]", 400, "ArgumentInvalid");
 }
