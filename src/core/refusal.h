@@ -52,7 +52,8 @@
       "send PINGREQ in time; check the network")                                                                       \
     X(SESSION_EXPIRED, "token-expired-while-connected", "the SAS token of the connection expired",                     \
       "connect again with a new token, as the SDKs do by themselves")                                                  \
-    X(MALFORMED, "malformed-packet", "the peer broke the protocol", "see the detail")                                  \
+    X(MALFORMED, "malformed-packet", "the peer broke the protocol",                                                    \
+      "correct the client: it breaks the rule that the cause names")                                                   \
     X(QOS2, "qos2", "QoS 2 is not supported", "publish with QoS 0 or 1")                                               \
     X(TOO_BIG, "message-too-large", "the message is larger than the limit", "send at most 256 KiB")                    \
     X(TOPIC, "topic", "the topic is not one of the hub's", "publish to devices/{device}/messages/events/")             \

@@ -11,7 +11,7 @@
 /** Service error names with their numbers and status (http-hub.md section 4.2); the HTTP session renders them. */
 #define NV_HUB_ERROR_TABLE(X)                                                                                          \
     X(NONE, 0, 200, "")                                                                                                \
-    X(InvalidProtocolVersion, 400001, 400, "The api-version is missing or not valid")                                  \
+    X(InvalidProtocolVersion, 400001, 400, "The api-version is missing or not valid: append ?api-version=2021-04-12")  \
     X(InvalidOperation, 400003, 400, "The operation is not valid")                                                     \
     X(ArgumentInvalid, 400004, 400, "An argument is not valid")                                                        \
     X(ArgumentNull, 400005, 400, "An argument is missing")                                                             \

@@ -7,6 +7,7 @@
 #include "codec/percent.h"
 #include "codec/sas.h"
 #include "nave/data_dir.h"
+#include "nave/table.h"
 
 #include <curl/curl.h>
 #include <json-c/json.h>
@@ -287,7 +288,11 @@ static void print_members(struct json_object *object, const char *prefix)
         if (json_object_is_type(value, json_type_object)) {
             print_members(value, full);
         } else if (value) {
-            printf("%-44s %s\n", full, json_object_get_string(value));
+            char *plain_name = nv_plain_dup(full);
+            char *plain_value = nv_plain_dup(json_object_get_string(value));
+            printf("%-44s %s\n", plain_name, plain_value);
+            free(plain_name);
+            free(plain_value);
         }
     }
 }
@@ -499,12 +504,33 @@ int nv_client_call(nv_client *client, const nv_call *call, nv_answer *answer)
     return code;
 }
 
+/* Errors whose text says too little to a person: only the id, only "Unauthorized". @return false: it is not one */
+static bool complain_known(const char *error, const char *text)
+{
+    if (error && strcmp(error, "DeviceNotFound") == 0 && !strchr(text, ' ')) {
+        (void)refuse("there is no device \"%s\" (DeviceNotFound)", text);
+    } else if (error && strcmp(error, "ModuleNotFound") == 0 && !strchr(text, ' ')) {
+        (void)refuse("there is no module \"%s\" (ModuleNotFound)", text);
+    } else if (error && strcmp(error, "IotHubUnauthorizedAccess") == 0) {
+        (void)refuse(
+            "%s (IotHubUnauthorizedAccess): the policy of the connection string lacks the right, or its key is "
+            "not the current one; the hub's log says which",
+            text);
+    } else {
+        return false;
+    }
+    return true;
+}
+
 /* "ErrorCode:Name;text" becomes "text (Name)", JSON in a string its message; anything else stands as it is. */
 static void complain(long status, const char *message, const char *error)
 {
     const char *name = strncmp(message, "ErrorCode:", 10) == 0 ? message + 10 : NULL;
     const char *text = name ? strchr(name, ';') : NULL;
     struct json_object *inner = NULL;
+    if (text && complain_known(error, text + 1)) {
+        return;
+    }
     if (message[0] == '{' && nv_json_parse(nv_span_str(message), 8, 100, &inner) == NV_OK) {
         const char *said = nv_json_text(inner, "message");
         (void)refuse("%s%s%s%s", said[0] ? said : "the hub refused", error ? " (" : "", error ? error : "",

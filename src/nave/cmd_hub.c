@@ -3,6 +3,7 @@
 #include "codec/json.h"
 #include "nave/client.h"
 #include "nave/commands.h"
+#include "nave/table.h"
 
 #include <arpa/inet.h>
 #include <json-c/json.h>
@@ -225,6 +226,9 @@ static void check_identity(findings *f, const char *id, const nv_answer *answer)
     } else {
         find(f, "credential", false, "no certificate is registered; nave device set %s --thumbprint SHA256", id);
     }
+    if (strpbrk(id, "+#")) {
+        find(f, "topics", true, "it can use AMQP and HTTPS only: topics of MQTT cannot hold the + or # of its id");
+    }
     find(f, "connection", true, "it is %s now, last active %s", nv_json_text(answer->body, "connectionState"),
          strncmp(nv_json_text(answer->body, "lastActivityTime"), "0001-", 5) == 0
              ? "never"
@@ -245,11 +249,12 @@ static void print_refusals(struct json_object *list)
     puts(count ? "\nLast refusals, newest first:" : "\nNo refusals since the hub started.");
     for (size_t i = 0; i < count; i++) {
         struct json_object *row = json_object_array_get_idx(list, i);
-        const char *detail = nv_json_text(row, "detail");
+        char *detail = nv_plain_dup(nv_json_text(row, "detail")); /* may cite what the peer sent */
         printf("  %s  %s from %s, %s times: %s\n    cause: %s%s%s\n    cure:  %s\n", nv_json_text(row, "time"),
                nv_json_text(row, "protocol"), nv_json_text(row, "address"), nv_json_text(row, "count"),
                nv_json_text(row, "refusal"), nv_json_text(row, "cause"), detail[0] ? ": " : "", detail,
                nv_json_text(row, "cure"));
+        free(detail);
     }
 }
 

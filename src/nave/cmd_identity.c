@@ -226,6 +226,50 @@ static void print_list(const nv_client *client, struct json_object *list, bool m
     nv_table_finish(&table, stdout);
 }
 
+/* ---- requests ----------------------------------------------------------------------------------------------- */
+
+/* The service says "unauthorized" of modules whose device is missing or disabled; a person wants to know which. */
+static void complain_of_device(nv_client *client, const char *device, const nv_answer *refused)
+{
+    nv_answer answer = {0};
+    char *path = path_of(device, NULL);
+    int code = nv_client_request(client, "GET", path, NULL, NULL, &answer);
+    if (code == NV_EXIT_OK && answer.status == 404) {
+        nv_answer_complain(&answer);
+    } else if (code == NV_EXIT_OK && strcmp(nv_json_text(answer.body, "status"), "disabled") == 0) {
+        fprintf(stderr,
+                "nave: the device \"%s\" is disabled, and its modules with it; nave device set %s --status enabled\n",
+                device, device);
+    } else {
+        nv_answer_complain(refused);
+    }
+    free(path);
+    nv_answer_deinit(&answer);
+}
+
+/* As nv_client_do(). @p device: whose modules it is about, or NULL */
+static int ask(nv_client *client, const char *method, const char *path, const char *body, const char *if_match,
+               const char *device, nv_answer *answer)
+{
+    int code = nv_client_request(client, method, path, body, if_match, answer);
+    if (code != NV_EXIT_OK || answer->status < 400) {
+        return code;
+    }
+    if (device && answer->status == 401) {
+        complain_of_device(client, device, answer);
+    } else {
+        nv_answer_complain(answer);
+    }
+    return NV_EXIT_REFUSED;
+}
+
+static void warn_of_wildcards(const char *device, const char *module)
+{
+    if (strpbrk(device, "+#") || (module && strpbrk(module, "+#"))) {
+        fputs("nave: topics of MQTT cannot hold the + or # of this id: it can use AMQP and HTTPS only\n", stderr);
+    }
+}
+
 /* ---- the commands -------------------------------------------------------------------------------------------- */
 
 static int add_identity(const nv_args *args, const char *device, const char *module)
@@ -243,10 +287,11 @@ static int add_identity(const nv_args *args, const char *device, const char *mod
         code = nv_client_open(&client, args);
     }
     if (code == NV_EXIT_OK) {
-        code = nv_client_do(&client, "PUT", path, json_object_to_json_string(identity), NULL, &answer);
+        code = ask(&client, "PUT", path, json_object_to_json_string(identity), NULL, module ? device : NULL, &answer);
     }
     if (code == NV_EXIT_OK) {
         print_added(&client, answer.body);
+        warn_of_wildcards(device, module);
     }
     free(path);
     nv_answer_deinit(&answer);
@@ -255,13 +300,14 @@ static int add_identity(const nv_args *args, const char *device, const char *mod
     return code;
 }
 
-static int show(const nv_args *args, const char *path, void (*print)(const nv_client *client, struct json_object *body))
+static int show(const nv_args *args, const char *path, const char *device,
+                void (*print)(const nv_client *client, struct json_object *body))
 {
     nv_client client = {0};
     nv_answer answer = {0};
     int code = nv_client_open(&client, args);
     if (code == NV_EXIT_OK) {
-        code = nv_client_do(&client, "GET", path, NULL, NULL, &answer);
+        code = ask(&client, "GET", path, NULL, NULL, device, &answer);
     }
     if (code == NV_EXIT_OK) {
         print(&client, answer.body);
@@ -278,7 +324,7 @@ static int remove_identity(const nv_args *args, const char *device, const char *
     char *path = path_of(device, module);
     int code = nv_client_open(&client, args);
     if (code == NV_EXIT_OK) {
-        code = nv_client_do(&client, "DELETE", path, NULL, "*", &answer);
+        code = ask(&client, "DELETE", path, NULL, "*", module ? device : NULL, &answer);
     }
     if (code == NV_EXIT_OK) {
         fprintf(stderr, "%s%s%s is removed\n", device, module ? "/" : "", module ? module : "");
@@ -319,7 +365,7 @@ static int show_identity(const nv_args *args, const char *device, const char *mo
     char *path = path_of(device, module);
     int code = nv_client_open(&client, args);
     if (code == NV_EXIT_OK) {
-        code = nv_client_do(&client, "GET", path, NULL, NULL, &answer);
+        code = ask(&client, "GET", path, NULL, NULL, module ? device : NULL, &answer);
     }
     if (code == NV_EXIT_OK) {
         add_live_state(&client, answer.body, device, module);
@@ -376,13 +422,13 @@ static void print_modules(const nv_client *client, struct json_object *body)
 
 int nv_cmd_device_list(const nv_args *args)
 {
-    return show(args, "/devices?top=1000", print_devices);
+    return show(args, "/devices?top=1000", NULL, print_devices);
 }
 
 int nv_cmd_module_list(const nv_args *args)
 {
     char *path = nv_path_of("devices", args->operands[0], NULL, "/modules");
-    int code = show(args, path, print_modules);
+    int code = show(args, path, args->operands[0], print_modules);
     free(path);
     return code;
 }

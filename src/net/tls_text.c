@@ -32,8 +32,7 @@ static const explanation explanations[] = {
     {SSL_R_TLSV1_ALERT_PROTOCOL_VERSION, "no shared TLS version: the client refuses ours (alert protocol_version)",
      false},
     {SSL_R_NO_SHARED_CIPHER,
-     "no shared cipher: the client offers none of those allowed here; an old modem may need the TLS cipher list "
-     "widened",
+     "no shared cipher: the client offers none of those allowed here; for an old modem name more in tls.ciphers",
      false},
     {SSL_R_NO_SUITABLE_SIGNATURE_ALGORITHM,
      "no shared signature algorithm: the client cannot verify our kind of certificate (ECDSA unless you gave your "

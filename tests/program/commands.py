@@ -41,6 +41,17 @@ def identities():
         hub.cli("device", "rm", "d2")
         one_sentence(hub.cli("device", "show", "d2", code=1)[1], "d2")
         one_sentence(hub.cli("device", "add", "b/d", code=1)[1], "nave: ")
+        # what the service says is too little for a person
+        one_sentence(hub.cli("device", "show", "nope", code=1)[1], 'there is no device "nope"')
+        one_sentence(hub.cli("module", "show", "d3", "m1", code=1)[1], 'there is no module "d3/m1"')
+        for words in (("add", "nope", "m"), ("list", "nope"), ("show", "nope", "m"), ("rm", "nope", "m")):
+            one_sentence(hub.cli("module", *words, code=1)[1], 'there is no device "nope"')
+        one_sentence(hub.cli("module", "list", "d1", code=1)[1], 'the device "d1" is disabled', "--status enabled")
+        shown = hub.json("hub", "show")
+        other = shown["serviceConnectionString"].replace("=iothubowner", "=service")
+        one_sentence(nave("device", "list", "--hub", other, "--ca", shown["caFile"], code=1)[1], "Unauthorized", "key")
+        assert "AMQP and HTTPS only" in hub.cli("device", "add", "a+b")[1]
+        assert "AMQP and HTTPS only" in hub.cli("doctor", "a+b")[0]
         odd = hub.json("device", "add", "a%b#c'd*e")
         assert hub.json("device", "show", "a%b#c'd*e")["deviceId"] == odd["deviceId"]
 
