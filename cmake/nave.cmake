@@ -10,6 +10,11 @@ pkg_check_modules(CYAML REQUIRED IMPORTED_TARGET libcyaml)
 pkg_check_modules(CURL REQUIRED IMPORTED_TARGET libcurl)
 pkg_check_modules(CMOCKA REQUIRED IMPORTED_TARGET cmocka)
 
+# Its headers only: the commands load it when they need it (src/nave/curl_library.h).
+add_library(nv_curl INTERFACE)
+target_include_directories(nv_curl SYSTEM INTERFACE ${CURL_INCLUDE_DIRS})
+target_link_libraries(nv_curl INTERFACE ${CMAKE_DL_LIBS})
+
 # HTTP/1.1 grammar: llhttp where it is packaged, else its predecessor http-parser, which ships no .pc file.
 add_library(nv_http_engine INTERFACE)
 pkg_check_modules(LLHTTP IMPORTED_TARGET libllhttp)

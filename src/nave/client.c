@@ -6,10 +6,10 @@
 #include "codec/json.h"
 #include "codec/percent.h"
 #include "codec/sas.h"
+#include "nave/curl_library.h"
 #include "nave/data_dir.h"
 #include "nave/table.h"
 
-#include <curl/curl.h>
 #include <json-c/json.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -199,8 +199,8 @@ int nv_client_open_events(nv_client *client, const nv_args *args)
 
 void nv_client_close(nv_client *client)
 {
-    if (client->_curl) {
-        curl_easy_cleanup(client->_curl);
+    if (client->_handle) {
+        client->_curl->easy_cleanup(client->_handle);
     }
     free(client->data_dir);
     json_object_put(client->local);
@@ -313,6 +313,7 @@ const char *nv_json_text(struct json_object *object, const char *name)
 /* ---- requests ---------------------------------------------------------------------------------------------- */
 
 typedef struct receive {
+    const nv_curl *curl;
     nv_buf body;
     nv_answer *answer;
 } receive;
@@ -342,13 +343,14 @@ static char *header_value(nv_span line, const char *name)
 
 static size_t take_header(char *bytes, size_t size, size_t count, void *arg)
 {
-    nv_answer *answer = ((receive *)arg)->answer;
+    const receive *r = arg;
+    nv_answer *answer = r->answer;
     nv_span line = nv_span_of(bytes, size * count);
     char *date = header_value(line, "date");
     char *error = header_value(line, "iothub-errorcode");
     char *continuation = header_value(line, "x-ms-continuation");
     if (date) {
-        time_t seconds = curl_getdate(date, NULL);
+        time_t seconds = r->curl->getdate(date, NULL);
         answer->date_unix_s = seconds > 0 ? (int64_t)seconds : 0;
         free(date);
     }
@@ -363,85 +365,97 @@ static size_t take_header(char *bytes, size_t size, size_t count, void *arg)
     return line.len;
 }
 
-static struct curl_slist *add_header(struct curl_slist *list, const char *name, const char *value)
-{
-    size_t size = strlen(name) + strlen(value) + 3;
-    char *line = nv_malloc(size);
-    (void)snprintf(line, size, "%s: %s", name, value);
-    struct curl_slist *longer = curl_slist_append(list, line);
-    nv_wipe(line, size);
-    free(line);
-    return longer ? longer : list;
-}
-
-static CURL *handle_of(nv_client *client)
-{
-    if (!client->_curl) {
-        (void)curl_global_init(CURL_GLOBAL_DEFAULT);
-        client->_curl = curl_easy_init();
-        if (!client->_curl) {
-            abort(); /* out of memory at the start of a command */
-        }
-    }
-    curl_easy_reset(client->_curl);
-    return client->_curl;
-}
-
 typedef struct exchange {
-    CURL *curl;
+    const nv_curl *curl;
+    CURL *handle;
     struct curl_slist *headers;
     struct curl_slist *dial;
     char error[CURL_ERROR_SIZE];
 } exchange;
+
+static void add_header(exchange *x, const char *name, const char *value)
+{
+    size_t size = strlen(name) + strlen(value) + 3;
+    char *line = nv_malloc(size);
+    (void)snprintf(line, size, "%s: %s", name, value);
+    struct curl_slist *longer = x->curl->slist_append(x->headers, line);
+    nv_wipe(line, size);
+    free(line);
+    x->headers = longer ? longer : x->headers;
+}
+
+static bool have_handle(nv_client *client)
+{
+    if (!client->_handle) {
+        const char *why = "";
+        client->_curl = nv_curl_load(&why);
+        if (!client->_curl) {
+            (void)refuse("commands speak HTTPS by libcurl, which cannot be loaded: %s", why);
+            return false;
+        }
+        client->_handle = client->_curl->easy_init();
+        if (!client->_handle) {
+            abort(); /* out of memory at the start of a command */
+        }
+    }
+    client->_curl->easy_reset(client->_handle);
+    return true;
+}
 
 static void set_target(exchange *x, const nv_client *client, const char *path)
 {
     char url[8192];
     (void)snprintf(url, sizeof(url), "https://%s:%u%s%sapi-version=" API_VERSION, client->host, client->port, path,
                    strchr(path, '?') ? "&" : "?");
-    curl_easy_setopt(x->curl, CURLOPT_URL, url);
-    curl_easy_setopt(x->curl, CURLOPT_PATH_AS_IS, 1L);
+    x->curl->easy_setopt(x->handle, CURLOPT_URL, url);
+    x->curl->easy_setopt(x->handle, CURLOPT_PATH_AS_IS, 1L);
     if (client->connect_to) {
         char dial[512];
         (void)snprintf(dial, sizeof(dial), "%s:%u:%s:%u", client->host, client->port, client->connect_to, client->port);
-        x->dial = curl_slist_append(NULL, dial);
-        curl_easy_setopt(x->curl, CURLOPT_CONNECT_TO, x->dial);
+        x->dial = x->curl->slist_append(NULL, dial);
+        x->curl->easy_setopt(x->handle, CURLOPT_CONNECT_TO, x->dial);
     }
 }
 
-static void exchange_init(exchange *x, nv_client *client, const char *method, const char *path, const char *body,
+/** @return false: there is no libcurl, said on stderr; nothing to deinit */
+static bool exchange_init(exchange *x, nv_client *client, const char *method, const char *path, const char *body,
                           const char *if_match, int64_t token_life_s)
 {
     memset(x, 0, sizeof(*x));
-    x->curl = handle_of(client);
+    if (!have_handle(client)) {
+        return false;
+    }
+    x->curl = client->_curl;
+    x->handle = client->_handle;
     set_target(x, client, path);
     char *token = nv_client_token(client, client->host, token_life_s);
-    x->headers = add_header(x->headers, "Authorization", token ? token : "");
+    add_header(x, "Authorization", token ? token : "");
     free(token);
-    x->headers = add_header(x->headers, "Expect", "");
+    add_header(x, "Expect", "");
     if (if_match) {
-        x->headers = add_header(x->headers, "If-Match", if_match);
+        add_header(x, "If-Match", if_match);
     }
     if (body) {
-        x->headers = add_header(x->headers, "Content-Type", "application/json; charset=utf-8");
-        curl_easy_setopt(x->curl, CURLOPT_COPYPOSTFIELDS, body);
+        add_header(x, "Content-Type", "application/json; charset=utf-8");
+        x->curl->easy_setopt(x->handle, CURLOPT_COPYPOSTFIELDS, body);
     }
-    curl_easy_setopt(x->curl, CURLOPT_CUSTOMREQUEST, method);
-    curl_easy_setopt(x->curl, CURLOPT_HTTPHEADER, x->headers);
-    curl_easy_setopt(x->curl, CURLOPT_ERRORBUFFER, x->error);
-    curl_easy_setopt(x->curl, CURLOPT_NOPROXY, "*");
-    curl_easy_setopt(x->curl, CURLOPT_NOSIGNAL, 1L);
-    curl_easy_setopt(x->curl, CURLOPT_CONNECTTIMEOUT, 10L);
-    curl_easy_setopt(x->curl, CURLOPT_USERAGENT, "nave/" NV_VERSION);
+    x->curl->easy_setopt(x->handle, CURLOPT_CUSTOMREQUEST, method);
+    x->curl->easy_setopt(x->handle, CURLOPT_HTTPHEADER, x->headers);
+    x->curl->easy_setopt(x->handle, CURLOPT_ERRORBUFFER, x->error);
+    x->curl->easy_setopt(x->handle, CURLOPT_NOPROXY, "*");
+    x->curl->easy_setopt(x->handle, CURLOPT_NOSIGNAL, 1L);
+    x->curl->easy_setopt(x->handle, CURLOPT_CONNECTTIMEOUT, 10L);
+    x->curl->easy_setopt(x->handle, CURLOPT_USERAGENT, "nave/" NV_VERSION);
     if (client->ca_file) {
-        curl_easy_setopt(x->curl, CURLOPT_CAINFO, client->ca_file);
+        x->curl->easy_setopt(x->handle, CURLOPT_CAINFO, client->ca_file);
     }
+    return true;
 }
 
 static void exchange_deinit(exchange *x)
 {
-    curl_slist_free_all(x->headers);
-    curl_slist_free_all(x->dial);
+    x->curl->slist_free_all(x->headers);
+    x->curl->slist_free_all(x->dial);
 }
 
 static int unreachable(const nv_client *client, const exchange *x, CURLcode code)
@@ -453,7 +467,7 @@ static int unreachable(const nv_client *client, const exchange *x, CURLcode code
         cure = "; start it by `nave up`";
     }
     return refuse("the hub at %s:%u cannot be reached: %s%s", client->host, client->port,
-                  x->error[0] ? x->error : curl_easy_strerror(code), cure);
+                  x->error[0] ? x->error : x->curl->easy_strerror(code), cure);
 }
 
 static int not_a_hub(const nv_client *client, const nv_answer *answer)
@@ -467,33 +481,35 @@ static void add_paging(exchange *x, const nv_call *call)
     char page[24];
     if (call->page > 0) {
         (void)snprintf(page, sizeof(page), "%u", call->page);
-        x->headers = add_header(x->headers, "x-ms-max-item-count", page);
+        add_header(x, "x-ms-max-item-count", page);
     }
     if (call->continuation) {
-        x->headers = add_header(x->headers, "x-ms-continuation", call->continuation);
+        add_header(x, "x-ms-continuation", call->continuation);
     }
-    curl_easy_setopt(x->curl, CURLOPT_HTTPHEADER, x->headers);
+    x->curl->easy_setopt(x->handle, CURLOPT_HTTPHEADER, x->headers);
 }
 
 int nv_client_call(nv_client *client, const nv_call *call, nv_answer *answer)
 {
     memset(answer, 0, sizeof(*answer));
-    receive r = {.answer = answer};
-    nv_buf_init(&r.body, ANSWER_MAX);
     exchange x;
-    exchange_init(&x, client, call->method, call->path, call->body, call->if_match, TOKEN_LIFE_S);
+    if (!exchange_init(&x, client, call->method, call->path, call->body, call->if_match, TOKEN_LIFE_S)) {
+        return NV_EXIT_REFUSED;
+    }
+    receive r = {.curl = x.curl, .answer = answer};
+    nv_buf_init(&r.body, ANSWER_MAX);
     add_paging(&x, call);
-    curl_easy_setopt(x.curl, CURLOPT_TIMEOUT, call->timeout_s ? call->timeout_s : 60L);
-    curl_easy_setopt(x.curl, CURLOPT_WRITEFUNCTION, take_body);
-    curl_easy_setopt(x.curl, CURLOPT_WRITEDATA, &r);
-    curl_easy_setopt(x.curl, CURLOPT_HEADERFUNCTION, take_header);
-    curl_easy_setopt(x.curl, CURLOPT_HEADERDATA, &r);
-    CURLcode result = curl_easy_perform(x.curl);
+    x.curl->easy_setopt(x.handle, CURLOPT_TIMEOUT, call->timeout_s ? call->timeout_s : 60L);
+    x.curl->easy_setopt(x.handle, CURLOPT_WRITEFUNCTION, take_body);
+    x.curl->easy_setopt(x.handle, CURLOPT_WRITEDATA, &r);
+    x.curl->easy_setopt(x.handle, CURLOPT_HEADERFUNCTION, take_header);
+    x.curl->easy_setopt(x.handle, CURLOPT_HEADERDATA, &r);
+    CURLcode result = x.curl->easy_perform(x.handle);
     int code = NV_EXIT_OK;
     if (result != CURLE_OK) {
         code = call->quiet ? NV_EXIT_REFUSED : unreachable(client, &x, result);
     } else {
-        curl_easy_getinfo(x.curl, CURLINFO_RESPONSE_CODE, &answer->status);
+        x.curl->easy_getinfo(x.handle, CURLINFO_RESPONSE_CODE, &answer->status);
         if (nv_buf_len(&r.body) > 0 &&
             nv_json_parse(nv_buf_span(&r.body), NV_JSON_MAX_DEPTH, UINT32_MAX, &answer->body) != NV_OK) {
             code = call->quiet ? NV_EXIT_REFUSED : not_a_hub(client, answer);
@@ -585,7 +601,7 @@ void nv_answer_deinit(nv_answer *answer)
 /* ---- streams ----------------------------------------------------------------------------------------------- */
 
 typedef struct stream {
-    CURL *curl;
+    const exchange *exchange;
     nv_buf pending;
     bool (*line)(void *arg, nv_span line);
     void *arg;
@@ -597,7 +613,7 @@ static size_t take_lines(char *bytes, size_t size, size_t count, void *arg)
 {
     stream *s = arg;
     long status = 0;
-    curl_easy_getinfo(s->curl, CURLINFO_RESPONSE_CODE, &status);
+    s->exchange->curl->easy_getinfo(s->exchange->handle, CURLINFO_RESPONSE_CODE, &status);
     if (nv_buf_append(&s->pending, nv_span_of(bytes, size * count)) != NV_OK) {
         s->failed = true;
         return 0;
@@ -632,15 +648,17 @@ static nv_stream_end refused(stream *s, long status)
 nv_stream_end nv_client_stream(nv_client *client, const char *path, bool (*line)(void *arg, nv_span line), void *arg)
 {
     exchange x;
-    exchange_init(&x, client, "GET", path, NULL, NULL, STREAM_LIFE_S);
-    stream s = {.curl = x.curl, .line = line, .arg = arg};
+    if (!exchange_init(&x, client, "GET", path, NULL, NULL, STREAM_LIFE_S)) {
+        return NV_STREAM_REFUSED;
+    }
+    stream s = {.exchange = &x, .line = line, .arg = arg};
     nv_buf_init(&s.pending, STREAM_LINE_MAX);
-    curl_easy_setopt(x.curl, CURLOPT_TCP_KEEPALIVE, 1L);
-    curl_easy_setopt(x.curl, CURLOPT_WRITEFUNCTION, take_lines);
-    curl_easy_setopt(x.curl, CURLOPT_WRITEDATA, &s);
-    CURLcode result = curl_easy_perform(x.curl);
+    x.curl->easy_setopt(x.handle, CURLOPT_TCP_KEEPALIVE, 1L);
+    x.curl->easy_setopt(x.handle, CURLOPT_WRITEFUNCTION, take_lines);
+    x.curl->easy_setopt(x.handle, CURLOPT_WRITEDATA, &s);
+    CURLcode result = x.curl->easy_perform(x.handle);
     long status = 0;
-    curl_easy_getinfo(x.curl, CURLINFO_RESPONSE_CODE, &status);
+    x.curl->easy_getinfo(x.handle, CURLINFO_RESPONSE_CODE, &status);
     nv_stream_end end = NV_STREAM_ENDED;
     if (s.stopped) {
         end = NV_STREAM_STOPPED;

@@ -11,6 +11,7 @@
 #include <stdint.h>
 
 struct json_object;
+struct nv_curl;
 
 typedef struct nv_client {
     char *data_dir;            /* of a local hub, or NULL */
@@ -22,13 +23,14 @@ typedef struct nv_client {
     char *policy;
     uint8_t key[64];
     size_t key_len;
-    char *service_string; /* connection string that was used */
-    char *entity;         /* event hub, when the string was that of one; else NULL */
-    bool plain;           /* ... and it is the emulator's form: without TLS */
-    uint16_t amqp_port;   /* --amqp-port, or 0 */
-    bool websocket;       /* --over amqp-ws */
-    bool json;            /* -o json */
-    void *_curl;
+    char *service_string;        /* connection string that was used */
+    char *entity;                /* event hub, when the string was that of one; else NULL */
+    bool plain;                  /* ... and it is the emulator's form: without TLS */
+    uint16_t amqp_port;          /* --amqp-port, or 0 */
+    bool websocket;              /* --over amqp-ws */
+    bool json;                   /* -o json */
+    const struct nv_curl *_curl; /* NULL before the first request */
+    void *_handle;
 } nv_client;
 
 /** Find the hub by --hub, --data, NAVE_CONNECTION_STRING or the default data folder, in this order. */

@@ -1,10 +1,11 @@
 """The command line by itself: words, completion, the reference, the check of a configuration."""
 import os
 import re
+import shutil
 import subprocess
 import tempfile
 
-from rig import ROOT, case, nave, one_sentence
+from rig import NAVE, ROOT, Hub, case, nave, one_sentence
 
 
 @case
@@ -41,6 +42,24 @@ def words():
         out, err = nave(*bad, code=2)
         assert out == "", out
         one_sentence(err, part)
+
+
+@case
+def libcurl_is_for_commands():
+    """The hub lives without it; a command that cannot have it says so."""
+    with Hub() as hub:
+        hub.json("device", "list")
+        with open("/proc/%d/maps" % hub.process.pid, encoding="utf-8") as file:
+            maps = file.read()
+        assert "libcrypto" in maps and "libcurl" not in maps, maps
+        # A copy, since the loader hears no environment for a program with capabilities of its own.
+        with open(os.path.join(hub.dir, "libcurl.so.4"), "wb") as file:
+            file.write(b"no library")
+        shown = subprocess.run([shutil.copy(NAVE, hub.dir), "device", "list", "--data", hub.data], timeout=60,
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE, check=False,
+                               env={**os.environ, "LD_LIBRARY_PATH": hub.dir})
+        assert shown.returncode == 1 and shown.stdout == b"", shown
+        one_sentence(shown.stderr.decode(), "libcurl", hub.dir)
 
 
 @case
