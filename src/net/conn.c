@@ -199,6 +199,7 @@ static void free_session(nv_conn *conn)
 {
     nv_session *session = conn->session;
     conn->session = NULL;
+    nv_loop_trim_later(conn->loop, session->guests);
     session->ops->free(session);
 }
 
@@ -221,6 +222,7 @@ static void conn_free(nv_conn *conn)
     nv_buf_deinit(&conn->rest);
     free((void *)(size_t)conn->peer.certificate);
     free(conn);
+    nv_loop_trim_later(loop, 1);
     atomic_fetch_sub_explicit(&loop->load, 1, memory_order_relaxed);
     if (loop->stopping && nv_list_empty(&loop->conns) && nv_list_empty(&loop->strangers)) {
         nv_net_loop_empty(loop);

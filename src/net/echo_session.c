@@ -196,7 +196,8 @@ nv_session *echo_accept(void *arg, nv_carrier *carrier)
                               .carrier = carrier,
                               .deadline_us = config->deadline_us ? config->deadline_us : INT64_MAX,
                               .max_pending = config->max_pending ? config->max_pending : 65536,
-                              .reading = true};
+                              .reading = true,
+                              .guests = config->guests};
     atomic_fetch_add(&config->counts.made, 1);
     atomic_store(&config->last, &e->session);
     if (config->peer_seen) {

@@ -29,9 +29,10 @@ typedef struct echo_counts {
 
 typedef struct echo_config {
     echo_counts counts;
-    size_t max_pending;   /* 0: 64 KiB */
-    size_t max_message;   /* of WebSocket; 0: 64 KiB */
-    int64_t deadline_us;  /* 0: none */
+    size_t max_pending;  /* 0: 64 KiB */
+    size_t max_message;  /* of WebSocket; 0: 64 KiB */
+    int64_t deadline_us; /* 0: none */
+    uint32_t guests;
     bool close_when_full; /* when an answer does not fit */
     bool bulk;            /* echo all bytes at once, no lines */
     void (*peer_seen)(void *arg, const nv_peer *peer);

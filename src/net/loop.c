@@ -337,7 +337,7 @@ static void on_turn(uv_prepare_t *prepare)
 
 /* ---- memory ---- */
 
-/* Fewer handshakes than this leave too little to look for. */
+/* Fewer handshakes and ends than this leave too little to look for. */
 #define TRIM_COUNT    256
 #define TRIM_QUIET_US (NV_US_PER_S / 2)
 
@@ -354,10 +354,12 @@ static void on_trim(nv_timer *timer, int64_t now_us)
 #endif
 }
 
-void nv_loop_trim_later(nv_loop *loop)
+void nv_loop_trim_later(nv_loop *loop, unsigned count)
 {
+    bool waits = loop->trim_count >= TRIM_COUNT;
     loop->trim_at_us = loop->now_us + TRIM_QUIET_US;
-    if (++loop->trim_count == TRIM_COUNT && !loop->stopping) {
+    loop->trim_count += count;
+    if (!waits && loop->trim_count >= TRIM_COUNT && !loop->stopping) {
         nv_timer_set(loop, &loop->trim_timer, loop->trim_at_us);
     }
 }

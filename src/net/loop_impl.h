@@ -72,7 +72,7 @@ struct nv_loop {
     nv_timer stop_timer;
     nv_timer trim_timer;
     int64_t trim_at_us;
-    unsigned trim_count; /* large frees since memory was last given back */
+    unsigned trim_count; /* what was freed since memory was last given back, in connections */
     pthread_t thread;
 
     /* any thread */
@@ -99,8 +99,9 @@ void nv_loop_join(nv_loop *loop);
 /** Run what is posted, close every handle, free. The thread is joined or never ran; the caller's becomes the loop's. */
 void nv_loop_deinit(nv_loop *loop);
 
-/** Much was freed. When a burst of that is over, the holes that it left in the heap go back to the system. */
-void nv_loop_trim_later(nv_loop *loop);
+/** As much was freed as a handshake or @p count connections hold. When a burst of that is over, the holes that it left
+ * in the heap go back to the system. */
+void nv_loop_trim_later(nv_loop *loop, unsigned count);
 
 /** One more line about a peer that nobody knows may be written: a scan must not fill the log. */
 bool nv_loop_may_say(nv_loop *loop);

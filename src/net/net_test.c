@@ -10,6 +10,9 @@
 #include <stdlib.h>
 #include <sys/resource.h>
 #include <unistd.h>
+#ifdef __GLIBC__
+#include <malloc.h>
+#endif
 
 static void test_echo(void **state)
 {
@@ -416,6 +419,52 @@ static void test_strangers_make_room(void **state)
     crowd(2);
 }
 
+#ifdef __GLIBC__
+static _Atomic int trims;
+
+/* Instead of libc's. */
+int malloc_trim(size_t pad)
+{
+    (void)pad;
+    atomic_fetch_add(&trims, 1);
+    return 0;
+}
+
+/* What a crowd had goes back to the system a while after it is gone; it does not matter on how many connections it
+ * came. */
+static void test_memory_goes_back(void **state)
+{
+    (void)state;
+    static const struct {
+        int connections;
+        uint32_t guests;
+        int trims;
+    } rows[] = {{255, 0, 0}, {256, 0, 1}, {1, 254, 0}, {1, 255, 1}, {2, 1000, 1}};
+    for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
+        hub h;
+        hub_init(&h);
+        h.echo.guests = rows[i].guests;
+        nv_manual_clock clock;
+        nv_manual_clock_init(&clock, 0);
+        hub_start(&h, 1, &clock.clock, NULL);
+        int before = atomic_load(&trims);
+        for (int c = 1; c <= rows[i].connections; c++) {
+            int fd = dial_tcp("127.0.0.1", hub_port(&h));
+            say(fd, "x\n");
+            expect(fd, "x\n");
+            (void)close(fd);
+            await_count(&h.echo.counts.freed, c);
+        }
+        hub_settle(&h);
+        assert_int_equal(atomic_load(&trims), before);
+        nv_manual_clock_advance(&clock, NV_US_PER_S);
+        hub_settle(&h);
+        assert_int_equal(atomic_load(&trims), before + rows[i].trims);
+        hub_stop(&h);
+    }
+}
+#endif
+
 static void test_out_of_descriptors(void **state)
 {
     (void)state;
@@ -595,6 +644,9 @@ int main(void)
         cmocka_unit_test(test_free_without_stop),
         cmocka_unit_test(test_caps),
         cmocka_unit_test(test_strangers_make_room),
+#ifdef __GLIBC__
+        cmocka_unit_test(test_memory_goes_back),
+#endif
         cmocka_unit_test(test_out_of_descriptors),
         cmocka_unit_test(test_port_in_use),
         cmocka_unit_test(test_bad_addresses),

@@ -265,7 +265,7 @@ static const char *finish_handshake(tls_layer *tls)
     nv_conn *conn = tls->layer.conn;
     tls->established = true;
     forget_ephemeral_keys(tls->ssl);
-    nv_loop_trim_later(conn->loop);
+    nv_loop_trim_later(conn->loop, 1);
     if (!is_client(tls)) {
         nv_metric_add(NV_M_TLS_HANDSHAKES, 1);
         nv_metric_add(NV_M_TLS_RESUMED, SSL_session_reused(tls->ssl) ? 1 : 0);
@@ -407,7 +407,6 @@ static void tls_free(nv_layer *layer)
         SSL_set_shutdown(tls->ssl, SSL_SENT_SHUTDOWN | SSL_RECEIVED_SHUTDOWN);
     }
     SSL_free(tls->ssl);
-    nv_loop_trim_later(layer->conn->loop);
     free(tls);
 }
 

@@ -85,6 +85,7 @@ struct nv_session {
     bool done;           /* may be freed once lost() was called */
     bool authenticated;  /* the session knows who the peer is: it leaves the cap on those it does not know, and may send
                             more at once. Never goes back */
+    uint32_t guests;     /* identities that came over it beside its own: how much memory ends with it */
 };
 
 #endif

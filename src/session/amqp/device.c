@@ -77,6 +77,7 @@ static amqp_device *device_new(amqp_server *s, nv_span device_id, nv_span module
     nv_list_push_back(&s->devices, &d->link);
     (void)nv_map_put(&s->by_key, nv_span_of(d->_key, d->_key_len), d);
     s->device_count++;
+    s->conn.session.guests++;
     return d;
 }
 

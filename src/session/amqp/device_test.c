@@ -321,6 +321,7 @@ static void test_too_many_devices(void **state)
             amqp_client_expect_end(l, "amqp:resource-limit-exceeded");
         }
     }
+    assert_int_equal(c->hub->guests, 2);
     /* who holds a policy is told which devices there are not */
     amqp_client_free(c);
     c = amqp_client_policy(rig, "device");
