@@ -101,7 +101,7 @@ static nv_hub_error make_message(send_op *self, nv_c2d_queue *queue)
                       .body_kind = (uint8_t)send->body_kind,
                       .properties = send->properties,
                       .body = send->body};
-    self->message = nv_c2d_message_new(send->device_id, &row, true);
+    self->message = nv_c2d_message_new(send->device_id, nv_span_str(send->message_id), &row);
     return self->message ? NV_HUB_ERROR_NONE : NV_HUB_ERROR_ArgumentInvalid;
 }
 
@@ -159,11 +159,28 @@ static nv_hub_error refuse(nv_c2d_send *send, nv_hub_error error, const char *de
     return error;
 }
 
+/*
+ * Feedback names the message that it is about, so one without an id gets one: .NET's and Java's tutorials ask for
+ * feedback and set none. @return false: the id is none that a record could tell
+ */
+static bool identify(nv_c2d_send *send)
+{
+    nv_value id;
+    send->message_id[0] = '\0';
+    if (send->ack == NV_ACK_NONE) {
+        return true;
+    }
+    if (nv_property_find(send->properties, NV_PROP_MESSAGE_ID, &id)) {
+        return id.type == NV_VALUE_STRING && id.bytes.len > 0;
+    }
+    nv_guid_make(send->_loop->hub->rng, send->message_id);
+    return true;
+}
+
 static nv_hub_error check_send(nv_c2d_send *send)
 {
     const nv_hub *hub = send->_loop->hub;
     const nv_limits *limits = &hub->limits;
-    nv_value id;
     size_t size = 0;
     if (!nv_c2d_id_possible(send->device_id)) {
         return NV_HUB_ERROR_DeviceNotFound;
@@ -176,9 +193,8 @@ static nv_hub_error check_send(nv_c2d_send *send)
                        size, (long long)limits->c2d_bytes);
         return NV_HUB_ERROR_MessageTooLarge;
     }
-    if (send->ack != NV_ACK_NONE && (!nv_property_find(send->properties, NV_PROP_MESSAGE_ID, &id) ||
-                                     id.type != NV_VALUE_STRING || id.bytes.len == 0)) {
-        return refuse(send, NV_HUB_ERROR_ArgumentInvalid, "Feedback needs a message id");
+    if (!identify(send)) {
+        return refuse(send, NV_HUB_ERROR_ArgumentInvalid, "Feedback needs a message id that is a text");
     }
     if (send->expires_us > nv_wall_us(hub->clock) + limits->c2d_ttl_max_s * NV_US_PER_S) {
         return refuse(send, NV_HUB_ERROR_ArgumentInvalid, "The message expires too far ahead: at most two days");

@@ -14,6 +14,7 @@
 #define NV_CORE_C2D_H
 
 #include "base/buf.h"
+#include "base/guid.h"
 #include "base/list.h"
 #include "core/hub.h"
 #include "core/identity.h"
@@ -54,10 +55,10 @@ void nv_c2d_message_unref(nv_c2d_message *message);
 typedef struct nv_c2d_send {
     /* in; spans stay valid until done */
     nv_span device_id;
-    nv_c2d_ack ack;     /* other than none needs a message id */
+    nv_c2d_ack ack;
     int64_t expires_us; /* wall; 0: the hub's default. At most 2 days ahead */
     nv_body_kind body_kind;
-    nv_span properties; /* encoded section; `to` is stamped here */
+    nv_span properties; /* encoded section; `to` is stamped here, and a message id where feedback is to name one */
     nv_span body;
     void (*done)(struct nv_c2d_send *send); /* on the loop that asked, never from within the call; after the commit */
     void *arg;
@@ -65,6 +66,7 @@ typedef struct nv_c2d_send {
     nv_hub_error error; /* DeviceNotFound, DeviceMaximumQueueDepthExceeded, MessageTooLarge, ArgumentInvalid, ... */
     char detail[200];
     uint64_t sequence;
+    char message_id[NV_GUID_TEXT_SIZE]; /* made here, since feedback is wanted and none was given; else empty */
     /* private */
     nv_hub_loop *_loop;
     nv_task _task;

@@ -75,12 +75,16 @@ static bool is_stamped(uint8_t id)
 }
 
 /* `to` first, then what the sender gave but for what is stamped. */
-static nv_err stamp_properties(nv_span device_id, nv_span given, nv_buf *out)
+static nv_err stamp_properties(nv_span device_id, nv_span message_id, nv_span given, nv_buf *out)
 {
     char to[NV_ID_MAX + 40];
     int len = snprintf(to, sizeof(to), "/devices/%.*s/messages/deviceBound", NV_SPAN_ARG(device_id));
     nv_property property = {.id = NV_PROP_TO, .value = nv_value_string(nv_span_of(to, (size_t)len))};
     nv_err err = nv_property_put(out, &property);
+    if (err == NV_OK && message_id.len > 0) {
+        property = (nv_property){.id = NV_PROP_MESSAGE_ID, .value = nv_value_string(message_id)};
+        err = nv_property_put(out, &property);
+    }
     nv_reader r = nv_reader_of(given);
     while (err == NV_OK && nv_property_next(&r, &property)) {
         err = is_stamped(property.id) ? NV_OK : nv_property_put(out, &property);
@@ -88,27 +92,30 @@ static nv_err stamp_properties(nv_span device_id, nv_span given, nv_buf *out)
     return err == NV_OK ? r.err : err;
 }
 
-nv_c2d_message *nv_c2d_message_new(nv_span device_id, const nv_c2d_row *row, bool stamp)
+nv_c2d_message *nv_c2d_message_of(const nv_c2d_row *row)
 {
-    nv_buf stamped;
-    nv_buf_init(&stamped, row->properties.len + NV_ID_MAX + 64);
-    nv_span properties = row->properties;
-    if (stamp) {
-        if (stamp_properties(device_id, row->properties, &stamped) != NV_OK) {
-            nv_buf_deinit(&stamped);
-            return NULL;
-        }
-        properties = nv_buf_span(&stamped);
-    }
     uint8_t *bytes;
-    nv_c2d_message *message = allocate(properties.len, row->body.len, &bytes);
-    copy(bytes, properties);
-    copy(bytes + properties.len, row->body);
+    nv_c2d_message *message = allocate(row->properties.len, row->body.len, &bytes);
+    copy(bytes, row->properties);
+    copy(bytes + row->properties.len, row->body);
     message->sequence = row->sequence;
     message->enqueued_us = row->enqueued_us;
     message->expires_us = row->expires_us;
     message->ack = (nv_c2d_ack)row->ack;
     message->body_kind = (nv_body_kind)row->body_kind;
+    return message;
+}
+
+nv_c2d_message *nv_c2d_message_new(nv_span device_id, nv_span message_id, const nv_c2d_row *row)
+{
+    nv_buf stamped;
+    nv_buf_init(&stamped, row->properties.len + message_id.len + NV_ID_MAX + 64);
+    nv_c2d_message *message = NULL;
+    if (stamp_properties(device_id, message_id, row->properties, &stamped) == NV_OK) {
+        nv_c2d_row own = *row;
+        own.properties = nv_buf_span(&stamped);
+        message = nv_c2d_message_of(&own);
+    }
     nv_buf_deinit(&stamped);
     return message;
 }

@@ -315,7 +315,7 @@ static nv_err load_one(void *arg, const nv_c2d_row *row)
         self->cut = true;
         return NV_E_EOF;
     }
-    nv_c2d_message *message = nv_c2d_message_new(nv_c2d_queue_id(self->queue), row, false);
+    nv_c2d_message *message = nv_c2d_message_of(row);
     self->entries[self->count++] = entry_new(self->queue, message, row->deliveries);
     self->bytes += row->body.len + row->properties.len;
     return NV_OK;

@@ -112,8 +112,10 @@ static inline nv_span nv_c2d_queue_id(const nv_c2d_queue *queue)
 
 /* ---- c2d_message.c ---- */
 
-/** A message with `to` stamped, one reference; the sections are copied. NULL: the properties are malformed. */
-nv_c2d_message *nv_c2d_message_new(nv_span device_id, const nv_c2d_row *row, bool stamp);
+/** A row's message, as it was stamped when it came; one reference, the sections are copied. */
+nv_c2d_message *nv_c2d_message_of(const nv_c2d_row *row);
+/** A new message: `to` is stamped, and @p message_id unless it is empty. NULL: the properties are malformed. */
+nv_c2d_message *nv_c2d_message_new(nv_span device_id, nv_span message_id, const nv_c2d_row *row);
 /** For a hand-out: @p message itself if nobody else has it, else a copy that takes its place. */
 nv_c2d_message *nv_c2d_message_own(nv_c2d_message *message);
 

@@ -160,12 +160,11 @@ static void put_properties(nv_writer *w, const nv_amqp_message_to *m)
 {
     uint8_t memory[4096];
     nv_writer texts = nv_writer_of(memory, sizeof(memory));
-    nv_span id = text_flag(m->args, "message-id");
     nv_span correlation = text_flag(m->args, "correlation-id");
     nv_amqp_properties p = {.content_type = text_flag(m->args, "content-type"),
                             .content_encoding = text_flag(m->args, "content-encoding")};
     p.to = string_in(&texts, address_of(&texts, m->device));
-    p.message_id = id.ptr ? string_in(&texts, id) : NV_SPAN_EMPTY;
+    p.message_id = m->id ? string_in(&texts, nv_span_str(m->id)) : NV_SPAN_EMPTY;
     p.correlation_id = correlation.ptr ? string_in(&texts, correlation) : NV_SPAN_EMPTY;
     if (m->ttl_s > 0) {
         int64_t until_ms = nv_wall_us(nv_clock_system()) / NV_US_PER_MS + (int64_t)m->ttl_s * 1000;
@@ -217,7 +216,7 @@ static void send_room(nv_amqp_link *link)
 
 static void say_sent(desk *d)
 {
-    const char *id = nv_args_get(d->message->args, "message-id");
+    const char *id = d->message->id;
     if (d->run.client->json) {
         struct json_object *out = json_object_new_object();
         json_object_object_add(out, "deviceId", json_object_new_string(d->message->device));

@@ -7,7 +7,8 @@
 typedef struct nv_amqp_message_to {
     const char *device;
     nv_span body;
-    const nv_args *args; /* -p, --message-id and so on; checked */
+    const nv_args *args; /* -p, --correlation-id and so on; checked */
+    const char *id;      /* or NULL */
     const char *ack;     /* or NULL */
     uint64_t ttl_s;      /* 0: the hub's */
 } nv_amqp_message_to;

@@ -1,4 +1,6 @@
 /** `nave method`, `nave send` and `nave feedback`: to one device, now or when it comes, and what became of it. */
+#include "base/guid.h"
+#include "base/rng.h"
 #include "codec/base64.h"
 #include "codec/json.h"
 #include "codec/utf8.h"
@@ -158,7 +160,19 @@ static int check_message(const nv_args *args, uint64_t *ttl_s)
     return NV_EXIT_OK;
 }
 
-static int message_of(const nv_args *args, nv_span body, uint64_t ttl_s, nv_buf *out)
+/* Feedback is found by the message's id, so one that wants feedback has one. @return @p made, the option's, or NULL */
+static const char *message_id(const nv_args *args, char made[NV_GUID_TEXT_SIZE])
+{
+    const char *id = nv_args_get(args, "message-id");
+    const char *ack = nv_args_get(args, "ack");
+    if (id || !ack || strcmp(ack, "none") == 0) {
+        return id;
+    }
+    nv_guid_make(nv_rng_system(), made);
+    return made;
+}
+
+static int message_of(const nv_args *args, const char *id, nv_span body, uint64_t ttl_s, nv_buf *out)
 {
     nv_json_writer w = nv_json_writer_of(out);
     nv_json_begin_object(&w);
@@ -166,7 +180,7 @@ static int message_of(const nv_args *args, nv_span body, uint64_t ttl_s, nv_buf 
     if (!put_properties(&w, args)) {
         return usage("-p is NAME=VALUE");
     }
-    put_text(&w, "messageId", nv_args_get(args, "message-id"));
+    put_text(&w, "messageId", id);
     put_text(&w, "correlationId", nv_args_get(args, "correlation-id"));
     put_text(&w, "contentType", nv_args_get(args, "content-type"));
     put_text(&w, "contentEncoding", nv_args_get(args, "content-encoding"));
@@ -219,18 +233,21 @@ int nv_cmd_send(const nv_args *args)
     nv_buf body;
     nv_buf http_body;
     uint64_t ttl_s = 0;
+    char made[NV_GUID_TEXT_SIZE];
+    const char *id = message_id(args, made);
     nv_buf_init(&http_body, (size_t)2 * NV_INPUT_MAX);
     int code = nv_input_read(args->operands[1], &body);
     if (code == NV_EXIT_OK) {
         code = check_message(args, &ttl_s);
     }
     if (code == NV_EXIT_OK) {
-        code = message_of(args, nv_buf_span(&body), ttl_s, &http_body);
+        code = message_of(args, id, nv_buf_span(&body), ttl_s, &http_body);
     }
     if (code == NV_EXIT_OK) {
         nv_amqp_message_to message = {.device = args->operands[0],
                                       .body = nv_buf_span(&body),
                                       .args = args,
+                                      .id = id,
                                       .ack = nv_args_get(args, "ack"),
                                       .ttl_s = ttl_s};
         code = send_message(args, nv_input_text(&http_body), &message);

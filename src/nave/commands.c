@@ -65,7 +65,7 @@ static const nv_flag method_flags[] = {
 };
 static const nv_flag send_flags[] = {
     {"property", 'p', "NAME=VALUE", "an application property; as often as wanted"},
-    {"message-id", 0, "ID", "id of the message (feedback needs one)"},
+    {"message-id", 0, "ID", "id of the message, which feedback tells (with --ack one is made)"},
     {"correlation-id", 0, "ID", "correlation id"},
     {"ack", 0, "none|positive|negative|full", "which feedback the hub is to give (default: none)"},
     {"ttl", 0, "S", "seconds until the message expires (default: the hub's)"},

@@ -300,8 +300,9 @@ static void sent(nv_c2d_send *send)
     nv_json_key(&w, "sequenceNumber");
     nv_json_uint(&w, send->sequence);
     nv_json_key(&w, "messageId");
-    if (op->message_id.len > 0) {
-        nv_json_string(&w, op->message_id);
+    nv_span id = send->message_id[0] ? nv_span_str(send->message_id) : op->message_id;
+    if (id.len > 0) {
+        nv_json_string(&w, id);
     } else {
         nv_json_null(&w);
     }

@@ -354,7 +354,8 @@ static void sending(void **state)
         {"{\"body\":\"x\",\"bodyBase64\":\"eA==\"}", 400},
         {"{\"bodyBase64\":\"???\"}", 400},
         {"{\"ack\":\"maybe\"}", 400},
-        {"{\"ack\":\"full\"}", 400},
+        {"{\"ack\":\"full\"}", 201}, /* the hub names it */
+        {"{\"ack\":\"full\",\"messageId\":\"\"}", 400},
         {"{\"messageId\":1}", 400},
         {"{\"properties\":{\"a\":1}}", 400},
         {"{\"properties\":[]}", 400},
@@ -400,6 +401,29 @@ static void purging_and_counting(void **state)
     nv_expect("DELETE", "/devices/d1/COMMANDS/" NV_RIG_V, NULL, 200);
     assert_string_equal(nv_said_at("totalMessagesPurged"), "0");
     nv_expect_error("DELETE", "/devices/nobody/commands" NV_RIG_V, NULL, 404, "DeviceNotFound");
+}
+
+/* Feedback must name a message, so the hub names one that came without an id, and tells how. */
+static void feedback_without_message_id(void **state)
+{
+    (void)state;
+    char id[40];
+    char lock[40];
+    nv_use_policy("service");
+    nv_expect("POST", "/nave/v1/devices/d1/messages", "{\"body\":\"b\"}", 201);
+    must_contain(nv_rig_said.body, "\"messageId\":null");
+    nv_expect("POST", "/nave/v1/devices/d1/messages", "{\"body\":\"a\",\"ack\":\"positive\"}", 201);
+    (void)snprintf(id, sizeof(id), "%s", nv_said_at("messageId"));
+    assert_int_equal(strlen(id), 36);
+    use_device("d1");
+    take("b", lock);
+    assert_int_equal(settle("DELETE", lock, NV_RIG_V), 204);
+    take("a", lock);
+    assert_string_equal(header("iothub-messageid"), id);
+    assert_int_equal(settle("DELETE", lock, NV_RIG_V), 204);
+    nv_use_policy("service");
+    nv_expect("GET", "/messages/serviceBound/feedback" NV_RIG_V, NULL, 200);
+    assert_string_equal(nv_said_at("0.originalMessageId"), id);
 }
 
 static void feedback_locks(void **state)
@@ -491,11 +515,22 @@ int main(void)
 {
 #define TEST(name) cmocka_unit_test_setup_teardown(name, setup, nv_rig_teardown)
     const struct CMUnitTest tests[] = {
-        TEST(one_message),          TEST(chunks_and_own_headers), TEST(batch),
-        TEST(batch_of_many),        TEST(size_by_the_formula),    TEST(who_may),
-        TEST(no_credential),        TEST(message_as_headers),     TEST(settling),
-        TEST(lock_times),           TEST(head_locks_nothing),     TEST(sending),
-        TEST(purging_and_counting), TEST(feedback_locks),         TEST(activity),
+        TEST(one_message),
+        TEST(chunks_and_own_headers),
+        TEST(batch),
+        TEST(batch_of_many),
+        TEST(size_by_the_formula),
+        TEST(who_may),
+        TEST(no_credential),
+        TEST(message_as_headers),
+        TEST(settling),
+        TEST(lock_times),
+        TEST(head_locks_nothing),
+        TEST(sending),
+        TEST(purging_and_counting),
+        TEST(feedback_locks),
+        TEST(feedback_without_message_id),
+        TEST(activity),
         TEST(faults_on_order),
     };
 #undef TEST

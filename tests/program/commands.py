@@ -130,11 +130,13 @@ def methods():
 def messages():
     with Hub() as hub:
         hub.cli("device", "add", "d1")
+        hub.cli("device", "add", "d2")
         sent = hub.json("send", "d1", "hello", "-p", "a=b", "-p", "c=d=e", "--message-id", "m1", "--ack", "full",
                         "--ttl", "600", "--content-type", "text/plain", "--correlation-id", "c1")
         assert sent["sequenceNumber"] == 1 and sent["messageId"] == "m1", sent
         out, err = hub.cli("send", "d1", "again")
         assert out == "" and "queued for d1 as number 2" in err, (out, err)
+        assert hub.json("send", "d2", "named by the hub", "--ack", "negative")["messageId"].count("-") == 4
         path = os.path.join(hub.dir, "bytes")
         with open(path, "wb") as file:
             file.write(b"\xff\x00")

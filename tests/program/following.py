@@ -133,9 +133,10 @@ def send_amqp_and_feedback():
         sent = hub.json("send", "d1", "hello", "-p", "a=b", "--message-id", "m1", "--ack", "full", "--ttl", "600",
                         "--content-type", "text/plain", "--correlation-id", "c1", "--over", "amqp")
         assert sent == {"deviceId": "d1", "messageId": "m1", "outcome": "accepted"}, sent
+        assert hub.json("send", "a%b#c", "named", "--ack", "full", "--over", "amqp")["messageId"].count("-") == 4
         out, err = hub.cli("send", "a%b#c", "odd", "--over", "amqp")
         assert out == "" and err == "queued for a%b#c\n", err
-        assert hub.json("twin", "get", "a%b#c")["cloudToDeviceMessageCount"] == 1
+        assert hub.json("twin", "get", "a%b#c")["cloudToDeviceMessageCount"] == 2
         one_sentence(hub.cli("send", "nobody", "x", "--over", "amqp", code=1)[1], "DeviceNotFound")
         one_sentence(hub.cli("send", "d1", "x" * 70000, "--over", "amqp", code=1)[1], "MessageTooLarge")
         token = hub.cli("sas", "--device", "d1")[0].strip()

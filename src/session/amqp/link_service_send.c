@@ -5,7 +5,6 @@
 #include "session/amqp/server_internal.h"
 
 #include "base/alloc.h"
-#include "base/guid.h"
 #include "core/c2d.h"
 
 #include <stdio.h>
@@ -138,20 +137,6 @@ static bool is_ack(const nv_property *property)
            (property->id == NV_PROP_APPLICATION && nv_span_eq_str(property->name, "iothub-ack"));
 }
 
-/** Feedback names the message it is of: one without an id gets one (.NET's asks for feedback and sets none). */
-static nv_err identify(reading *r)
-{
-    char text[NV_GUID_TEXT_SIZE];
-    nv_value id;
-    if (r->op->send.ack == NV_ACK_NONE || nv_property_find(nv_buf_span(&r->op->properties), NV_PROP_MESSAGE_ID, &id)) {
-        return NV_OK;
-    }
-    nv_guid_make(amqp_hub(r->op->from->server)->rng, text);
-    return nv_property_put(
-        &r->op->properties,
-        &(nv_property){.id = NV_PROP_MESSAGE_ID, .value = {.type = NV_VALUE_STRING, .bytes = nv_span_str(text)}});
-}
-
 /** All properties but iothub-ack, which is for the hub. */
 static void read_properties(reading *r, const nv_amqp_message *message)
 {
@@ -170,7 +155,6 @@ static void read_properties(reading *r, const nv_amqp_message *message)
             fail_argument(r, "iothub-ack is none, positive, negative or full");
         }
     }
-    err = err == NV_OK && !r->wrong ? identify(r) : err;
     if (err == NV_E_TOO_BIG) {
         fail_size(r, "the properties are larger than a message may be");
     } else if (err != NV_OK) {
