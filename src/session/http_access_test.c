@@ -176,6 +176,10 @@ static void paths_in_any_case(void **state)
         "/devices/",
         "/NAVE/v1/Hub",
         "/nave/v1/devices/Case/Refusals/",
+        /* Azure IoT Explorer encodes the whole path */
+        "/devices%2FCase",
+        "/%2Fdevices%2FCase",
+        "/%2fDevices%2f%43ase%2fmodules%2f",
     };
     nv_make_device("Case", NULL);
     for (size_t i = 0; i < NV_COUNT_OF(paths); i++) {
@@ -185,6 +189,8 @@ static void paths_in_any_case(void **state)
     }
     nv_expect_error("GET", "/devices/case" V, NULL, 404, "DeviceNotFound"); /* ids keep their case */
     nv_expect("GET", "/devices//modules" V, NULL, 404);
+    nv_expect("GET", "/devices%2F%2Fmodules" V, NULL, 404);
+    nv_expect("GET", "/devices%252FCase" V, NULL, 404);
     nv_expect("POST", "/Devices/Keys/REGENERATE/" V, "{}", 400);
 }
 

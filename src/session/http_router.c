@@ -91,10 +91,28 @@ static nv_span without_authority(nv_span target)
     return target;
 }
 
-static nv_err split_segments(nv_http_path *path)
+/**
+ * Azure IoT Explorer encodes its paths as a whole, slashes too: "/devices%2Fquery", "/%2Ftwins%2Fd". Ids have no slash,
+ * so that in a path without any other "%2F" can only be one. What is written into @p out points there.
+ */
+static nv_span with_slashes(nv_span raw, nv_writer *out)
 {
-    path->text = nv_malloc(path->raw.len);
-    nv_writer text = nv_writer_of(path->text, path->raw.len);
+    static const nv_span slash = NV_SPAN_LIT("%2F");
+    const uint8_t *start = out->at;
+    nv_span rest = raw;
+    if (nv_span_find(nv_span_skip(raw, 1), '/') < raw.len - 1) {
+        return raw;
+    }
+    while (rest.len > 0) {
+        bool encoded = nv_span_eq_nocase(nv_span_first(rest, slash.len), slash);
+        nv_write_u8(out, encoded ? '/' : rest.ptr[0]);
+        rest = nv_span_skip(rest, encoded ? slash.len : 1);
+    }
+    return nv_span_of(start, (size_t)(out->at - start));
+}
+
+static nv_err split_segments(nv_http_path *path, nv_writer text)
+{
     nv_span rest = path->raw;
     while (rest.len > 0) {
         rest = nv_span_skip(rest, 1); /* the slash */
@@ -125,13 +143,16 @@ nv_err nv_http_path_parse(nv_span target, nv_http_path *path)
     if (path->raw.len == 0 || path->raw.ptr[0] != '/') {
         return NV_E_SYNTAX;
     }
+    path->text = nv_malloc(2 * path->raw.len); /* its slashes restored, and its segments */
+    nv_writer text = nv_writer_of(path->text, 2 * path->raw.len);
+    path->raw = with_slashes(path->raw, &text);
     if (path->raw.len > 1 && path->raw.ptr[1] == '/') {
         path->raw = nv_span_skip(path->raw, 1);
     }
     if (path->raw.len > 1 && path->raw.ptr[path->raw.len - 1] == '/') {
         path->raw.len--;
     }
-    return split_segments(path);
+    return split_segments(path, text);
 }
 
 /* ---- matching ----------------------------------------------------------------------------------------------- */
