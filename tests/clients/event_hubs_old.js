@@ -2,11 +2,13 @@
 /* conformance: amqp.md 4, 17, 19, 26, 42, 43, 44, 45, 46, 48, 49, 50, 51 */
 'use strict';
 const assert = require('node:assert');
+const crypto = require('node:crypto');
 const { once, EventEmitter } = require('node:events');
 const { EventHubClient, EventPosition } = require('azure-event-hubs');
 const { Registry } = require('azure-iothub');
 const { Client, Message } = require('azure-iot-device');
 const { Amqp } = require('azure-iot-device-amqp');
+const { Connection, ReceiverEvents } = require('rhea-promise');
 const { ask, withHubAgain } = require('./hub');
 
 const COUNT = 40;
@@ -25,7 +27,30 @@ async function collect(client, partition, count, options) {
   return events;
 }
 
+// The way that is documented for the newer Event Hubs SDKs (IoT Explorer goes it, too): a login with a token for the
+// events alone, and a listener for the redirect that is there only once the link is attached.
+async function documented(shown) {
+  const resource = encodeURIComponent(`${shown.hostName}/messages/events`);
+  const end = Math.ceil(Date.now() / 1000) + 300;
+  const mac = crypto.createHmac('sha256', Buffer.from(shown.policies.service.primaryKey, 'base64'));
+  const signature = encodeURIComponent(mac.update(`${resource}\n${end}`).digest('base64'));
+  const connection = new Connection({
+    transport: 'tls', host: shown.hostName, hostname: shown.hostName, port: 5671, reconnect: false,
+    username: `service@sas.root.${shown.hostName.split('.')[0]}`,
+    password: `SharedAccessSignature sr=${resource}&sig=${signature}&se=${end}&skn=service`,
+  });
+  await connection.open();
+  const receiver = await connection.createReceiver({ source: { address: `amqps://${shown.hostName}/messages/events/$management` } });
+  const [context] = await once(receiver, ReceiverEvents.receiverError, { signal: AbortSignal.timeout(10000) });
+  const { condition, info } = context.receiver.error;
+  assert.strictEqual(condition, 'amqp:link:redirect');
+  assert.strictEqual(info.hostname, shown.hostName);
+  assert.strictEqual(/:\d+\/(.*)\/\$management/i.exec(info.address)[1], /EntityPath=([^;]*)/.exec(shown.eventHubConnectionString)[1]);
+  await connection.close();
+}
+
 async function test(shown) {
+  await documented(shown);
   const registry = Registry.fromConnectionString(shown.serviceConnectionString);
   const identity = (await registry.create({ deviceId: 'd1' })).responseBody;
   const text = `HostName=${shown.hostName};DeviceId=d1;SharedAccessKey=${identity.authentication.symmetricKey.primaryKey}`;

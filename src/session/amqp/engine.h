@@ -272,6 +272,7 @@ typedef struct nv_amqp_accept {
     uint64_t max_message_size; /* we receive; 0: 1 MiB */
     bool pre_settled;          /* we send: all settled (snd-settle-mode 1) */
     bool rcv_first;            /* answer rcv-settle-mode 0 whatever was asked */
+    bool refused;              /* null termini and no credit: nv_amqp_link_detach_with() follows at the owner's time */
     nv_span properties;        /* an encoded map; empty: one with com.microsoft:tracking-id */
 } nv_amqp_accept;
 
@@ -282,6 +283,8 @@ void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept);
 void nv_amqp_link_refuse(nv_amqp_link *link, nv_amqp_condition condition, const char *description, nv_span info);
 /** DETACH closed; nothing of the link is called any more and the pointer is not to be used. */
 void nv_amqp_link_detach(nv_amqp_link *link, nv_amqp_condition condition, const char *description);
+/** The same with an error whose info is @p info, an encoded map. */
+void nv_amqp_link_detach_with(nv_amqp_link *link, nv_amqp_condition condition, const char *description, nv_span info);
 
 typedef struct nv_amqp_attach_options {
     const char *name;

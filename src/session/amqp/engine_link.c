@@ -327,10 +327,15 @@ void engine_link_fail(engine_link *l, nv_amqp_condition condition, const char *f
 
 void nv_amqp_link_detach(nv_amqp_link *link, nv_amqp_condition condition, const char *description)
 {
+    nv_amqp_link_detach_with(link, condition, description, NV_SPAN_EMPTY);
+}
+
+void nv_amqp_link_detach_with(nv_amqp_link *link, nv_amqp_condition condition, const char *description, nv_span info)
+{
     engine_link *l = engine_link_of(link);
     nv_amqp_conn *conn = link->conn;
     if (l->held) {
-        nv_amqp_link_refuse(link, condition, description, NV_SPAN_EMPTY);
+        nv_amqp_link_refuse(link, condition, description, info);
         return;
     }
     if (l->state > ENGINE_LINK_ATTACHED || !engine_is_open(conn)) {
@@ -341,6 +346,7 @@ void nv_amqp_link_detach(nv_amqp_link *link, nv_amqp_condition condition, const 
     nv_amqp_problem problem = {.condition = NV_AMQP_ERR_NONE};
     if (condition != NV_AMQP_ERR_NONE) {
         problem = engine_problem(condition, description);
+        problem.info = info;
     }
     send_detach(l, true, &problem);
     gone(l);
@@ -557,8 +563,8 @@ void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept)
     }
     uint8_t tracking[128];
     nv_amqp_performative p = attach_of(l);
-    p.attach.source = link->attach->source;
-    p.attach.target = link->attach->target;
+    p.attach.source = accept->refused ? NV_SPAN_EMPTY : link->attach->source;
+    p.attach.target = accept->refused ? NV_SPAN_EMPTY : link->attach->target;
     p.attach.properties = accept->properties.len > 0 ? accept->properties : engine_put_tracking(conn, tracking);
     if (!send_attach(l, &p) && !conn->_p->overflow) {
         nv_amqp_link_refuse(link, NV_AMQP_ERR_FRAME_SIZE_TOO_SMALL, "the answer does not fit the peer's max-frame-size",
@@ -577,7 +583,7 @@ void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept)
             engine_room_later(l);
         }
     } else {
-        l->window = accept->credit;
+        l->window = accept->refused ? 0 : accept->credit;
         engine_top_up(l);
     }
     engine_leave(conn);

@@ -1,16 +1,54 @@
 /*
  * Event readers that dial the hub are sent on to its Event Hubs-compatible endpoint (amqp.md section 5.1), which is the
  * same listener under the same name: what the client dialled is what it can reach.
+ *
+ * The service asks another of its machines before it redirects, so that its DETACH comes some time after its ATTACH,
+ * and clients count on that: the way that the Event Hubs SDK for JavaScript documents for the string of a hub (IoT
+ * Explorer and others have it, too) listens for the error only once the link is attached, and waits for ever when both
+ * frames come at once.
  */
 #include "session/amqp/server_internal.h"
 
+#include "base/alloc.h"
+#include "base/timers.h"
 #include "core/event_hub.h"
 
 #include <stdio.h>
+#include <stdlib.h>
 
 #define PORT        5671
 #define ADDRESS_MAX 1024u
 #define HOST_MAX    256u
+#define INFO_MAX    (ADDRESS_MAX + 3 * HOST_MAX)
+#define PAUSE_US    (50 * NV_US_PER_MS) /* from ATTACH to DETACH */
+
+#define SAYS "events are read from the Event Hubs-compatible endpoint: see the address in info"
+
+typedef struct redirect_link {
+    nv_amqp_link *link;
+    amqp_server *server;
+    nv_timer pause;
+    uint8_t info[INFO_MAX];
+    size_t info_len;
+} redirect_link;
+
+static void on_pause_over(nv_timer *timer, int64_t now_us)
+{
+    (void)now_us;
+    redirect_link *self = nv_container_of(timer, redirect_link, pause);
+    nv_amqp_link_detach_with(self->link, NV_AMQP_ERR_LINK_REDIRECT, SAYS, nv_span_of(self->info, self->info_len));
+    free(self);
+}
+
+static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
+{
+    (void)problem;
+    redirect_link *self = link->owner;
+    nv_timers_clear(&amqp_loop(self->server)->timers, &self->pause);
+    free(self);
+}
+
+static const nv_amqp_link_ops ops = {.detached = on_detached};
 
 /* The name that the client dialled, if it is the hub's, as it stands in an address: without port, IPv6 in brackets. */
 static size_t name_host(const amqp_server *s, char out[HOST_MAX])
@@ -51,20 +89,24 @@ void amqp_open_redirect(amqp_server *s, amqp_device *device, nv_amqp_link *link,
     (void)device;
     char host[HOST_MAX];
     char target[ADDRESS_MAX];
-    uint8_t memory[ADDRESS_MAX + 3 * HOST_MAX];
+    redirect_link *self = nv_calloc(1, sizeof(*self));
     size_t host_len = name_host(s, host);
     nv_span entity = nv_event_hub_entity(amqp_hub(s));
     int len = snprintf(target, sizeof(target), "amqps://%.*s:%d/%.*s%.*s", (int)host_len, host, PORT,
                        NV_SPAN_ARG(entity), NV_SPAN_ARG(address->rest));
-    nv_writer w = nv_writer_of(memory, sizeof(memory));
-    nv_span info = NV_SPAN_EMPTY;
+    nv_writer w = nv_writer_of(self->info, sizeof(self->info));
     if (host_len > 0 && len > 0 && (size_t)len < sizeof(target)) {
-        info = put_info(&w, nv_span_of(host, host_len), nv_span_of(target, (size_t)len));
+        self->info_len = put_info(&w, nv_span_of(host, host_len), nv_span_of(target, (size_t)len)).len;
     }
-    if (info.len == 0) {
+    if (self->info_len == 0) {
+        free(self);
         amqp_refuse(s, link, NV_AMQP_ERR_NOT_FOUND, "there is nothing at this address");
         return;
     }
-    nv_amqp_link_refuse(link, NV_AMQP_ERR_LINK_REDIRECT,
-                        "events are read from the Event Hubs-compatible endpoint: see the address in info", info);
+    nv_hub_loop *loop = amqp_loop(s);
+    self->link = link;
+    self->server = s;
+    nv_timer_init(&self->pause, on_pause_over);
+    nv_timers_set(&loop->timers, &self->pause, nv_mono_us(loop->hub->clock) + PAUSE_US);
+    nv_amqp_link_accept(link, &(nv_amqp_accept){.ops = &ops, .owner = self, .refused = true});
 }
