@@ -92,6 +92,29 @@ static void redirected_address_attaches(void **state)
     rig_disconnect(c);
 }
 
+/* The peer, or its connection, goes before the DETACH is due. */
+static void redirect_that_nobody_awaits(void **state)
+{
+    (void)state;
+    for (int cut = 0; cut < 2; cut++) {
+        rig_client *c = rig_connect_service();
+        rig_client *other = rig_connect_service();
+        rig_link *link = rig_attach_begin(c, &(rig_attach){.address = "/messages/events", .credit = 1});
+        RIG_UNTIL(c, link->attached);
+        if (cut) {
+            rig_disconnect(c);
+        } else {
+            rig_detach(c, link);
+        }
+        rig_advance(other, NV_US_PER_S);
+        if (!cut) {
+            assert_false(c->ended);
+            rig_disconnect(c);
+        }
+        rig_disconnect(other);
+    }
+}
+
 /* conformance: amqp.md 54 */
 static void addresses(void **state)
 {
@@ -438,10 +461,15 @@ static void answers_find_their_way(void **state)
 int main(void)
 {
     const struct CMUnitTest tests[] = {
-        TEST(redirects),          TEST(redirected_address_attaches),
-        TEST(addresses),          TEST(rights),
-        TEST(reads_event_hub),    TEST(reads_partition),
-        TEST(management_refuses), TEST(answers_find_their_way),
+        TEST(redirects),
+        TEST(redirected_address_attaches),
+        TEST(redirect_that_nobody_awaits),
+        TEST(addresses),
+        TEST(rights),
+        TEST(reads_event_hub),
+        TEST(reads_partition),
+        TEST(management_refuses),
+        TEST(answers_find_their_way),
     };
     return cmocka_run_group_tests(tests, NULL, NULL);
 }
