@@ -64,7 +64,7 @@
       "When telemetry counts as stored: `commit` after a sync to the disk, `os` once the operating system has it")     \
     X(log, partitions, INT, 1, 32, "4", "partitions", false, "", "Counts when the log is created; fixed from then on") \
     X(log, retention_hours, INT, 0, 876000, "168", "hours", false, "",                                                 \
-      "Telemetry older than this may be removed. 0: kept for ever")                                                    \
+      "Telemetry older than this is removed, at twice that age at the latest. 0: kept for ever")                       \
     X(log, retention_bytes, INT, 0, INT64_C(1) << 60, "10GiB", "bytes", false, "",                                     \
       "The oldest telemetry goes when the log holds more. 0: no bound")                                                \
     X(log, segment_bytes, INT, 1 << 20, INT64_C(1) << 34, "64MiB", "bytes", false, "",                                 \

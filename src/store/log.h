@@ -34,7 +34,7 @@ typedef struct nv_log_config {
     uint32_t partitions; /* 1..32; counts only when the log is created, an existing log keeps its own */
     nv_durability durability;
     uint64_t segment_bytes;   /* size of a segment file; a multiple of 1 MiB */
-    int64_t retention_us;     /* events older than this may go; 0 = for ever */
+    int64_t retention_us;     /* events older than this go, at twice that age at the latest; 0 = for ever */
     uint64_t retention_bytes; /* total of the segment files; 0 = no bound */
     nv_disk *disk;
     const nv_clock *clock;

@@ -213,6 +213,11 @@ void nv_pace_done(nv_pace *pace, uint64_t bytes);
 /** No spare is there and the open segment (if any) is past @p part of its file. */
 bool nv_log_spare_needed(nv_log *log, double part);
 
+/** The newest file holds messages that retention would remove if it were not the newest. */
+bool nv_log_is_old_locked(const nv_log *log);
+/** Go on in another file then, if a spare is there: where the disk is full nothing needs to change. Thread: janitor. */
+void nv_log_roll_old(nv_log *log);
+
 /* log_janitor.c */
 void *nv_log_janitor_main(void *arg);
 void nv_log_kick_janitor_locked(nv_log *log);

@@ -208,7 +208,7 @@ static size_t spares_wanted_locked(const nv_log *log)
         return 1; /* nothing is open: the next message needs it */
     }
     bool quarter = last->end.position > last->file_bytes / 4;
-    return fast ? NV_LOG_SPARES : quarter ? 1 : 0;
+    return fast ? NV_LOG_SPARES : quarter || nv_log_is_old_locked(log) ? 1 : 0;
 }
 
 static void prepare_spares(nv_log *log)
@@ -233,6 +233,18 @@ void nv_log_janitor_tend(nv_log *log)
     if (nv_log_spare_needed(log, 0.5)) {
         apply_retention(log);
         prepare_spares(log);
+    }
+}
+
+/* A file is removed whole, when its last message is old enough; so it must not go on taking messages for ever. */
+static void end_old_segment(nv_log *log)
+{
+    pthread_mutex_lock(&log->lock);
+    bool old = nv_log_is_old_locked(log);
+    pthread_mutex_unlock(&log->lock);
+    if (old) {
+        prepare_spares(log);
+        nv_log_roll_old(log);
     }
 }
 
@@ -267,6 +279,7 @@ static void close_idle_files(nv_log *log)
 
 void nv_log_janitor_pass(nv_log *log)
 {
+    end_old_segment(log);
     bool released = apply_retention(log);
     if (nv_log_spare_needed(log, 0.5)) {
         prepare_spares(log);

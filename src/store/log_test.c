@@ -316,9 +316,52 @@ static void retention_by_time(void **state)
     nv_manual_clock_advance(&kit.clock, 2 * 3600 * NV_US_PER_S);
     nv_log_janitor_run(kit.log);
     size_t left = kit_count(&kit);
-    assert_true(left < 2000); /* all but the open segment */
+    assert_int_equal(left, 0);
     assert_int_equal(kit_append(&kit, 0, "d", "x"), NV_OK);
     assert_int_equal(kit_count(&kit), left + 1);
+}
+
+/* A log with few messages: no file of it is ever full. */
+static void retention_by_time_of_an_open_segment(void **state)
+{
+    (void)state;
+    const int64_t minute = 60 * NV_US_PER_S;
+    nv_log_partition_info info;
+    kit.config.retention_us = 60 * minute;
+    kit_open(&kit);
+    assert_int_equal(kit_append(&kit, 0, "d", "one"), NV_OK);
+    nv_manual_clock_advance(&kit.clock, 50 * minute);
+    assert_int_equal(kit_append(&kit, 0, "d", "two"), NV_OK);
+    nv_manual_clock_advance(&kit.clock, 30 * minute);
+    nv_log_janitor_run(kit.log);
+    assert_int_equal(kit_count(&kit), 2); /* of one file, which ends here */
+    assert_int_equal(kit_append(&kit, 0, "d", "three"), NV_OK);
+    nv_manual_clock_advance(&kit.clock, 40 * minute);
+    nv_log_janitor_run(kit.log);
+    assert_int_equal(kit_count(&kit), 1);
+    nv_manual_clock_advance(&kit.clock, 61 * minute);
+    nv_log_janitor_run(kit.log);
+    assert_int_equal(kit_count(&kit), 0); /* though nothing came any more */
+    for (int i = 0; i < 3; i++) {         /* an empty file has nothing that is old */
+        uint64_t number = kit.log->tip.segment;
+        nv_manual_clock_advance(&kit.clock, 300 * minute);
+        nv_log_janitor_run(kit.log);
+        assert_int_equal(kit.log->tip.segment, number);
+    }
+    kit_close(&kit);
+    kit_open(&kit);
+    assert_int_equal(nv_log_get_partition(kit.log, 0, &info), NV_OK);
+    assert_int_equal(info.first_sequence, 3);
+    assert_int_equal(info.next_sequence, 3);
+    assert_int_equal(kit_append(&kit, 0, "d", "four"), NV_OK);
+    kit_close(&kit);
+    kit_open(&kit);
+    nv_manual_clock_advance(&kit.clock, 61 * minute);
+    nv_log_janitor_run(kit.log);
+    assert_int_equal(kit_count(&kit), 0); /* of a file that the last start left behind, too */
+    assert_int_equal(nv_log_get_partition(kit.log, 0, &info), NV_OK);
+    assert_int_equal(info.first_sequence, 4);
+    assert_int_equal(info.next_sequence, 4);
 }
 
 static void packing_sheds_padding(void **state)
@@ -746,6 +789,7 @@ int main(void)
         TEST(batch_limits),
         TEST(retention_by_bytes_recycles),
         TEST(retention_by_time),
+        TEST(retention_by_time_of_an_open_segment),
         TEST(packing_sheds_padding),
         TEST(reading_while_a_copy_takes_its_place),
         TEST(disk_full_and_back),

@@ -446,6 +446,26 @@ static void reopen(nv_log *log)
     pthread_mutex_unlock(&log->lock);
 }
 
+bool nv_log_is_old_locked(const nv_log *log)
+{
+    const nv_segment *last = log->segment_count ? log->segments[log->segment_count - 1] : NULL;
+    return log->retention_us > 0 && log->health == NV_LOG_OK && !log->stopping && last &&
+           last->end.next_commit > last->header.start.next_commit &&
+           last->first_time_us < nv_wall_us(log->clock) - log->retention_us;
+}
+
+void nv_log_roll_old(nv_log *log)
+{
+    pthread_mutex_lock(&log->write_lock);
+    pthread_mutex_lock(&log->lock);
+    bool wanted = nv_log_is_old_locked(log) && !log->header_pending && log->spare_count > 0;
+    pthread_mutex_unlock(&log->lock);
+    if (wanted) {
+        reopen(log);
+    }
+    pthread_mutex_unlock(&log->write_lock);
+}
+
 /* ---- syncing in the background ---------------------------------------------------------------------------- */
 
 static size_t take_unsynced(nv_log *log, nv_segment ***out, nv_log_point *tip)
