@@ -271,6 +271,9 @@ static void scripted_stop(scripted *s)
     close(s->listener);
 }
 
+/* A busy machine may do little in a moment: what must happen has more time at each try. */
+static const char *const patience[] = {"", "--duration 2 --setup 20", "--duration 15 --setup 60"};
+
 /* Run `bench amqp ARGS -o json` with what it prints in @p out. @return its exit code */
 static int run_amqp(unsigned port, const char *args, char *out, size_t size)
 {
@@ -310,14 +313,31 @@ static long long figure(const char *json, const char *name)
 #define SHARED  DEVICES "--devices 5 "
 #define QUEUE   "--queue /amq/queue/q --connections 1 "
 
+typedef struct fault_row {
+    behaviour how;
+    const char *args;
+    const char *failure; /* NULL = none */
+} fault_row;
+
+static bool fault_is_named(const fault_row *row, const char *more, char *json, size_t size, int *code)
+{
+    static scripted s;
+    char args[256];
+    (void)snprintf(args, sizeof(args), "%s %s", row->args, more);
+    scripted_start(&s, row->how);
+    *code = run_amqp(s.port, args, json, size);
+    scripted_stop(&s);
+    if (!row->failure) {
+        return *code == 0 && figure(json, "failures_total") == 0;
+    }
+    long long count = figure(json, row->failure);
+    return *code == 1 && count > 0 && figure(json, "failures_total") == count;
+}
+
 static void every_fault_has_its_name(void **state)
 {
     (void)state;
-    static const struct {
-        behaviour how;
-        const char *args;
-        const char *failure; /* NULL = none */
-    } rows[] = {
+    static const fault_row rows[] = {
         {SERVE, DEVICES "--window 8", NULL},
         {SERVE, SHARED "--window 8", NULL},
         {SERVE, DEVICES "--window 3 --size 100000", NULL},
@@ -339,13 +359,13 @@ static void every_fault_has_its_name(void **state)
         {EMPTY_EVENTS, DEVICES "--mode read --partitions 1", "unexpected_message"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
-        static scripted s;
         char json[4096];
-        scripted_start(&s, rows[i].how);
-        int code = run_amqp(s.port, rows[i].args, json, sizeof(json));
-        scripted_stop(&s);
-        if (code != (rows[i].failure ? 1 : 0) || (rows[i].failure && figure(json, rows[i].failure) <= 0) ||
-            figure(json, "failures_total") != (rows[i].failure ? figure(json, rows[i].failure) : 0)) {
+        int code = 0;
+        bool named = false;
+        for (size_t t = 0; !named && t < NV_COUNT_OF(patience); t++) {
+            named = fault_is_named(&rows[i], patience[t], json, sizeof(json), &code);
+        }
+        if (!named) {
             fail_msg("row %zu (%s): exit code %d, %s", i, rows[i].args, code, json);
         }
     }
@@ -354,11 +374,17 @@ static void every_fault_has_its_name(void **state)
 static void a_log_is_read_again_and_again(void **state)
 {
     (void)state;
-    static scripted s;
-    char json[4096];
-    scripted_start(&s, SERVE);
-    assert_int_equal(run_amqp(s.port, DEVICES "--mode read --partitions 1 --credit 7", json, sizeof(json)), 0);
-    scripted_stop(&s);
+    char json[4096] = "";
+    int code = 0;
+    for (size_t t = 0; figure(json, "partitions_read_again") < 2 && t < NV_COUNT_OF(patience); t++) {
+        static scripted s;
+        char args[256];
+        (void)snprintf(args, sizeof(args), "%s %s", DEVICES "--mode read --partitions 1 --credit 7", patience[t]);
+        scripted_start(&s, SERVE);
+        code = run_amqp(s.port, args, json, sizeof(json));
+        scripted_stop(&s);
+    }
+    assert_int_equal(code, 0);
     assert_true(figure(json, "messages") > 2 * EVENTS);
     assert_true(figure(json, "partitions_read_again") >= 2);
 }
@@ -370,7 +396,7 @@ static void nobody_listening_is_a_failure_of_tcp(void **state)
     char json[4096];
     scripted_start(&s, SERVE);
     scripted_stop(&s);
-    assert_int_equal(run_amqp(s.port, DEVICES, json, sizeof(json)), 1);
+    assert_int_equal(run_amqp(s.port, DEVICES "--setup 60", json, sizeof(json)), 1);
     assert_int_equal(figure(json, "tcp"), 1);
     assert_int_equal(figure(json, "failures_total"), 1);
 }

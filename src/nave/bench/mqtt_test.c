@@ -204,6 +204,9 @@ static int run_bench(char *line, char *out, size_t size)
     return code;
 }
 
+/* A busy machine may do little in a moment: what must happen has more time at each try. */
+static const char *const patience[] = {"", "--duration 2 --setup 20", "--duration 15 --setup 60"};
+
 /* Run `bench mqtt ARGS -o json`. */
 static int run_mqtt(unsigned port, const char *args, char *out, size_t size)
 {
@@ -222,14 +225,33 @@ static long long figure(const char *json, const char *name)
     return at ? strtoll(at + strlen(key), NULL, 10) : -1;
 }
 
+typedef struct fault_row {
+    behaviour how;
+    const char *args;
+    const char *failure; /* NULL = none */
+} fault_row;
+
+static bool fault_is_named(const fault_row *row, const char *more, char *json, size_t size, int *code)
+{
+    scripted s;
+    char args[256];
+    /* a failure needs its packets to get through before the end */
+    (void)snprintf(args, sizeof(args), "--connections 1 %s %s %s", row->failure ? "--duration 0.5" : "", row->args,
+                   more);
+    scripted_start(&s, row->how);
+    *code = run_mqtt(s.port, args, json, size);
+    scripted_stop(&s);
+    if (!row->failure) {
+        return *code == 0 && figure(json, "failures_total") == 0;
+    }
+    long long count = figure(json, row->failure);
+    return *code == 1 && count > 0 && figure(json, "failures_total") == count;
+}
+
 static void every_fault_has_its_name(void **state)
 {
     (void)state;
-    static const struct {
-        behaviour how;
-        const char *args;
-        const char *failure; /* NULL = none */
-    } rows[] = {
+    static const fault_row rows[] = {
         {ACK_EACH, "--window 8", NULL},
         {ACK_EACH, "--window 3 --size 3000", NULL},
         {ACK_EACH, "--qos 0 --window 8", NULL},
@@ -249,17 +271,13 @@ static void every_fault_has_its_name(void **state)
         {REFUSE, "--mode idle", "connack_5"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
-        scripted s;
         char json[4096];
-        char args[256];
-        /* a failure needs its packets to get through before the end, also on a busy machine */
-        (void)snprintf(args, sizeof(args), "--connections 1 %s %s", rows[i].failure ? "--duration 0.5" : "",
-                       rows[i].args);
-        scripted_start(&s, rows[i].how);
-        int code = run_mqtt(s.port, args, json, sizeof(json));
-        scripted_stop(&s);
-        if (code != (rows[i].failure ? 1 : 0) || (rows[i].failure && figure(json, rows[i].failure) <= 0) ||
-            figure(json, "failures_total") != (rows[i].failure ? figure(json, rows[i].failure) : 0)) {
+        int code = 0;
+        bool named = false;
+        for (size_t t = 0; !named && t < NV_COUNT_OF(patience); t++) {
+            named = fault_is_named(&rows[i], patience[t], json, sizeof(json), &code);
+        }
+        if (!named) {
             fail_msg("row %zu (%s): exit code %d, %s", i, rows[i].args, code, json);
         }
     }
@@ -268,11 +286,16 @@ static void every_fault_has_its_name(void **state)
 static void acknowledgements_in_another_order_are_counted_not_refused(void **state)
 {
     (void)state;
-    scripted s;
-    char json[4096];
-    scripted_start(&s, ACK_PAIRS_REVERSED);
-    int code = run_mqtt(s.port, "--connections 1 --window 8 --setup 1", json, sizeof(json));
-    scripted_stop(&s);
+    char json[4096] = "";
+    int code = 0;
+    for (size_t t = 0; figure(json, "pubacks_out_of_order") <= 10 && t < NV_COUNT_OF(patience); t++) {
+        scripted s;
+        char args[128];
+        (void)snprintf(args, sizeof(args), "--connections 1 --window 8 %s", patience[t]);
+        scripted_start(&s, ACK_PAIRS_REVERSED);
+        code = run_mqtt(s.port, args, json, sizeof(json));
+        scripted_stop(&s);
+    }
     /* An odd number sent leaves the last one held back for ever; anything else is a fault. */
     assert_true(figure(json, "pubacks_out_of_order") > 10);
     assert_true(figure(json, "failures_total") <= 1);
@@ -282,12 +305,16 @@ static void acknowledgements_in_another_order_are_counted_not_refused(void **sta
 static void an_open_loop_sends_what_was_asked(void **state)
 {
     (void)state;
-    scripted s;
-    char json[4096];
-    scripted_start(&s, ACK_EACH);
-    assert_int_equal(run_mqtt(s.port, "--connections 1 --rate 1000 --window 64 --duration 0.5", json, sizeof(json)), 0);
-    scripted_stop(&s);
-    assert_in_range(figure(json, "messages"), 300, 510); /* a busy machine may acknowledge the last ones late */
+    char json[4096] = "";
+    for (int t = 0; figure(json, "messages") < 300 && t < 10;
+         t++) { /* a busy machine may acknowledge the last ones late */
+        scripted s;
+        scripted_start(&s, ACK_EACH);
+        (void)run_mqtt(s.port, "--connections 1 --rate 1000 --window 64 --duration 0.5 --setup 20", json, sizeof(json));
+        scripted_stop(&s);
+    }
+    assert_int_equal(figure(json, "failures_total"), 0);
+    assert_in_range(figure(json, "messages"), 300, 510);
 }
 
 /* ---- a storm of two clients, one of which waits long for its answer ---- */
@@ -360,18 +387,24 @@ static void *slow_start_main(void *arg)
 static void no_two_clients_of_a_storm_are_one_device(void **state)
 {
     (void)state;
-    char json[4096];
-    unsigned port = 0;
-    slow_start s = {.listener = listen_somewhere(&port)};
-    pthread_t thread;
-    assert_int_equal(pthread_create(&thread, NULL, slow_start_main, &s), 0);
-    int code = run_mqtt(port, "--mode storm --connections 2 --devices 3 --duration 0.3", json, sizeof(json));
-    (void)shutdown(s.listener, SHUT_RDWR);
-    (void)pthread_join(thread, NULL);
-    close(s.listener);
+    slow_start s = {0};
+    int code = 0;
+    for (size_t t = 0; s.rounds < WAIT_LONG && t < NV_COUNT_OF(patience); t++) {
+        char json[4096];
+        char args[128];
+        unsigned port = 0;
+        s = (slow_start){.listener = listen_somewhere(&port)};
+        pthread_t thread;
+        assert_int_equal(pthread_create(&thread, NULL, slow_start_main, &s), 0);
+        (void)snprintf(args, sizeof(args), "--mode storm --connections 2 --devices 3 --duration 0.3 %s", patience[t]);
+        code = run_mqtt(port, args, json, sizeof(json));
+        (void)shutdown(s.listener, SHUT_RDWR);
+        (void)pthread_join(thread, NULL);
+        close(s.listener);
+        assert_int_equal(s.clashes, 0);
+    }
     assert_int_equal(code, 0);
     assert_int_equal(s.rounds, WAIT_LONG);
-    assert_int_equal(s.clashes, 0);
 }
 
 static void nobody_listening_is_a_failure_of_tcp(void **state)
@@ -381,9 +414,23 @@ static void nobody_listening_is_a_failure_of_tcp(void **state)
     char json[4096];
     scripted_start(&s, ACK_EACH);
     scripted_stop(&s);
-    assert_int_equal(run_mqtt(s.port, "--connections 3", json, sizeof(json)), 1);
+    assert_int_equal(run_mqtt(s.port, "--connections 3 --setup 5", json, sizeof(json)), 1);
     assert_int_equal(figure(json, "tcp"), 3);
     assert_int_equal(figure(json, "failures_total"), 3);
+}
+
+/* Load for a sink until @p least messages went in one go. */
+static void load_sink(unsigned port, const char *load, long long least)
+{
+    char json[4096] = "";
+    int code = 0;
+    for (size_t t = 0; figure(json, "messages") < least && t < NV_COUNT_OF(patience); t++) {
+        char args[128];
+        (void)snprintf(args, sizeof(args), "%s %s", load, patience[t]);
+        code = run_mqtt(port, args, json, sizeof(json));
+    }
+    assert_int_equal(code, 0);
+    assert_true(figure(json, "messages") >= least);
 }
 
 static void the_sink_serves_many_connections(void **state)
@@ -404,11 +451,9 @@ static void the_sink_serves_many_connections(void **state)
     FILE *from = fdopen(pipes[0], "r");
     assert_non_null(fgets(line, sizeof(line), from));
     unsigned port = (unsigned)strtoul(line + strlen("listening "), NULL, 10);
-    assert_int_equal(run_mqtt(port, "--connections 100 --window 16", json, sizeof(json)), 0);
-    assert_true(figure(json, "messages") > 1000);
-    assert_int_equal(run_mqtt(port, "--connections 4 --window 8 --size 200000", json, sizeof(json)), 0);
-    assert_true(figure(json, "messages") > 10);
-    assert_int_equal(run_mqtt(port, "--connections 20 --mode idle --subscribe yes", json, sizeof(json)), 0);
+    load_sink(port, "--connections 100 --window 16", 1000);
+    load_sink(port, "--connections 4 --window 8 --size 200000", 10);
+    assert_int_equal(run_mqtt(port, "--connections 20 --mode idle --subscribe yes --setup 60", json, sizeof(json)), 0);
     assert_int_equal(figure(json, "open"), 20);
     int status = 0;
     (void)kill(child, SIGTERM);
