@@ -70,26 +70,29 @@ async function tooLarge(hub, text, transport) {
 async function cloudToDevice(hub, client, id) {
   const seen = [];
   const settled = [];
+  let turn = Promise.resolve(); // one by one: rhea tells of two outcomes in one go as if both were the first
   const done = new Promise((resolve) => {
     client.on('message', (message) => {
       const text = message.data.toString();
       seen.push(text);
-      const finish = (err) => {
-        assert.ifError(err);
-        settled.push(text);
-        if (settled.length === 4) {
-          resolve();
-        }
+      const settle = (how) => {
+        turn = turn.then(() => new Promise((next) => {
+          client[how](message, (err) => {
+            assert.ifError(err);
+            settled.push(text);
+            setImmediate(settled.length === 4 ? resolve : next);
+          });
+        }));
       };
       if (text === 'two') {
-        client.reject(message, finish);
+        settle('reject');
       } else if (text === 'three' && seen.filter((t) => t === 'three').length === 1) {
-        client.abandon(message, finish);
+        settle('abandon');
       } else {
         assert.strictEqual(message.properties.getValue('n'), text);
         assert.strictEqual(message.messageId, `id-${text}`);
         assert.strictEqual(message.to.toLowerCase(), `/devices/${id}/messages/devicebound`);
-        client.complete(message, finish);
+        settle('complete');
       }
     });
   });
