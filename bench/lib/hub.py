@@ -52,7 +52,7 @@ class Hub:
         return [self.program, "up", "--data", self.data, "--config", self.config]
 
     def ready(self):
-        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=2)
+        connection = http.client.HTTPConnection("127.0.0.1", self.admin, timeout=30)
         try:
             connection.request("GET", "/readyz")
             return connection.getresponse().status == 200
@@ -66,7 +66,7 @@ class Hub:
 
     def show(self):
         argv = [self.program, "hub", "show", "--data", self.data, "-o", "json"]
-        result = subprocess.run(argv, capture_output=True, text=True, timeout=30, check=False)
+        result = subprocess.run(argv, capture_output=True, text=True, timeout=120, check=False)
         if result.returncode != 0:
             raise Failure("nave hub show: %s" % result.stderr.strip())
         return json.loads(result.stdout)
