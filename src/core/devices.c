@@ -162,6 +162,14 @@ static void evict_on_shard(nv_claim *claim, nv_refusal why)
     nv_post(claim->_loop->exec, &claim->_evict);
 }
 
+static void revoke_on_shard(nv_claim *claim, bool deleted)
+{
+    if (!claim->_evicted) { /* else its loop may look at it already */
+        claim->deleted = deleted;
+        evict_on_shard(claim, NV_REFUSAL_REVOKED);
+    }
+}
+
 static bool key_among(const nv_key *key, const nv_identity *now)
 {
     nv_span bytes = nv_span_of(key->bytes, key->len);
@@ -230,7 +238,7 @@ static void finish_opening(opening *o, nv_err status, const nv_identity *now)
     e->opening = NULL;
     if (claim && !claim->_evicted) {
         if (status == NV_OK && !still_opens(claim, now)) {
-            evict_on_shard(claim, NV_REFUSAL_REVOKED);
+            revoke_on_shard(claim, !now);
         } else {
             if (status == NV_OK && !claim->clean && !claim->session_present) {
                 nv_device_session_begin(e, claim);
@@ -404,12 +412,13 @@ typedef struct change {
     uint8_t ids[];
 } change;
 
-static void revoke_on_shard(nv_device_entry *e, const nv_identity *now)
+/* @p now: NULL: nobody may connect any more, because it was deleted or its device disabled */
+static void revoke_claims(nv_device_entry *e, const nv_identity *now, bool deleted)
 {
     for (nv_list *node = e->claims.next; node != &e->claims; node = node->next) {
         nv_claim *claim = nv_container_of(node, nv_claim, _link);
         if (!still_opens(claim, now)) {
-            evict_on_shard(claim, NV_REFUSAL_REVOKED);
+            revoke_on_shard(claim, deleted);
         }
     }
 }
@@ -424,12 +433,12 @@ static void tell_deleted(nv_device_entry *e)
 static void change_entry(nv_device_entry *e, const nv_identity *now)
 {
     bool modules_too = nv_device_entry_is_device(e) && (!now || !now->enabled);
-    revoke_on_shard(e, now);
+    revoke_claims(e, now, !now);
     e->telling++; /* it stays until its modules were told */
     for (nv_list *node = e->modules.next, *next = NULL; modules_too && node != &e->modules; node = next) {
         nv_device_entry *module = nv_container_of(node, nv_device_entry, modules);
         next = node->next;
-        revoke_on_shard(module, NULL);
+        revoke_claims(module, NULL, !now);
         if (!now) {
             tell_deleted(module);
         }

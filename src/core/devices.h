@@ -54,7 +54,10 @@ typedef struct nv_claim {
     /* in */
     nv_identity *identity; /* borrowed from the session */
     void (*granted)(struct nv_claim *claim);
-    /** Close with this reason (taken over, revoked): stop reading, let appends finish, then release. */
+    /**
+     * Close with this reason (taken over, revoked; `deleted` says whether there is no such identity any more): stop
+     * reading, let appends finish, then release.
+     */
     void (*evict)(struct nv_claim *claim, nv_refusal why);
     /**
      * Something for the device, in the order of the shard; only while the claim is held and only what it wants at the
@@ -86,6 +89,7 @@ typedef struct nv_claim {
     struct nv_device_entry *_entry;
     nv_refusal _why;
     bool _evicted;
+    bool deleted; /* the session may read it in evict() and afterwards */
     bool _granted;
     /* both */
     _Atomic bool _want_posted;

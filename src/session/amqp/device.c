@@ -301,16 +301,18 @@ static void evicted(nv_claim *claim, nv_refusal why)
         return;
     }
     bool taken_over = why == NV_REFUSAL_TAKEN_OVER;
+    nv_amqp_condition gone = claim->deleted ? NV_AMQP_ERR_NOT_FOUND : NV_AMQP_ERR_UNAUTHORIZED_ACCESS;
     const char *text =
         taken_over ? "ErrorCode:ConnectionForcefullyClosedOnNewConnection;another connection of this identity took over"
-                   : SAYS_UNAUTHORIZED;
+        : claim->deleted ? "ErrorCode:DeviceNotFound;the device or module was deleted"
+                         : SAYS_UNAUTHORIZED;
     nv_hub_refuse(amqp_hub(s), "amqp", s->conn.session.carrier->peer, d->_device_id, d->_module_id, why, "");
     if (!taken_over) {
         amqp_auth_revoke(s, d->_device_id, d->_module_id);
     }
     amqp_operation_begin(s);
-    amqp_device_detach(d, taken_over ? NV_AMQP_ERR_STOLEN : NV_AMQP_ERR_UNAUTHORIZED_ACCESS, text);
-    amqp_server_close_if_empty(s, taken_over ? NV_AMQP_ERR_CONNECTION_FORCED : NV_AMQP_ERR_UNAUTHORIZED_ACCESS, text);
+    amqp_device_detach(d, taken_over ? NV_AMQP_ERR_STOLEN : gone, text);
+    amqp_server_close_if_empty(s, taken_over ? NV_AMQP_ERR_CONNECTION_FORCED : gone, text);
     s->conn.session.carrier->wake(s->conn.session.carrier);
     amqp_operation_end(s);
 }

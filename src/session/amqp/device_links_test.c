@@ -313,7 +313,7 @@ static void each_device_has_its_own_fate(void **state)
         assert_int_equal(links[i]->ended, i == 3);
     }
     assert_false(c->ended);
-    amqp_client_expect_end(links[3], "amqp:unauthorized-access");
+    amqp_client_expect_end(links[3], "amqp:not-found");
     amqp_client_send_body(links[4], "still there");
     amqp_client_free(c);
     amqp_rig_free(rig);

@@ -75,7 +75,7 @@ static void test_stays_with_a_new_token(void **state)
     put(c, "d1");
     amqp_client_link *one = amqp_client_attach(c, true, EVENTS("d1"), NULL);
     amqp_rig_delete(rig, "d1", NULL);
-    amqp_client_expect_end(one, UNAUTHORIZED);
+    amqp_client_expect_end(one, "amqp:not-found");
     put(c, "d2");
     amqp_rig_advance(rig, 10 * NV_US_PER_S);
     assert_false(c->ended);
@@ -197,11 +197,12 @@ static void test_revoked(void **state)
         amqp_client *many = two_on_one(&one, &two);
         amqp_rig *rig = many->rig;
         amqp_client *alone = amqp_client_device(rig, "d2", NULL);
+        const char *ended = what == DELETE ? "amqp:not-found" : UNAUTHORIZED; /* amqp.md section 3.10 */
         do_change(rig, "d1", what);
         if (what == REKEY_OTHER) {
             assert_false(one->ended);
         } else {
-            amqp_client_expect_end(one, UNAUTHORIZED);
+            amqp_client_expect_end(one, ended);
             amqp_client_expect_end(amqp_client_attach(many, true, EVENTS("d1"), NULL), UNAUTHORIZED);
         }
         assert_false(two->ended || many->ended);
@@ -209,10 +210,10 @@ static void test_revoked(void **state)
         amqp_client_link *newer = amqp_client_attach(alone, true, EVENTS("d2"), NULL);
         amqp_client_expect_end(two, STOLEN);
         do_change(rig, "d2", what == REKEY_OTHER ? DISABLE : what);
-        amqp_client_expect_end(newer, UNAUTHORIZED);
+        amqp_client_expect_end(newer, ended);
         amqp_rig_advance(rig, 4 * NV_US_PER_S);
         assert_true(alone->ended); /* it was all there was */
-        assert_string_equal(alone->condition, UNAUTHORIZED);
+        assert_string_equal(alone->condition, ended);
         amqp_client_free(alone);
         amqp_client_free(many);
         amqp_rig_free(rig);
