@@ -81,13 +81,14 @@ static nv_err decode_segments(nv_span path, nv_writer *text, segments *out)
     out->count = 0;
     while (path.len > 0 && out->count <= SEGMENTS_MAX) {
         const uint8_t *start = text->at;
-        nv_err err = nv_percent_decode(cut_segment(&path), text);
-        if (err != NV_OK) {
-            return err;
+        nv_span raw = cut_segment(&path);
+        nv_span decoded = nv_percent_decode_lenient(raw, text); /* Node's SDK encodes no ids */
+        if (decoded.ptr == raw.ptr) {
+            nv_write_span(text, raw);
         }
-        out->at[out->count++] = nv_span_of(start, (size_t)(text->at - start));
+        out->at[out->count++] = nv_span_of(start, decoded.len);
     }
-    return NV_OK;
+    return text->err;
 }
 
 static void take(amqp_address *out, uint8_t letter, nv_span value)
@@ -166,8 +167,10 @@ static nv_err find_node(const segments *have, bool peer_sends, amqp_address *out
         return patterns[i].path[0] == '{' ? NV_E_NOT_FOUND : NV_E_UNSUPPORTED;
     }
     forget(out);
-    bool is_hubs = have->count > 0 && (nv_span_eq_nocase(have->at[0], nv_span_str("devices")) ||
-                                       nv_span_eq_nocase(have->at[0], nv_span_str("messages")));
+    bool is_legacy = have->count > 1 && nv_span_eq_nocase(have->at[1], nv_span_str("operationsMonitoringEvents"));
+    bool is_hubs = have->count > 0 && !is_legacy &&
+                   (nv_span_eq_nocase(have->at[0], nv_span_str("devices")) ||
+                    nv_span_eq_nocase(have->at[0], nv_span_str("messages")));
     return is_hubs ? NV_E_UNSUPPORTED : NV_E_NOT_FOUND;
 }
 

@@ -63,8 +63,8 @@ static void test_addresses(void **state)
         {"/devices/a:b@c/messages/events", S, NV_OK, AMQP_NODE_TELEMETRY, "d=a:b@c"},
         {"/devices/a%2525b/messages/events", S, NV_OK, AMQP_NODE_TELEMETRY, "d=a%25b"},
         {"/devices/a%2Fb/messages/events", S, NV_E_SYNTAX, AMQP_NODE_UNKNOWN, ""},
-        {"/devices/a%2/messages/events", S, NV_E_SYNTAX, AMQP_NODE_UNKNOWN, ""},
-        {"/devices/a%zz/messages/events", S, NV_E_SYNTAX, AMQP_NODE_UNKNOWN, ""},
+        {"/devices/a%2/messages/events", S, NV_OK, AMQP_NODE_TELEMETRY, "d=a%2"}, /* Node's SDK encodes no ids */
+        {"/devices/a%zz%3a%/messages/events", S, NV_OK, AMQP_NODE_TELEMETRY, "d=a%zz:%"},
         {"/devices/a%00/messages/events", S, NV_E_SYNTAX, AMQP_NODE_UNKNOWN, ""},
         {"/devices//messages/events", S, NV_E_SYNTAX, AMQP_NODE_UNKNOWN, ""},
         {"/devices/d/modules/a%20b/messages/events", S, NV_E_SYNTAX, AMQP_NODE_UNKNOWN, ""},
@@ -105,7 +105,9 @@ static void test_addresses(void **state)
         {"/messages/servicebound/feedback", R, NV_OK, AMQP_NODE_FEEDBACK, ""},
         {"/messages/serviceBound/filenotifications", R, NV_OK, AMQP_NODE_FILE_NOTIFICATIONS, ""},
         {"/messages/serviceBound/filenotifications", S, NV_E_UNSUPPORTED, AMQP_NODE_UNKNOWN, ""},
-        {"/messages/operationsMonitoringEvents", S | R, NV_E_UNSUPPORTED, AMQP_NODE_UNKNOWN, ""},
+        {"/messages/operationsMonitoringEvents", S | R, NV_E_NOT_FOUND, AMQP_NODE_UNKNOWN, ""}, /* section 4.5 */
+        {"/Messages/OperationsMonitoringEvents/ConsumerGroups/x/Partitions/0", R, NV_E_NOT_FOUND, AMQP_NODE_UNKNOWN,
+         ""},
         {"/messages", S | R, NV_E_UNSUPPORTED, AMQP_NODE_UNKNOWN, ""},
         /* the redirect: what follows is kept as it stands */
         {"/messages/events", S | R, NV_OK, AMQP_NODE_EVENTS_REDIRECT, ""},

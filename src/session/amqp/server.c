@@ -370,7 +370,7 @@ static void refuse_address(amqp_server *s, nv_amqp_link *link, nv_err err)
     default:
         amqp_refuse(
             s, link, NV_AMQP_ERR_INVALID_FIELD,
-            "ErrorCode:ArgumentInvalid;the address is malformed: wrong percent-encoding, or an id that is none");
+            "ErrorCode:ArgumentInvalid;the address is malformed: an id is empty, too long, or has what no id has");
         return;
     }
 }

@@ -502,7 +502,7 @@ static void test_what_is_not_there(void **state)
         {"/devices/d1/nothing", true, "amqp:not-allowed"},
         {"/devices/d1/messages/events", false, "amqp:not-allowed"},
         {"/devices/d1/messages/devicebound", true, "amqp:not-allowed"},
-        {"/devices/d%2/twin", true, "amqp:invalid-field"},
+        {"/devices/d%2F/twin", true, "amqp:invalid-field"},
         {"/messages/devicebound", false, "amqp:not-allowed"},
         {"nothing/at/all", true, "amqp:not-found"},
         {"$other", false, "amqp:not-found"},

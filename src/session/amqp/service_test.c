@@ -202,7 +202,7 @@ static void rejected(void **state)
          "ErrorCode:DeviceNotFound;no device \""},
         {{.expiry_ms = INT64_MIN}, "com.microsoft:argument-error", "`to` is missing"},
         {{.to = "/devices/d1", .expiry_ms = INT64_MIN}, "com.microsoft:argument-error", "the property `to` is"},
-        {{.to = "/devices/d%zz/messages/devicebound", .expiry_ms = INT64_MIN},
+        {{.to = "/devices/d%20z/messages/devicebound", .expiry_ms = INT64_MIN},
          "com.microsoft:argument-error",
          "the property `to` is"},
         {{.to = "/devices/d1/messages/events", .expiry_ms = INT64_MIN},
