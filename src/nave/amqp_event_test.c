@@ -154,9 +154,10 @@ static void system_properties(void **state)
 {
     (void)state;
     static const nv_system_property texts[] = {
-        NV_PROP_MESSAGE_ID,  NV_PROP_CORRELATION_ID, NV_PROP_USER_ID,      NV_PROP_TO,       NV_PROP_CREATION_TIME,
-        NV_PROP_OUTPUT_NAME, NV_PROP_SUBJECT,        NV_PROP_INTERFACE_ID, NV_PROP_SCHEMA,   NV_PROP_DIAGNOSTIC_ID,
-        NV_PROP_DATA_SCHEMA, NV_PROP_REPLY_TO,       NV_PROP_AMQP_SUBJECT, NV_PROP_GROUP_ID, NV_PROP_REPLY_TO_GROUP_ID};
+        NV_PROP_MESSAGE_ID,    NV_PROP_CORRELATION_ID, NV_PROP_USER_ID,   NV_PROP_TO,
+        NV_PROP_CREATION_TIME, NV_PROP_OUTPUT_NAME,    NV_PROP_SUBJECT,   NV_PROP_INTERFACE_ID,
+        NV_PROP_SCHEMA,        NV_PROP_DIAGNOSTIC_ID,  NV_PROP_OPERATION, NV_PROP_DATA_SCHEMA,
+        NV_PROP_REPLY_TO,      NV_PROP_AMQP_SUBJECT,   NV_PROP_GROUP_ID,  NV_PROP_REPLY_TO_GROUP_ID};
     nv_buf_clear(&properties);
     for (size_t i = 0; i < NV_COUNT_OF(texts); i++) {
         char text[40];

@@ -63,6 +63,7 @@ static void put_system(nv_bag_writer *bag, const nv_c2d_message *message, int64_
     if (!put_found(bag, section, NV_PROP_CREATION_TIME, "$.ctime")) {
         put_found(bag, section, NV_PROP_CREATION_TIME_AMQP, "$.ctime");
     }
+    put_found(bag, section, NV_PROP_OPERATION, "iothub-operation"); /* mqtt.md section 6: by its plain name */
     if (message->ack != NV_ACK_NONE) {
         nv_bag_put(bag, nv_span_str("iothub-ack"), nv_span_str(nv_c2d_ack_name(message->ack)));
     }

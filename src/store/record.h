@@ -56,7 +56,8 @@ typedef enum nv_body_kind { NV_BODY_DATA = 0, NV_BODY_AMQP_VALUE = 1, NV_BODY_AM
     X(REPLY_TO_GROUP_ID, 20, NULL, "reply-to-group-id")                                                                \
     X(GROUP_SEQUENCE, 21, NULL, "group-sequence")                                                                      \
     X(ABSOLUTE_EXPIRY, 22, NULL, "absolute-expiry-time")                                                               \
-    X(CREATION_TIME_AMQP, 23, NULL, "creation-time")
+    X(CREATION_TIME_AMQP, 23, NULL, "creation-time")                                                                   \
+    X(OPERATION, 24, NULL, "iothub-operation")
 
 typedef enum nv_system_property {
     NV_PROP_APPLICATION = 0, /* not a system property: the name is spelled out */

@@ -130,6 +130,7 @@ static bool is_annotation(uint8_t id)
     case NV_PROP_DIAGNOSTIC_ID:
     case NV_PROP_DIAGNOSTIC_CONTEXT:
     case NV_PROP_DATA_SCHEMA:
+    case NV_PROP_OPERATION:
         return true;
     default:
         return false;

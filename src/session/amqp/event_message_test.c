@@ -111,6 +111,7 @@ static void annotations(void **state)
     put(&properties, NV_PROP_CREATION_TIME, "", nv_value_string(nv_span_str("2024-05-01T10:20:30Z")));
     put(&properties, NV_PROP_SCHEMA, "", nv_value_string(nv_span_str("s1")));
     put(&properties, NV_PROP_OUTPUT_NAME, "", nv_value_string(nv_span_str("out")));
+    put(&properties, NV_PROP_OPERATION, "", nv_value_string(nv_span_str("op")));
     put(&properties, NV_PROP_SUBJECT, "", nv_value_string(nv_span_str("twice")));
     amqp_event_head head = {0};
     nv_record record = telemetry(stamp_of(&stamp, "d1", "m1", "dtmi:x;1"), nv_buf_span(&properties), "body");
@@ -134,7 +135,8 @@ static void annotations(void **state)
     assert_text(map, "iothub-creation-time-utc", "2024-05-01T10:20:30Z");
     assert_text(map, "iothub-message-schema", "s1");
     assert_text(map, "iothub-outputname", "out");
-    assert_int_equal(map->count, 2 * 17);
+    assert_text(map, "iothub-operation", "op");
+    assert_int_equal(map->count, 2 * 18);
     assert_int_equal(e->message.delivery_annotations.type, NV_AMQP_NULL);
     assert_int_equal(e->message.body_kind, NV_AMQP_BODY_IS_DATA);
     assert_true(nv_span_eq_str(e->message.body, "body"));

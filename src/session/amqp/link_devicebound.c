@@ -189,7 +189,7 @@ static nv_err put_application(nv_buf *out, const char *name, nv_value value)
 static nv_err put_named(nv_buf *out, nv_span properties)
 {
     static const nv_system_property named[] = {NV_PROP_SCHEMA, NV_PROP_CREATION_TIME, NV_PROP_OUTPUT_NAME,
-                                               NV_PROP_INTERFACE_ID};
+                                               NV_PROP_INTERFACE_ID, NV_PROP_OPERATION};
     nv_err err = NV_OK;
     nv_value value;
     for (size_t i = 0; i < NV_COUNT_OF(named) && err == NV_OK; i++) {

@@ -174,7 +174,7 @@ static const nv_system_property annotations[] = {NV_PROP_INTERFACE_ID,       NV_
                                                  NV_PROP_DIAGNOSTIC_ID,      NV_PROP_SCHEMA,     NV_PROP_CREATION_TIME,
                                                  NV_PROP_DIAGNOSTIC_CONTEXT, NV_PROP_OUTPUT_NAME};
 static const nv_system_property applications[] = {NV_PROP_SCHEMA, NV_PROP_CREATION_TIME, NV_PROP_OUTPUT_NAME,
-                                                  NV_PROP_INTERFACE_ID};
+                                                  NV_PROP_INTERFACE_ID, NV_PROP_OPERATION};
 
 static nv_system_property find_among(const nv_system_property *ids, size_t count, nv_span name)
 {

@@ -264,13 +264,15 @@ static void known_names_move_to_the_system(void **state)
     nv_amqp_put_string_of(&f->w, "out");
     nv_amqp_put_string_of(&f->w, "iothub-message-schema");
     nv_amqp_put_string_of(&f->w, "s;v1");
+    nv_amqp_put_string_of(&f->w, "iothub-operation");
+    nv_amqp_put_string_of(&f->w, "op");
     nv_amqp_put_string_of(&f->w, "iothub-interface-id"); /* the annotation was first */
     nv_amqp_put_string_of(&f->w, "urn:other");
     nv_amqp_put_string_of(&f->w, "iothub-connection-device-id"); /* the hub's own word */
     nv_amqp_put_string_of(&f->w, "forged");
     nv_amqp_put_string_of(&f->w, "colour");
     nv_amqp_put_string_of(&f->w, "red");
-    nv_amqp_end_map(&f->w, mark, 10);
+    nv_amqp_end_map(&f->w, mark, 12);
     put_body(f, "{}");
     assert_int_equal(convert(f), NV_OK);
     assert_span(system_value(f, NV_PROP_INTERFACE_ID).bytes, "urn:i");
@@ -278,6 +280,7 @@ static void known_names_move_to_the_system(void **state)
     assert_span(system_value(f, NV_PROP_DIAGNOSTIC_ID).bytes, "d");
     assert_span(system_value(f, NV_PROP_OUTPUT_NAME).bytes, "out");
     assert_span(system_value(f, NV_PROP_SCHEMA).bytes, "s;v1");
+    assert_span(system_value(f, NV_PROP_OPERATION).bytes, "op");
     assert_false(application_value(f, "iothub-connection-device-id", &value));
     assert_false(application_value(f, "iothub-interface-id", &value));
     assert_false(application_value(f, "x-opt-unknown", &value));
