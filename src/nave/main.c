@@ -16,9 +16,14 @@ static int usage(const nv_args *args, const char *why)
     return NV_EXIT_USAGE;
 }
 
+static bool is_help(const char *word)
+{
+    return strcmp(word, "--help") == 0 || strcmp(word, "-h") == 0;
+}
+
 int main(int argc, char **argv)
 {
-    if (argc == 2 && (strcmp(argv[1], "--help") == 0 || strcmp(argv[1], "-h") == 0)) {
+    if (argc == 2 && is_help(argv[1])) {
         nv_help_overview(stdout, nv_commands);
         return NV_EXIT_OK;
     }
@@ -29,7 +34,10 @@ int main(int argc, char **argv)
     nv_args args;
     int code = nv_args_parse(&args, nv_commands, argc, argv, why, sizeof(why));
     if (code != NV_EXIT_OK) {
-        return usage(&args, why);
+        /* of a noun without its verb: the help of all of them */
+        bool is_nouns = !args.command && argc == 3 && is_help(argv[2]);
+        return is_nouns && nv_help_words(stdout, nv_commands, argv + 1, 1) == NV_EXIT_OK ? NV_EXIT_OK
+                                                                                         : usage(&args, why);
     }
     if (args.help) {
         nv_help_command(stdout, args.command);

@@ -18,6 +18,8 @@ def words():
     assert nave("--help")[0] == overview
     assert "nave device add pump1" in nave("help", "device", "add")[0]
     assert nave("device", "add", "--help")[0] == nave("help", "device", "add")[0]
+    for noun in ("device", "consumer-group", "send"):
+        assert nave(noun, "--help")[0] == nave(noun, "-h")[0] == nave("help", noun)[0]
     for bad, part in ((["nope"], "no command"), (["device"], "verb"), (["device", "nope"], "nope"),
                       (["device", "add"], "ID is missing"), (["device", "add", "a", "b"], "one word too many"),
                       (["device", "list", "--nope"], "--nope"), (["sas"], "--device ID or --policy"),
