@@ -67,6 +67,12 @@ typedef struct nv_limits {
 #undef X
 } nv_limits;
 
+/** A row where 31 bits are room enough (numbers on the wire, counters that wrap): more than they hold means as much. */
+static inline uint32_t nv_limit_31(int64_t row)
+{
+    return row < INT32_MAX ? (uint32_t)row : INT32_MAX;
+}
+
 extern const nv_limits nv_limits_open;
 extern const nv_limits nv_limits_azure;
 

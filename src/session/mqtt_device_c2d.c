@@ -302,7 +302,7 @@ static void start(mqtt_device *m)
     nv_list_init(&c->sent);
     nv_list_init(&c->held);
     c->receiver = (nv_c2d_receiver){
-        .identity = m->identity, .credit = (uint32_t)mqtt_hub(m)->limits.c2d_inflight, .message = on_message};
+        .identity = m->identity, .credit = nv_limit_31(mqtt_hub(m)->limits.c2d_inflight), .message = on_message};
     m->c2d = c;
     nv_c2d_attach(m->session.carrier->loop, &c->receiver);
 }

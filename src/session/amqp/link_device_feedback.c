@@ -22,6 +22,6 @@ void amqp_open_device_feedback(amqp_server *s, amqp_device *device, nv_amqp_link
 {
     (void)device; /* of no device in particular */
     (void)address;
-    nv_amqp_accept accept = {.ops = &ops, .owner = s, .credit = (uint32_t)amqp_hub(s)->limits.amqp_credit};
+    nv_amqp_accept accept = {.ops = &ops, .owner = s, .credit = nv_limit_31(amqp_hub(s)->limits.amqp_credit)};
     nv_amqp_link_accept(link, &accept);
 }

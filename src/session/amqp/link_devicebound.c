@@ -430,7 +430,7 @@ static void receive(struct amqp_devicebound *b)
 {
     amqp_device *device = b->base.device;
     b->puller.receiver = (nv_c2d_receiver){.identity = device->identity,
-                                           .credit = (uint32_t)amqp_hub(device->server)->limits.c2d_inflight,
+                                           .credit = nv_limit_31(amqp_hub(device->server)->limits.c2d_inflight),
                                            .pulls = true,
                                            .message = on_message};
     b->receives = b->attached = true;

@@ -204,7 +204,7 @@ void amqp_pair_open(amqp_pair *pair, nv_amqp_link *link)
     }
     nv_amqp_accept accept = {.ops = &ops,
                              .owner = l,
-                             .credit = (uint32_t)amqp_hub(pair->device->server)->limits.amqp_credit,
+                             .credit = nv_limit_31(amqp_hub(pair->device->server)->limits.amqp_credit),
                              .pre_settled = link->sender};
     nv_amqp_link_accept(link, &accept);
     pair->kind->changed(pair);

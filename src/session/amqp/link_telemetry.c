@@ -507,7 +507,7 @@ void amqp_open_telemetry(amqp_server *s, amqp_device *device, nv_amqp_link *link
     l->telemetry = t;
     amqp_device_link_add(device, &l->base, link); /* an older one is ended here */
     t->link = l;
-    nv_amqp_accept accept = {.ops = &ops, .owner = l, .credit = (uint32_t)amqp_hub(s)->limits.amqp_credit};
+    nv_amqp_accept accept = {.ops = &ops, .owner = l, .credit = nv_limit_31(amqp_hub(s)->limits.amqp_credit)};
     nv_amqp_link_accept(link, &accept);
 }
 

@@ -177,8 +177,8 @@ void amqp_server_known(amqp_server *s)
     }
     const nv_limits *limits = &amqp_hub(s)->limits;
     no_longer_many(s);
-    s->conn.config.sessions = (uint32_t)limits->amqp_sessions;
-    s->conn.config.links = (uint32_t)limits->amqp_links;
+    s->conn.config.sessions = nv_limit_31(limits->amqp_sessions);
+    s->conn.config.links = nv_limit_31(limits->amqp_links);
     s->conn.config.max_unsettled_bytes = (size_t)limits->amqp_unsettled_bytes;
     s->authorize_by_us = INT64_MAX;
     nv_metric_add(NV_M_AMQP_CONNECTIONS, 1);
@@ -649,8 +649,8 @@ nv_session *nv_amqp_server_new(nv_carrier *carrier)
                              .max_frame_size = MAX_FRAME,
                              .channel_max =
                                  (uint16_t)(limits->amqp_sessions > UINT16_MAX ? UINT16_MAX : limits->amqp_sessions),
-                             .handle_max = (uint32_t)limits->amqp_links,
-                             .idle_time_out_ms = (uint32_t)(limits->amqp_idle_s * 1000),
+                             .handle_max = nv_limit_31(limits->amqp_links),
+                             .idle_time_out_ms = nv_limit_31(limits->amqp_idle_s * 1000),
                              .min_peer_idle_ms = MIN_PEER_IDLE_MS,
                              .open_deadline_us = limits->amqp_open_s * NV_US_PER_S,
                              .max_unsettled_bytes = (size_t)limits->unauthenticated_bytes * STRANGER_FRAMES,

@@ -522,6 +522,27 @@ static void test_what_is_not_there(void **state)
     amqp_rig_free(rig);
 }
 
+/* What no field on the wire can say is as much as it can, not what is left of it. */
+static void test_limits_of_33_bits(void **state)
+{
+    (void)state;
+    nv_limits huge = nv_limits_open;
+    huge.amqp_credit = huge.amqp_links = huge.amqp_sessions = huge.c2d_inflight = INT64_C(1) << 32;
+    huge.amqp_idle_s = 4294968;
+    amqp_rig *rig = amqp_rig_new(&(amqp_rig_options){.limits = &huge});
+    amqp_rig_add(rig, "d1", NULL);
+    amqp_client *c = amqp_client_device(rig, "d1", NULL);
+    amqp_client_link *events = amqp_client_attach(c, true, "/devices/d1/messages/events", NULL);
+    assert_true(events->attached && !events->ended);
+    amqp_client_send_body(events, "x");
+    assert_int_equal(events->accepted, 1);
+    assert_false(amqp_client_attach(c, false, "/devices/d1/messages/devicebound", NULL)->ended);
+    amqp_rig_advance(rig, 100 * NV_US_PER_S);
+    assert_false(c->ended);
+    amqp_client_free(c);
+    amqp_rig_free(rig);
+}
+
 static nv_span echoed_address(nv_span terminus, nv_amqp_code code)
 {
     nv_amqp_performative p;
@@ -688,6 +709,7 @@ int main(void)
         cmocka_unit_test(test_strangers_with_many_sessions),
         cmocka_unit_test(test_certificates),
         cmocka_unit_test(test_what_is_not_there),
+        cmocka_unit_test(test_limits_of_33_bits),
         cmocka_unit_test(test_answers),
         cmocka_unit_test(test_names_of_links),
         cmocka_unit_test(test_heartbeats_alone),
