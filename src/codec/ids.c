@@ -41,3 +41,9 @@ bool nv_event_name_valid(nv_span name, size_t max)
     return made_of(name, max, "-_.") && made_of(nv_span_first(name, 1), 1, "") &&
            made_of(nv_span_skip(name, name.len - 1), 1, "");
 }
+
+bool nv_event_hub_name_valid(nv_span name)
+{
+    return nv_event_name_valid(name, NV_EVENT_HUB_NAME_MAX) && !nv_span_eq_nocase(name, nv_span_str("devices")) &&
+           !nv_span_eq_nocase(name, nv_span_str("messages"));
+}

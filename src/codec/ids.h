@@ -25,4 +25,7 @@ bool nv_event_name_valid(nv_span name, size_t max);
 
 #define NV_EVENT_HUB_NAME_MAX 256u
 
+/** Of an event hub: such a name, but none that begins the hub's own addresses (`devices`, `messages`, in any case). */
+bool nv_event_hub_name_valid(nv_span name);
+
 #endif

@@ -475,13 +475,12 @@ static nv_err load(nv_event_hub *eh)
 static char *entity_name(const nv_hub *hub, const char *entity)
 {
     if (entity && entity[0]) {
-        return nv_event_name_valid(nv_span_str(entity), NV_EVENT_HUB_NAME_MAX) ? nv_strdup(entity) : NULL;
+        return nv_event_hub_name_valid(nv_span_str(entity)) ? nv_strdup(entity) : NULL;
     }
     nv_span host = hub->host_names[0];
     nv_span label = nv_span_first(host, nv_span_find(host, '.'));
     uint64_t number = 0;
-    bool usable = nv_event_name_valid(label, NV_EVENT_HUB_NAME_MAX) &&
-                  !nv_span_to_u64(label, &number); /* of an address: a number */
+    bool usable = nv_event_hub_name_valid(label) && !nv_span_to_u64(label, &number); /* of an address: a number */
     return usable ? nv_span_dup(label) : nv_strdup(ENTITY_FALLBACK);
 }
 
@@ -489,10 +488,11 @@ nv_err nv_event_hub_new(nv_event_hub **out, nv_hub *hub, const char *entity, nv_
 {
     char *name = entity_name(hub, entity);
     if (!name) {
-        nv_ignore(nv_buf_printf(why,
-                                "events.entity: \"%s\" cannot be the name of an event hub: at most 256 letters, "
-                                "digits, '-', '_' and '.', the first and last a letter or digit",
-                                entity));
+        nv_ignore(
+            nv_buf_printf(why,
+                          "events.entity: \"%s\" cannot be the name of an event hub: at most 256 letters, "
+                          "digits, '-', '_' and '.', the first and last a letter or digit; not `devices` or `messages`",
+                          entity));
         return NV_E_INVALID;
     }
     nv_event_hub *eh = nv_calloc(1, sizeof(*eh));

@@ -252,9 +252,11 @@ static void entity_has_a_name(void **state)
         const char *entity;
         const char *name; /* NULL: refused */
     } rows[] = {
-        {"hub.test", NULL, "hub"},         {"MyHub", "", "MyHub"},     {"192.0.2.1", NULL, "events"},
-        {"::1", NULL, "events"},           {"hub.test", "x-y", "x-y"}, {"hub.test", "a b", NULL},
-        {"hub.test", "$management", NULL}, {"hub.test", "a/", NULL},
+        {"hub.test", NULL, "hub"},         {"MyHub", "", "MyHub"},         {"192.0.2.1", NULL, "events"},
+        {"::1", NULL, "events"},           {"hub.test", "x-y", "x-y"},     {"hub.test", "a b", NULL},
+        {"hub.test", "$management", NULL}, {"hub.test", "a/", NULL},       {"devices.hub.test", NULL, "events"},
+        {"Messages", NULL, "events"}, /* nobody could reach them */
+        {"hub.test", "Devices", NULL},     {"hub.test", "messages", NULL}, {"hub.test", "devices1", "devices1"},
     };
     char why[200];
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {

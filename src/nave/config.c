@@ -460,11 +460,10 @@ static nv_err check_together(const nv_config *config, nv_buf *why)
             config->log_retention_bytes, config->log_segment_bytes);
         return NV_E_INVALID;
     }
-    if (config->events_entity[0] && !nv_event_name_valid(nv_span_str(config->events_entity), NV_EVENT_HUB_NAME_MAX)) {
+    if (config->events_entity[0] && !nv_event_hub_name_valid(nv_span_str(config->events_entity))) {
         say(why,
             "events.entity cannot be \"%.80s\"; give letters, digits, '-', '_' and '.', the first and the last a "
-            "letter "
-            "or digit",
+            "letter or digit, but not `devices` or `messages`",
             config->events_entity);
         return NV_E_INVALID;
     }

@@ -148,6 +148,7 @@ static void test_refused(void **state)
         {"limits:\n  message_bytes: 1048577\n", "limits.message_bytes|1048577|1048576"},
         {"tls:\n  key_file: k\n", "tls.certificate_file"},
         {"events:\n  entity: a/b\n", "events.entity|\"a/b\"|letters"},
+        {"events:\n  entity: Messages\n", "events.entity|\"Messages\"|not `devices`"},
         {"a: &x [1]\nb: *x\n", ": "},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {
