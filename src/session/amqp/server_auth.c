@@ -506,6 +506,22 @@ static bool own_path(const nv_sas *sas, char out[PATH_MAX_BYTES], size_t *len)
     return there;
 }
 
+/* sr may name one link of a device or module (uamqp signs the whole address): as over MQTT it opens the identity. */
+static nv_span up_to_identity(nv_span path)
+{
+    nv_span rest = path;
+    if (!is_devices(cut_segment(&rest))) {
+        return path;
+    }
+    (void)cut_segment(&rest);
+    nv_span behind = rest;
+    if (nv_span_eq_nocase(cut_segment(&behind), nv_span_str("modules"))) {
+        (void)cut_segment(&behind);
+        rest = behind;
+    }
+    return rest.len > 0 ? nv_span_first(path, path.len - rest.len - 1) : path;
+}
+
 static void say_connected(const amqp_server *s, nv_span policy)
 {
     nv_subject subject = amqp_subject(s, NV_SPAN_EMPTY, NV_SPAN_EMPTY);
@@ -527,10 +543,9 @@ static nv_err take_policy(amqp_server *s, nv_span token, nv_span path, nv_auth_p
     nv_sas sas;
     err = NV_E_SYNTAX;
     if (nv_sas_parse(token, &sas) == NV_SAS_NONE && own_path(&sas, own, &own_len)) {
-        bool first = find_same(s, nv_span_of(own, own_len), sas.policy) == NULL;
-        err = add(s, nv_span_of(own, own_len), sas.policy, token, result->granted, result->expires_wall_us)
-                  ? NV_OK
-                  : NV_E_LIMIT;
+        nv_span covered = up_to_identity(nv_span_of(own, own_len));
+        bool first = find_same(s, covered, sas.policy) == NULL;
+        err = add(s, covered, sas.policy, token, result->granted, result->expires_wall_us) ? NV_OK : NV_E_LIMIT;
         if (err == NV_OK && first) {
             say_connected(s, sas.policy);
         }
