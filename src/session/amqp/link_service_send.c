@@ -163,7 +163,8 @@ static void read_properties(reading *r, const nv_amqp_message *message)
     nv_buf_deinit(&all);
 }
 
-/** What is bytes to the sender is bytes to the device, in whatever kind of section it came. */
+/** What is bytes to the sender is bytes to the device, in whatever kind of section it came; devices know nothing else.
+ */
 static void read_body(reading *r, const nv_amqp_message *message)
 {
     sending *op = r->op;
@@ -172,12 +173,11 @@ static void read_body(reading *r, const nv_amqp_message *message)
     nv_buf_init(&scratch, NV_LOG_MESSAGE_MAX);
     nv_err err = nv_amqp_message_bytes(message, &scratch, &bytes);
     op->send.body_kind = NV_BODY_DATA;
-    if (err == NV_E_UNSUPPORTED) {
-        err = amqp_body_of_message(message, &scratch, &op->send.body_kind, &bytes);
-    }
     err = err == NV_OK ? nv_buf_append(&op->body, bytes) : err;
     if (err == NV_E_TOO_BIG) {
         fail_size(r, "the body is larger than a message may be");
+    } else if (err == NV_E_UNSUPPORTED) {
+        fail_argument(r, "the body is bytes or text, because devices take nothing else");
     } else if (err != NV_OK) {
         fail(r, NV_AMQP_ERR_DECODE_ERROR, NV_HUB_ERROR_IotHubFormatError, "the body cannot be decoded");
     }

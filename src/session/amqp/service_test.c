@@ -39,6 +39,7 @@ typedef struct letter {
     int64_t expiry_ms; /* INT64_MIN: none */
     size_t body_len;   /* 0: "hello" */
     bool value_body;
+    bool number_body;
     bool int_ack;
 } letter;
 
@@ -80,6 +81,9 @@ static nv_span write_letter(const letter *l)
     if (l->value_body) {
         nv_amqp_put_value_head(&w);
         nv_amqp_put_string_of(&w, "hello");
+    } else if (l->number_body) {
+        nv_amqp_put_value_head(&w);
+        nv_amqp_put_int(&w, 7);
     } else {
         assert_true(l->body_len <= sizeof(body));
         nv_span bytes = l->body_len ? nv_span_of(body, l->body_len) : nv_span_str("hello");
@@ -205,6 +209,9 @@ static void rejected(void **state)
         {{.to = "/devices/d%20z/messages/devicebound", .expiry_ms = INT64_MIN},
          "com.microsoft:argument-error",
          "the property `to` is"},
+        {{.to = TO_D1, .number_body = true, .expiry_ms = INT64_MIN},
+         "com.microsoft:argument-error",
+         "the body is bytes or text"},
         {{.to = "/devices/d1/messages/events", .expiry_ms = INT64_MIN},
          "com.microsoft:argument-error",
          "the property `to` is"},
