@@ -7,16 +7,15 @@ feedback: never both, never neither.
 """
 import http.client
 import json
-import os
 import random
 import select
 import ssl
 import struct
 import sys
-import threading
 import time
 
-from hub import Hub, sas
+import ring
+from hub import sas
 from wire import Wire, packet, publish_packet, text
 
 DEVICES = 4
@@ -25,28 +24,8 @@ CONFIG = "mqtt:\n  plain_port: 1883\nevents:\n  twin_change: true\nnet:\n  loops
 VERSION = "api-version=2021-04-12"
 
 
-class Client(threading.Thread):
-    """Works until told to stop; comes back when the hub does."""
-
-    def __init__(self):
-        super().__init__(daemon=True)
-        self.stopping = threading.Event()
-        self.error = None
-        self.acknowledged = 0
-
-    def run(self):
-        try:
-            while not self.stopping.is_set():
-                try:
-                    self.serve()
-                except (OSError, http.client.HTTPException, IndexError):
-                    self.stopping.wait(0.02)  # the hub is down: try again soon
-        except BaseException as err:  # a broken promise must not end in a silent thread
-            self.error = err
-            raise
-
-    def serve(self):
-        raise NotImplementedError
+class Client(ring.Client):
+    DOWN = (OSError, http.client.HTTPException, IndexError)
 
 
 class Versions:
@@ -314,12 +293,8 @@ def verify_events(hub, versions):
 
 def main():
     cycles = int(sys.argv[1]) if len(sys.argv) > 1 else 20
-    seed = int(os.environ.get("SEED", random.randrange(1 << 30)))
-    rng = random.Random(seed)
-    print("seed %d" % seed, flush=True)
-    hub = Hub(config=CONFIG)
-    try:
-        hub.start()
+    rng = ring.dice()
+    with ring.running(CONFIG) as hub:
         devices, services = [], []
         for i in range(DEVICES):
             key = hub.json("device", "add", "d%d" % i)["primaryKey"]
@@ -328,21 +303,8 @@ def main():
         clients = devices + services
         for client in clients:
             client.start()
-        for _ in range(cycles):
-            before = {client: client.acknowledged for client in clients}
-            deadline = time.monotonic() + 90
-            while any(client.acknowledged < before[client] + 3 for client in clients):  # all get on in every cycle
-                assert time.monotonic() < deadline, "nothing is acknowledged any more"
-                assert not any(client.error for client in clients)
-                time.sleep(0.005)
-            time.sleep(rng.random() * 0.4)  # the random moment
-            hub.kill()
-            hub.start()
-        for client in clients:
-            client.stopping.set()
-        for client in clients:
-            client.join(90)
-            assert not client.is_alive() and not client.error, "%s: %r" % (client.name, client.error)
+        ring.kill_again_and_again(hub, rng, cycles, clients, lambda: [c.acknowledged for c in clients], 3)
+        ring.stop(clients)
         hub.kill()  # locks are gone: what nobody completed comes at once
         hub.start()
         rest = Rest(hub)
@@ -351,12 +313,6 @@ def main():
         print("%d cycles, %d reported and %d desired patches, %d messages, %d completed at the last kill" % (
             cycles, sum(len(d.reported.acked) for d in devices), sum(len(s.desired.acked) for s in services), messages,
             messages - sum(len(d.left) for d in devices)), flush=True)
-    except BaseException:
-        with open(hub.log, encoding="utf-8", errors="replace") as file:
-            sys.stderr.write("--- the log of the hub\n" + file.read()[-8000:])
-        raise
-    finally:
-        hub.stop()
 
 
 main()

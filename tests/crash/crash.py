@@ -6,14 +6,11 @@ device's messages first appear in the order in which it sent them. Readers over 
 the last offset after each kill: they saw exactly what is stored, each event once.
 """
 import hashlib
-import os
-import random
 import sys
-import threading
 import time
 
 import amqp
-from hub import Hub
+import ring
 from wire import Wire, publish_packet
 
 DEVICES = 8  # half of them speak AMQP
@@ -22,89 +19,75 @@ WINDOW = 64
 CONFIG = "mqtt:\n  plain_port: 1883\namqp:\n  plain_port: 5672\nlog:\n  durability: %s\n  segment_bytes: 16777216\n"
 
 
-class Publisher(threading.Thread):
+class Publisher(ring.Client):
     """Keeps WINDOW messages in flight; after a cut it sends again what was not acknowledged, in order, then goes on."""
 
     def __init__(self, name, key):
-        super().__init__(daemon=True)
+        super().__init__()
         self.name, self.key = name, key
         self.next_number = 0
         self.unacknowledged = []  # in order of sending
-        self.acknowledged = 0
         self.acked = set()
-        self.stopping = threading.Event()
-        self.error = None
 
-    def run(self):
-        try:
-            while not self.stopping.is_set():
-                try:
-                    self.connect()
-                except OSError:
-                    self.stopping.wait(0.02)  # the hub is down: try again soon
-        except BaseException as err:  # a broken promise must not end in a silent thread
-            self.error = err
-            raise
+    def publish(self, wire):
+        self.send(wire, self.unacknowledged, again=True)
+        while True:
+            room = 0 if self.stopping.is_set() else WINDOW - len(self.unacknowledged)
+            if not room and not self.unacknowledged:
+                return
+            numbers = range(self.next_number, self.next_number + room)
+            self.next_number += room
+            self.unacknowledged += numbers
+            self.send(wire, numbers)
+            self.take(wire)
 
-    def connect(self):
+    def body(self, number):
+        return b"%s:%d:" % (self.name.encode(), number) + b"x" * (number % 300)
+
+    def note(self, number):
+        self.acked.add(number)
+        self.acknowledged += 1
+
+
+class MqttPublisher(Publisher):
+    """A PUBACK is noted."""
+
+    def serve(self):
         with Wire(self.name, self.key) as wire:
-            self.serve(wire)
+            if wire.code == 3:
+                return  # the hub is starting or stopping
+            assert wire.code == 0, "CONNACK %d" % wire.code
+            self.publish(wire)
 
-    def packet(self, number, again=False):
-        payload = b"%s:%d:" % (self.name.encode(), number) + b"x" * (number % 300)
-        topic = "devices/%s/messages/events/n=%d" % (self.name, number)
-        return publish_packet(topic, payload, number % 65535 + 1, again)
+    def send(self, wire, numbers, again=False):
+        topic = "devices/%s/messages/events/n=%%d" % self.name
+        wire.send(b"".join(publish_packet(topic % n, self.body(n), n % 65535 + 1, again) for n in numbers))
 
-    def serve(self, wire):
-        if wire.code == 3:
-            return  # the hub is starting or stopping
-        assert wire.code == 0, "CONNACK %d" % wire.code
-        for number in self.unacknowledged:
-            wire.send(self.packet(number, again=True))
-        while not self.stopping.is_set() or self.unacknowledged:
-            out = b""
-            while len(self.unacknowledged) < WINDOW and not self.stopping.is_set():
-                out += self.packet(self.next_number)
-                self.unacknowledged.append(self.next_number)
-                self.next_number += 1
-            wire.send(out)
-            for packet_id in wire.acks():
-                number = self.unacknowledged.pop(0)
-                assert packet_id == number % 65535 + 1, "PUBACK %d for message %d" % (packet_id, number)
-                self.acked.add(number)
-                self.acknowledged += 1
+    def take(self, wire):
+        for packet_id in wire.acks():
+            number = self.unacknowledged.pop(0)
+            assert packet_id == number % 65535 + 1, "PUBACK %d for message %d" % (packet_id, number)
+            self.note(number)
 
 
 class AmqpPublisher(Publisher):
-    """The same over AMQP: what is accepted is noted."""
+    """What is accepted is noted."""
 
-    def connect(self):
+    def serve(self):
         with amqp.Peer().device(self.name, self.key) as peer:
             assert peer.sender("/devices/%s/messages/events" % self.name) >= WINDOW
-            self.serve(peer)
+            self.publish(peer)
 
-    def message(self, number):
-        body = b"%s:%d:" % (self.name.encode(), number) + b"x" * (number % 300)
-        return amqp.transfer(0, number, amqp.properties({"n": str(number)}) + amqp.data(body))
+    def send(self, wire, numbers, again=False):
+        wire.send(*[amqp.transfer(0, n, amqp.properties({"n": str(n)}) + amqp.data(self.body(n))) for n in numbers])
 
-    def serve(self, wire):
-        wire.send(*[self.message(number) for number in self.unacknowledged])
-        while not self.stopping.is_set() or self.unacknowledged:
-            out = []
-            while len(self.unacknowledged) < WINDOW and not self.stopping.is_set():
-                out.append(self.message(self.next_number))
-                self.unacknowledged.append(self.next_number)
-                self.next_number += 1
-            wire.send(*out)
-            self.settled(wire.until(amqp.DISPOSITION).fields)
-
-    def settled(self, fields):
+    def take(self, wire):
+        fields = wire.until(amqp.DISPOSITION).fields
         first, last, state = fields[1], fields[2], fields[4]
         for number in range(first, last + 1):
             assert self.unacknowledged.pop(0) == number, "the outcome of %d comes out of turn" % number
             if state.code == amqp.ACCEPTED:
-                self.acked.add(number)
-                self.acknowledged += 1
+                self.note(number)
             else:  # it must say why; what is refused is not sent again
                 assert state.code == amqp.REJECTED and state.value[0].value[1], state
 
@@ -124,29 +107,19 @@ class Digest:
         return self.count, self.hash.hexdigest()
 
 
-class AmqpReader(threading.Thread):
+class AmqpReader(ring.Client):
     """Follows all partitions; after a cut each goes on behind the last offset that it saw."""
 
     def __init__(self, key):
-        super().__init__(daemon=True)
+        super().__init__()
         self.key = key
         self.partitions = [Digest() for _ in range(PARTITIONS)]
-        self.stopping = threading.Event()
-        self.error = None
 
-    def run(self):
-        try:
-            while not self.stopping.is_set():
-                try:
-                    with amqp.Peer().policy("service", self.key) as peer:
-                        self.serve(peer)
-                except OSError:
-                    self.stopping.wait(0.02)
-        except BaseException as err:
-            self.error = err
-            raise
+    def serve(self):
+        with amqp.Peer().policy("service", self.key) as peer:
+            self.follow(peer)
 
-    def serve(self, peer):
+    def follow(self, peer):
         peer.begin(window=0x7FFFFFFF)
         for number, partition in enumerate(self.partitions):
             peer.link("r%d" % number, number, "localhost/ConsumerGroups/$Default/Partitions/%d" % number, False,
@@ -179,9 +152,7 @@ def compare(reader, stored):
         assert time.monotonic() < deadline, "the readers stand at %s of %s" % (
             [p.count for p in reader.partitions], [p.count for p in stored])
         time.sleep(0.05)
-    reader.stopping.set()
-    reader.join(60)
-    assert not reader.error, reader.error
+    ring.stop([reader])
     for number, (seen, kept) in enumerate(zip(reader.partitions, stored)):
         assert seen.told() == kept.told(), "partition %d: what was read is not what is stored" % number
 
@@ -211,34 +182,18 @@ def verify(events, publishers, stored):
 
 def main():
     cycles = int(sys.argv[1]) if len(sys.argv) > 1 else 100
-    seed = int(os.environ.get("SEED", random.randrange(1 << 30)))
-    rng = random.Random(seed)
-    print("seed %d" % seed, flush=True)
-    hub = Hub(config=CONFIG % (sys.argv[2] if len(sys.argv) > 2 else "commit"))
-    try:
-        hub.start()
+    rng = ring.dice()
+    with ring.running(CONFIG % (sys.argv[2] if len(sys.argv) > 2 else "commit")) as hub:
         publishers = []
         for i in range(DEVICES):
-            kind = AmqpPublisher if i % 2 else Publisher
+            kind = AmqpPublisher if i % 2 else MqttPublisher
             publishers.append(kind("d%d" % i, hub.json("device", "add", "d%d" % i)["primaryKey"]))
         reader = AmqpReader(hub.json("hub", "show")["policies"]["service"]["primaryKey"])
-        for p in publishers + [reader]:
-            p.start()
-        for cycle in range(cycles):
-            before = sum(p.acknowledged for p in publishers)
-            deadline = time.monotonic() + 90
-            while sum(p.acknowledged for p in publishers) < before + 100:  # every cycle acknowledges something
-                assert time.monotonic() < deadline, "nothing is acknowledged any more"
-                assert not reader.error and not any(p.error for p in publishers)
-                time.sleep(0.005)
-            time.sleep(rng.random() * 0.4)  # the random moment
-            hub.kill()
-            hub.start()
-        for p in publishers:
-            p.stopping.set()
-        for p in publishers:
-            p.join(90)
-            assert not p.is_alive() and not p.error, "%s: %r" % (p.name, p.error)
+        clients = publishers + [reader]
+        for client in clients:
+            client.start()
+        ring.kill_again_and_again(hub, rng, cycles, clients, lambda: [sum(p.acknowledged for p in publishers)], 100)
+        ring.stop(publishers)
         stored = [Digest() for _ in range(PARTITIONS)]
         lost = verify(hub.each_event(), publishers, stored)  # millions: never all in memory
         compare(reader, stored)
@@ -246,12 +201,6 @@ def main():
             cycles, sum(len(p.acked) for p in publishers), sum(len(p.acked) for p in publishers[1::2]), lost,
             sum(p.count for p in reader.partitions)), flush=True)
         return 1 if lost else 0
-    except BaseException:
-        with open(hub.log, encoding="utf-8", errors="replace") as file:
-            sys.stderr.write("--- the log of the hub\n" + file.read()[-8000:])
-        raise
-    finally:
-        hub.stop()
 
 
 sys.exit(main())

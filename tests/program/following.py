@@ -35,15 +35,20 @@ def monitor():
         assert [json.loads(line)["sequence"] for line in out.splitlines()] == [1, 2]
 
 
+def watching(hub, *words):
+    """A `monitor` from the beginning that has shown the first event and goes on."""
+    hub.cli("device", "add", "d1")
+    publish(hub, "d1", "one")
+    watcher = subprocess.Popen([NAVE, "monitor", "--data", hub.data, "--from", "beginning", "-o", "json", *words],
+                               stdout=subprocess.PIPE, stderr=subprocess.PIPE)
+    assert json.loads(watcher.stdout.readline())["body"] == "one"
+    return watcher
+
+
 @case
 def monitor_survives_a_restart():
     with Hub() as hub:
-        hub.cli("device", "add", "d1")
-        publish(hub, "d1", "one")
-        watcher = subprocess.Popen([NAVE, "monitor", "--data", hub.data, "--from", "beginning", "--count", "3", "-o",
-                                    "json"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        first = json.loads(watcher.stdout.readline())
-        assert first["body"] == "one"
+        watcher = watching(hub, "--count", "3")
         assert hub.stop(signal.SIGKILL) == -signal.SIGKILL
         hub.start()
         publish(hub, "d1", "two")
@@ -109,11 +114,7 @@ def monitor_amqp():
 @case
 def monitor_amqp_survives_a_restart():
     with Hub() as hub:
-        hub.cli("device", "add", "d1")
-        publish(hub, "d1", "one")
-        watcher = subprocess.Popen([NAVE, "monitor", "--data", hub.data, "--from", "beginning", "--count", "4", "-o",
-                                    "json", "--over", "amqp"], stdout=subprocess.PIPE, stderr=subprocess.PIPE)
-        assert json.loads(watcher.stdout.readline())["body"] == "one"
+        watcher = watching(hub, "--count", "4", "--over", "amqp")
         for sig, code, body in ((signal.SIGKILL, -signal.SIGKILL, "two"), (signal.SIGTERM, 0, "three")):
             assert hub.stop(sig) == code
             hub.start()
