@@ -5,8 +5,9 @@
 
 #include "base/alloc.h"
 #include "base/attrs.h"
+#include "support/hub_rest.h"
+#include "support/temp_dir.h"
 
-#include <ftw.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -177,35 +178,11 @@ static void add_device(race *r, device *d)
     assert_int_equal(request.error, NV_HUB_ERROR_NONE);
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
-/* The hub stops: what is on its way comes back, and nothing follows it. */
-static void settle(race *r)
-{
-    nv_hub_stop(r->hub);
-    for (size_t idle = 0; idle < LOOPS;) {
-        idle = 0;
-        for (size_t i = 0; i < LOOPS; i++) {
-            nv_exec_queue_adopt(&r->racers[i].queue);
-            (void)nv_exec_queue_run(&r->racers[i].queue);
-            nv_hub_loop_turn_end(&r->hub->loops[i]);
-            idle += nv_hub_loop_idle(&r->hub->loops[i]) ? 1 : 0;
-        }
-        (void)sched_yield();
-    }
-}
-
 static void everything_at_once(void **unused)
 {
     (void)unused;
-    char dir[] = "/tmp/nave-c2d-race-XXXXXX";
-    assert_non_null(mkdtemp(dir));
+    char dir[64];
+    temp_dir_make(dir, sizeof(dir), NULL);
     race *r = nv_calloc(1, sizeof(*r));
     nv_state *state = NULL;
     nv_buf why;
@@ -245,7 +222,7 @@ static void everything_at_once(void **unused)
     }
     assert_int_equal(r->wrong, 0);
     assert_int_equal(r->completed, LOOPS * MESSAGES);
-    settle(r);
+    hub_rest(r->hub);
     nv_state_close(state);
     nv_hub_free(r->hub);
     for (size_t i = 0; i < DEVICES; i++) {
@@ -257,7 +234,7 @@ static void everything_at_once(void **unused)
     nv_buf_deinit(&properties);
     nv_buf_deinit(&why);
     free(r);
-    (void)nftw(dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    temp_dir_remove(dir);
 }
 
 int main(void)

@@ -2,8 +2,9 @@
 
 #include "base/alloc.h"
 #include "core/policies.h"
+#include "support/hub_rest.h"
+#include "support/temp_dir.h"
 
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
@@ -20,9 +21,10 @@ void c2d_rig_init(c2d_rig *rig, uint64_t seed, const char *vfs)
     nv_exec_queue_init(&rig->queue);
     nv_manual_clock_init(&rig->clock, INT64_C(1795228000) * NV_US_PER_S);
     nv_seeded_rng_init(&rig->rng, seed);
-    (void)snprintf(rig->dir, sizeof(rig->dir), "%s", vfs ? "/data" : "/tmp/nave-c2d-XXXXXX");
-    if (!vfs) {
-        assert_non_null(mkdtemp(rig->dir));
+    if (vfs) {
+        (void)snprintf(rig->dir, sizeof(rig->dir), "/data");
+    } else {
+        temp_dir_make(rig->dir, sizeof(rig->dir), NULL);
     }
 }
 
@@ -60,11 +62,7 @@ void c2d_rig_close(c2d_rig *rig)
     if (!rig->hub) {
         return;
     }
-    nv_hub_stop(rig->hub);
-    for (size_t i = 0; i < C2D_LOOPS; i++) {
-        nv_c2d_turn_end(rig->hub->loops[i].c2d); /* looks for nothing more that expired */
-    }
-    c2d_rig_settle(rig);
+    hub_rest(rig->hub);
     nv_state_close(rig->state);
     (void)nv_exec_queue_run(&rig->queue);
     nv_hub_free(rig->hub);
@@ -72,20 +70,12 @@ void c2d_rig_close(c2d_rig *rig)
     rig->state = NULL;
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 void c2d_rig_deinit(c2d_rig *rig)
 {
     c2d_rig_close(rig);
     nv_exec_queue_deinit(&rig->queue);
     if (!rig->vfs) {
-        (void)nftw(rig->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+        temp_dir_remove(rig->dir);
     }
 }
 

@@ -5,8 +5,9 @@
 #include "base/alloc.h"
 #include "base/attrs.h"
 #include "store/state.h"
+#include "support/hub_rest.h"
+#include "support/temp_dir.h"
 
-#include <ftw.h>
 #include <pthread.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -70,25 +71,10 @@ static size_t run(world *w)
     return all;
 }
 
-/* What is on its way comes back, and nothing follows it. */
-static void settle(world *w)
-{
-    nv_hub_stop(w->hub);
-    for (size_t idle = 0; idle < LOOPS;) {
-        idle = 0;
-        (void)run(w);
-        for (size_t i = 0; i < LOOPS; i++) {
-            nv_hub_loop_turn_end(&w->hub->loops[i]);
-            idle += nv_hub_loop_idle(&w->hub->loops[i]) ? 1 : 0;
-        }
-        (void)sched_yield();
-    }
-}
-
 static void close_hub(world *w)
 {
     if (w->hub) {
-        settle(w);
+        hub_rest(w->hub);
     }
     nv_state_close(w->state);
     if (w->hub) {
@@ -111,22 +97,13 @@ static int setup(void **state)
     char why[200];
     w->limits = nv_limits_open;
     w->host = "hub.test";
-    (void)snprintf(w->dir, sizeof(w->dir), "/tmp/nave-event-hub-XXXXXX");
-    assert_non_null(mkdtemp(w->dir));
+    temp_dir_make(w->dir, sizeof(w->dir), NULL);
     for (size_t i = 0; i < LOOPS; i++) {
         nv_exec_queue_init(&w->queues[i]);
     }
     assert_int_equal(open_hub(w, why), NV_OK);
     *state = w;
     return 0;
-}
-
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
 }
 
 static int teardown(void **state)
@@ -136,7 +113,7 @@ static int teardown(void **state)
     for (size_t i = 0; i < LOOPS; i++) {
         nv_exec_queue_deinit(&w->queues[i]);
     }
-    (void)nftw(w->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    temp_dir_remove(w->dir);
     free(w);
     return 0;
 }

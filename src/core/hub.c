@@ -212,7 +212,8 @@ static void settle_on_loop(nv_task *task)
     free(s);
 }
 
-bool nv_hub_loop_idle(const nv_hub_loop *loop)
+/* Nothing of it is on its way to log or state, and nothing will be. */
+static bool is_idle(const nv_hub_loop *loop)
 {
     return nv_device_table_idle(loop->devices) && nv_methods_idle(loop->methods) && nv_c2d_idle(loop->c2d) &&
            (loop->index != loop->hub->shard_to_loop[0] || nv_event_hub_idle(loop->hub->event_hub));
@@ -220,7 +221,7 @@ bool nv_hub_loop_idle(const nv_hub_loop *loop)
 
 static void look_whether_settled(nv_hub_loop *loop)
 {
-    if (nv_hub_loop_idle(loop)) {
+    if (is_idle(loop)) {
         nv_device_table_close(loop->devices);
         sem_post(loop->_settling);
         loop->_settling = NULL;

@@ -131,9 +131,6 @@ void nv_hub_stop(nv_hub *hub);
  */
 void nv_hub_settle(nv_hub *hub);
 
-/** Nothing of this loop is on its way to log or state; when the hub stops, nothing will be. Thread: that loop. */
-bool nv_hub_loop_idle(const nv_hub_loop *loop);
-
 /** At the end of each turn of a loop, after all input was handled: submits what the turn collected. Thread: that loop.
  */
 void nv_hub_loop_turn_end(nv_hub_loop *loop);

@@ -2,13 +2,13 @@
 
 #include "base/attrs.h"
 #include "core/devices.h"
+#include "support/temp_dir.h"
 
 #include <pthread.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -52,8 +52,7 @@ void rig_close(rig *w)
 int rig_setup(void **state)
 {
     rig *w = calloc(1, sizeof(*w));
-    (void)snprintf(w->dir, sizeof(w->dir), "/tmp/nave-registry-XXXXXX");
-    assert_non_null(mkdtemp(w->dir));
+    temp_dir_make(w->dir, sizeof(w->dir), NULL);
     nv_manual_clock_init(&w->clock, INT64_C(1700000000) * NV_US_PER_S);
     nv_exec_queue_init(&w->queue);
     rig_open(w, NV_REGISTRY_CACHE_BYTES);
@@ -67,13 +66,7 @@ int rig_teardown(void **state)
     rig *w = *state;
     rig_close(w);
     nv_exec_queue_deinit(&w->queue);
-    const char *const names[] = {"state.db", "state.db-wal", "state.db-shm", "state.lock"};
-    for (size_t i = 0; i < NV_COUNT_OF(names); i++) {
-        char path[128];
-        (void)snprintf(path, sizeof(path), "%s/%s", w->dir, names[i]);
-        (void)unlink(path);
-    }
-    assert_int_equal(rmdir(w->dir), 0);
+    temp_dir_remove(w->dir);
     free(w);
     return 0;
 }

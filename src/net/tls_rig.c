@@ -1,6 +1,7 @@
 #include "net/tls_rig.h"
 
 #include "base/diag.h"
+#include "support/temp_dir.h"
 
 #include <openssl/err.h>
 #include <stdio.h>
@@ -67,10 +68,7 @@ int tls_make_shared(void **state)
 {
     (void)state;
     char why[NV_PKI_WHY_SIZE];
-    (void)snprintf(tls_shared.root, sizeof(tls_shared.root), "/tmp/nave-tls-XXXXXX");
-    if (!mkdtemp(tls_shared.root)) {
-        return -1;
-    }
+    temp_dir_make(tls_shared.root, sizeof(tls_shared.root), NULL);
     (void)snprintf(tls_shared.dir, sizeof(tls_shared.dir), "%s/tls", tls_shared.root);
     nv_pki_config config = {.dir = tls_shared.dir};
     if (nv_pki_open(&config, &tls_shared.pki, why) != NV_OK ||
@@ -88,13 +86,7 @@ int tls_make_shared(void **state)
 int tls_remove_shared(void **state)
 {
     (void)state;
-    static const char *const names[] = {
-        "tls/ca.pem", "tls/ca.key", "tls/server.pem", "tls/server.key", "device.pem", "device.key", "tls", ""};
-    for (size_t i = 0; i < NV_COUNT_OF(names); i++) {
-        char path[192];
-        (void)snprintf(path, sizeof(path), "%s/%s", tls_shared.root, names[i]);
-        (void)remove(path);
-    }
+    temp_dir_remove(tls_shared.root);
     nv_pki_deinit(&tls_shared.pki);
     nv_device_cert_deinit(&tls_shared.device);
     return 0;

@@ -3,6 +3,7 @@
 #include "net/net_test_util.h"
 #include "net/pki.h"
 #include "net/websocket.h"
+#include "support/temp_dir.h"
 
 #include <stdio.h>
 #include <stdlib.h>
@@ -352,13 +353,13 @@ static void test_ping_flood(void **state)
 static void test_over_tls(void **state)
 {
     (void)state;
-    char root[] = "/tmp/nave-ws-XXXXXX";
-    char dir[64];
+    char root[64];
+    char dir[80];
     char why[NV_NET_WHY_SIZE] = "";
     nv_pki pki;
     nv_tls_server *server = NULL;
     nv_tls_client *client = NULL;
-    assert_non_null(mkdtemp(root));
+    temp_dir_make(root, sizeof(root), NULL);
     (void)snprintf(dir, sizeof(dir), "%s/tls", root);
     assert_int_equal(nv_pki_open(&(nv_pki_config){.dir = dir}, &pki, why), NV_OK);
     nv_tls_server_config server_config = {.cert_file = pki.cert_file, .key_file = pki.key_file};
@@ -388,12 +389,7 @@ static void test_over_tls(void **state)
     nv_tls_client_free(client);
     nv_tls_server_free(server);
     nv_pki_deinit(&pki);
-    static const char *const names[] = {"tls/ca.pem", "tls/ca.key", "tls/server.pem", "tls/server.key", "tls", ""};
-    for (size_t i = 0; i < NV_COUNT_OF(names); i++) {
-        char path[128];
-        (void)snprintf(path, sizeof(path), "%s/%s", root, names[i]);
-        (void)remove(path);
-    }
+    temp_dir_remove(root);
 }
 
 /* ---- at the moment of the change ---- */

@@ -3,9 +3,10 @@
 #include "base/alloc.h"
 #include "codec/base64.h"
 #include "codec/sas.h"
+#include "support/hub_rest.h"
+#include "support/temp_dir.h"
 
 #include <ctype.h>
-#include <ftw.h>
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stddef.h>
@@ -24,8 +25,7 @@ void nv_rig_hub_init(nv_rig_hub *rig)
     nv_exec_queue_init(&rig->queue);
     nv_manual_clock_init(&rig->clock, INT64_C(1795228000) * NV_US_PER_S);
     nv_seeded_rng_init(&rig->rng, 42);
-    (void)snprintf(rig->dir, sizeof(rig->dir), "/tmp/nave-http-XXXXXX");
-    assert_non_null(mkdtemp(rig->dir));
+    temp_dir_make(rig->dir, sizeof(rig->dir), NULL);
     rig->log = nv_rig_log_new(rig);
     nv_buf why;
     nv_buf_init(&why, 500);
@@ -46,36 +46,15 @@ void nv_rig_hub_init(nv_rig_hub *rig)
     nv_buf_deinit(&why);
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
-/* As the program does before it closes the stores: what is on its way comes back, and nothing follows it. */
-static void settle(nv_rig_hub *rig)
-{
-    nv_hub_loop *loop = &rig->hub->loops[0];
-    nv_hub_stop(rig->hub);
-    nv_rig_hub_run(rig, NULL);
-    nv_hub_loop_turn_end(loop);
-    while (!nv_hub_loop_idle(loop)) {
-        (void)nv_exec_queue_run_wait(&rig->queue);
-        nv_hub_loop_turn_end(loop);
-    }
-}
-
 void nv_rig_hub_deinit(nv_rig_hub *rig)
 {
-    settle(rig);
+    hub_rest(rig->hub);
     nv_state_close(rig->state);
     nv_rig_hub_run(rig, NULL);
     nv_hub_free(rig->hub);
     nv_rig_log_free(rig->log);
     nv_exec_queue_deinit(&rig->queue);
-    (void)nftw(rig->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    temp_dir_remove(rig->dir);
 }
 
 void nv_rig_hub_run(nv_rig_hub *rig, const bool *done)

@@ -1,8 +1,8 @@
 # The state store.
 nv_library(nv_state SOURCES state.c state_c2d.c state_db.c state_groups.c state_outbox.c state_session.c state_twin.c state_txn.c
     DEPS nv_base PkgConfig::SQLITE)
-nv_test(state_test SOURCES state_test.c DEPS nv_state)
-nv_test(state_scan_test SOURCES state_scan_test.c DEPS nv_state)
+nv_test(state_test SOURCES state_test.c DEPS nv_state nv_temp_dir)
+nv_test(state_scan_test SOURCES state_scan_test.c DEPS nv_state nv_temp_dir)
 nv_test(state_fault_test SOURCES state_fault_test.c DEPS nv_state nv_fault_vfs nv_fault_disk)
 if(BUILD_TESTING)
     add_executable(state_crash_test state_crash_test.c)
@@ -13,4 +13,4 @@ if(BUILD_TESTING)
     set_tests_properties(state_crash_test state_crash_lying_test PROPERTIES LABELS "crash" TIMEOUT 1800)
     set_tests_properties(state_crash_lying_test PROPERTIES WILL_FAIL TRUE)
 endif()
-nv_test(state_twin_test SOURCES state_twin_test.c DEPS nv_state)
+nv_test(state_twin_test SOURCES state_twin_test.c DEPS nv_state nv_temp_dir)

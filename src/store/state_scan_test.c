@@ -2,13 +2,13 @@
 #include "store/state.h"
 
 #include "base/attrs.h"
+#include "support/temp_dir.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
 #include <sys/stat.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -40,8 +40,7 @@ typedef struct write_op {
 static int setup(void **state)
 {
     world *w = calloc(1, sizeof(*w));
-    (void)snprintf(w->dir, sizeof(w->dir), "/tmp/nave-scan-XXXXXX");
-    assert_non_null(mkdtemp(w->dir));
+    temp_dir_make(w->dir, sizeof(w->dir), NULL);
     nv_exec_queue_init(&w->queue);
     nv_buf why;
     nv_buf_init(&why, 512);
@@ -58,13 +57,7 @@ static int teardown(void **state)
     nv_state_close(w->state);
     nv_exec_queue_run(&w->queue);
     nv_exec_queue_deinit(&w->queue);
-    static const char *const names[] = {"state.db", "state.db-wal", "state.db-shm", "state.lock"};
-    for (size_t i = 0; i < NV_COUNT_OF(names); i++) {
-        char path[128];
-        (void)snprintf(path, sizeof(path), "%s/%s", w->dir, names[i]);
-        (void)unlink(path);
-    }
-    assert_int_equal(rmdir(w->dir), 0);
+    temp_dir_remove(w->dir);
     free(w);
     return 0;
 }

@@ -3,6 +3,7 @@
 
 #include "base/attrs.h"
 #include "store/state_groups.h"
+#include "support/temp_dir.h"
 
 #include <fcntl.h>
 #include <semaphore.h>
@@ -44,8 +45,7 @@ static nv_err open_state(world *w, uint32_t queue_max)
 static int setup(void **state)
 {
     world *w = calloc(1, sizeof(*w));
-    (void)snprintf(w->dir, sizeof(w->dir), "/tmp/nave-state-XXXXXX");
-    assert_non_null(mkdtemp(w->dir));
+    temp_dir_make(w->dir, sizeof(w->dir), NULL);
     nv_manual_clock_init(&w->clock, INT64_C(1700000000) * NV_US_PER_S);
     nv_exec_queue_init(&w->queue);
     assert_int_equal(open_state(w, 0), NV_OK);
@@ -73,8 +73,7 @@ static int teardown(void **state)
     world *w = *state;
     nv_state_close(w->state);
     nv_exec_queue_deinit(&w->queue);
-    remove_files(w);
-    (void)rmdir(w->dir);
+    temp_dir_remove(w->dir);
     free(w);
     return 0;
 }

@@ -2,12 +2,12 @@
 #include "store/state_twin.h"
 
 #include "base/attrs.h"
+#include "support/temp_dir.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <unistd.h>
 
 #include <cmocka.h>
 
@@ -23,8 +23,7 @@ typedef struct world {
 static int setup(void **state)
 {
     world *w = calloc(1, sizeof(*w));
-    (void)snprintf(w->dir, sizeof(w->dir), "/tmp/nave-twins-XXXXXX");
-    assert_non_null(mkdtemp(w->dir));
+    temp_dir_make(w->dir, sizeof(w->dir), NULL);
     nv_manual_clock_init(&w->clock, INT64_C(1700000000) * NV_US_PER_S);
     nv_exec_queue_init(&w->queue);
     nv_buf why;
@@ -41,13 +40,7 @@ static int teardown(void **state)
     world *w = *state;
     nv_state_close(w->state);
     nv_exec_queue_deinit(&w->queue);
-    static const char *const names[] = {"state.db", "state.db-wal", "state.db-shm", "state.lock"};
-    for (size_t i = 0; i < NV_COUNT_OF(names); i++) {
-        char path[128];
-        (void)snprintf(path, sizeof(path), "%s/%s", w->dir, names[i]);
-        (void)unlink(path);
-    }
-    assert_int_equal(rmdir(w->dir), 0);
+    temp_dir_remove(w->dir);
     free(w);
     return 0;
 }

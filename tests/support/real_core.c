@@ -3,12 +3,11 @@
 #include "base/alloc.h"
 #include "core/registry.h"
 #include "core/telemetry.h"
+#include "support/hub_rest.h"
+#include "support/temp_dir.h"
 
-#include <ftw.h>
-#include <sched.h>
 #include <stdio.h>
 #include <stdlib.h>
-#include <sys/stat.h>
 
 /* Set-up that fails ends the program: nothing can be tested then. */
 static void must(bool ok, const char *what, nv_span why)
@@ -54,8 +53,7 @@ static void open_stores(real_core *core, nv_durability durability)
 real_core *real_core_new(const char *parent, nv_durability durability)
 {
     real_core *core = nv_calloc(1, sizeof(*core));
-    (void)snprintf(core->dir, sizeof(core->dir), "%.40s/nave-XXXXXX", parent ? parent : "/tmp");
-    must(mkdtemp(core->dir) != NULL, "mkdtemp", nv_span_str(core->dir));
+    temp_dir_make(core->dir, sizeof(core->dir), parent);
     for (size_t i = 0; i < REAL_LOOPS; i++) {
         nv_exec_queue_init(&core->queues[i]);
         core->execs[i] = &core->queues[i].exec;
@@ -72,19 +70,9 @@ static void run_all(real_core *core)
     }
 }
 
-/* As the program does before it closes the stores: what is on its way comes back, and nothing follows it. */
 static void close_stores(real_core *core)
 {
-    nv_hub_stop(core->hub);
-    for (size_t idle = 0; idle < REAL_LOOPS;) {
-        idle = 0;
-        run_all(core);
-        for (size_t l = 0; l < REAL_LOOPS; l++) {
-            nv_hub_loop_turn_end(&core->hub->loops[l]);
-            idle += nv_hub_loop_idle(&core->hub->loops[l]) ? 1 : 0;
-        }
-        (void)sched_yield();
-    }
+    hub_rest(core->hub);
     nv_state_close(core->state);
     run_all(core);
     nv_hub_free(core->hub);
@@ -97,21 +85,13 @@ void real_core_restart(real_core *core, nv_durability durability)
     open_stores(core, durability);
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 void real_core_free(real_core *core)
 {
     close_stores(core);
     for (size_t i = 0; i < REAL_LOOPS; i++) {
         nv_exec_queue_deinit(&core->queues[i]);
     }
-    nftw(core->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    temp_dir_remove(core->dir);
     free(core);
 }
 

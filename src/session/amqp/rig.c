@@ -7,8 +7,9 @@
 #include "codec/hex.h"
 #include "codec/sas.h"
 #include "core/policies.h"
+#include "support/hub_rest.h"
+#include "support/temp_dir.h"
 
-#include <ftw.h>
 #include <inttypes.h>
 #include <sched.h>
 #include <setjmp.h>
@@ -66,8 +67,7 @@ amqp_rig *amqp_rig_new(const amqp_rig_options *options)
     nv_exec_queue_init(&rig->queue);
     nv_manual_clock_init(&rig->clock, AMQP_RIG_WALL_US);
     nv_seeded_rng_init(&rig->rng, 42);
-    (void)snprintf(rig->dir, sizeof(rig->dir), "/tmp/nave-amqp-XXXXXX");
-    assert_non_null(mkdtemp(rig->dir));
+    temp_dir_make(rig->dir, sizeof(rig->dir), NULL);
     nv_diag_setup(NV_LEVEL_DEBUG, false, -1);
     nv_diag_set_sink(keep_line, rig);
     open_stores(rig);
@@ -90,19 +90,10 @@ amqp_rig *amqp_rig_new(const amqp_rig_options *options)
     return rig;
 }
 
-static int remove_entry(const char *path, const struct stat *st, int type, struct FTW *ftw)
-{
-    (void)st;
-    (void)type;
-    (void)ftw;
-    return remove(path);
-}
-
 void amqp_rig_free(amqp_rig *rig)
 {
     assert_true(nv_list_empty(&rig->clients));
-    nv_hub_stop(rig->hub);
-    amqp_rig_settle(rig);
+    hub_rest(rig->hub);
     nv_state_close(rig->state);
     (void)nv_exec_queue_run(&rig->queue);
     nv_log_close(rig->log);
@@ -110,7 +101,7 @@ void amqp_rig_free(amqp_rig *rig)
     nv_hub_free(rig->hub);
     nv_exec_queue_deinit(&rig->queue);
     nv_diag_set_sink(NULL, NULL);
-    (void)nftw(rig->dir, remove_entry, 8, FTW_DEPTH | FTW_PHYS);
+    temp_dir_remove(rig->dir);
     free(rig);
 }
 
