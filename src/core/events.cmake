@@ -1,7 +1,7 @@
 # Events of the hub; across power cuts, too.
 if(BUILD_TESTING)
     add_executable(events_crash_test events_crash_test.c)
-    target_link_libraries(events_crash_test PRIVATE nv_core nv_fault_vfs nv_fault_disk)
+    target_link_libraries(events_crash_test PRIVATE nv_events_hub nv_hub_rest nv_fault_vfs nv_fault_disk)
     add_test(NAME events_crash_test COMMAND events_crash_test honest 1000)
     # The proofs that the test can fail.
     add_test(NAME events_crash_lying_test COMMAND events_crash_test lying 300)

@@ -13,8 +13,10 @@
 #include "core/devices.h"
 #include "core/events_drain.h"
 #include "core/registry.h"
+#include "support/events_hub.h"
 #include "support/fault_disk.h"
 #include "support/fault_vfs.h"
+#include "support/hub_rest.h"
 
 #include <inttypes.h>
 #include <stdio.h>
@@ -49,13 +51,7 @@ typedef struct device {
 struct world {
     nv_fault_disk *disk;
     nv_fault_vfs *vfs;
-    nv_state *state;
-    nv_log *log;
-    nv_hub *hub;
-    nv_exec_queue queue;
-    nv_exec *execs[1];
-    nv_manual_clock clock;
-    nv_seeded_rng rng;
+    events_hub on;
     device devices[DEVICES];
     size_t pending;
     uint8_t fates[SERIALS_MAX];
@@ -63,13 +59,12 @@ struct world {
     bool forgetful;
     uint64_t committed;
     uint64_t connects;
-    _Atomic bool settled;
     char fault[256]; /* what is wrong, "" = nothing */
 };
 
 static uint64_t roll(world *w, uint64_t below)
 {
-    return nv_rng_u64(&w->rng.rng) % below;
+    return nv_rng_u64(&w->on.rng.rng) % below;
 }
 
 static void complain(world *w, const char *what, const char *whom, uint64_t number)
@@ -79,18 +74,10 @@ static void complain(world *w, const char *what, const char *whom, uint64_t numb
     }
 }
 
-/* One round of the loop: what is posted, timers, the end of the turn. */
-static void turn(world *w)
-{
-    nv_exec_queue_run_wait(&w->queue);
-    nv_hub_loop_tick(&w->hub->loops[0], nv_mono_us(&w->clock.clock));
-    nv_hub_loop_turn_end(&w->hub->loops[0]);
-}
-
 static void wait_for_pending(world *w)
 {
     while (w->pending > 0) {
-        turn(w);
+        events_hub_wait(&w->on);
     }
 }
 
@@ -113,7 +100,7 @@ static nv_err put_numbered(nv_state_op *op, nv_txn *txn)
                             .operation = "put",
                             .device_id = nv_span_str("numbers"),
                             .body = nv_span_of(body, (size_t)len)};
-    nv_err err = nv_events_put(self->w->hub, txn, &event);
+    nv_err err = nv_events_put(self->w->on.hub, txn, &event);
     return err == NV_OK && self->refused ? NV_E_PRECONDITION : err;
 }
 
@@ -125,7 +112,7 @@ static void numbered_done(nv_state_op *op)
     if (op->status == NV_OK) {
         w->fates[self->serial] = COMMITTED;
         w->committed++;
-        nv_events_committed(w->hub);
+        nv_events_committed(w->on.hub);
     }
     free(self);
 }
@@ -136,13 +123,13 @@ static void put_number(world *w)
         return;
     }
     numbered *self = nv_calloc(1, sizeof(*self));
-    *self = (numbered){.op = {.exec = &w->queue.exec, .run = put_numbered, .done = numbered_done},
+    *self = (numbered){.op = {.exec = &w->on.queue.exec, .run = put_numbered, .done = numbered_done},
                        .w = w,
                        .serial = ++w->serials,
                        .refused = roll(w, 8) == 0};
     w->fates[self->serial] = self->refused ? REFUSED : UNKNOWN;
     w->pending++;
-    if (nv_state_write(w->state, &self->op) != NV_OK) {
+    if (nv_state_write(w->on.state, &self->op) != NV_OK) {
         abort();
     }
 }
@@ -172,7 +159,7 @@ static void ask_registry(device *d, nv_registry_verb verb)
                                        .precondition = verb == NV_REGISTRY_DELETE ? NV_IF_ANY : NV_IF_NONE,
                                        .done = registered,
                                        .arg = d};
-    nv_registry_do(&d->w->hub->loops[0], &d->request);
+    nv_registry_do(&d->w->on.hub->loops[0], &d->request);
 }
 
 static void released(nv_claim *claim)
@@ -224,7 +211,7 @@ static void act(world *w)
     } else if (d->identity) {
         d->claimed = true;
         d->claim = (nv_claim){.identity = nv_identity_ref(d->identity), .granted = granted, .evict = evicted};
-        nv_claim_ask(&w->hub->loops[0], &d->claim);
+        nv_claim_ask(&w->on.hub->loops[0], &d->claim);
     }
 }
 
@@ -232,35 +219,14 @@ static void act(world *w)
 
 static nv_err open_hub(world *w, nv_buf *why)
 {
-    static const char *const names[] = {"hub.example.net"};
     static const nv_events_config events = {true, true, true, true};
-    nv_state_config state = {.dir = "/data",
-                             .vfs = "nave-fault",
-                             .clock = &w->clock.clock,
-                             .rng = &w->rng.rng,
-                             .checkpoint_pages = 4 + (uint32_t)roll(w, 100)};
-    nv_err err = nv_state_open(&w->state, &state, why);
-    nv_log_config log = {.dir = "/log",
-                         .partitions = 2,
-                         .durability = NV_DURABILITY_COMMIT,
-                         .segment_bytes = 1 << 20,
-                         .disk = nv_fault_disk_disk(w->disk),
-                         .clock = &w->clock.clock,
-                         .rng = nv_rng_system()};
-    err = err == NV_OK ? nv_log_open(&w->log, &log, why) : err;
-    nv_hub_config hub = {.host_names = names,
-                         .host_name_count = 1,
-                         .limits = &nv_limits_open,
-                         .log = w->log,
-                         .state = w->state,
-                         .events = &events,
-                         .clock = &w->clock.clock,
-                         .rng = &w->rng.rng,
-                         .loops = w->execs,
-                         .loop_count = 1};
-    err = err == NV_OK ? nv_hub_new(&w->hub, &hub, why) : err;
+    events_hub_options options = {.vfs = "nave-fault",
+                                  .disk = nv_fault_disk_disk(w->disk),
+                                  .events = &events,
+                                  .checkpoint_pages = 4 + (uint32_t)roll(w, 100)};
+    nv_err err = events_hub_open(&w->on, &options, why);
     if (err == NV_OK && w->forgetful) {
-        w->hub->events->drained = 0;
+        w->on.hub->events->drained = 0;
     }
     return err;
 }
@@ -277,63 +243,22 @@ static bool begin_life(world *w)
     return err == NV_OK;
 }
 
-static void nothing(nv_task *task)
-{
-    (void)task;
-}
-
-typedef struct settler {
-    world *w;
-    nv_task wake;
-} settler;
-
-static void *settle(void *arg)
-{
-    settler *self = arg;
-    nv_hub_settle(self->w->hub);
-    atomic_store(&self->w->settled, true);
-    self->wake.run = nothing;
-    nv_post(&self->w->queue.exec, &self->wake);
-    return NULL;
-}
-
 /* As a stop does it; on a dead disk it only gives the memory back. */
 static void stop_hub(world *w)
 {
-    nv_hub_stop(w->hub);
+    nv_hub_stop(w->on.hub);
     for (size_t i = 0; i < DEVICES; i++) {
         release(&w->devices[i]);
     }
     wait_for_pending(w);
-    settler s = {.w = w};
-    pthread_t thread;
-    atomic_store(&w->settled, false);
-    if (pthread_create(&thread, NULL, settle, &s) != 0) {
-        abort();
-    }
-    while (!atomic_load(&w->settled)) {
-        turn(w);
-    }
-    pthread_join(thread, NULL);
-    nv_exec_queue_run(&w->queue);
-}
-
-static void close_stores(world *w)
-{
-    nv_state_close(w->state);
-    nv_log_close(w->log);
-    nv_exec_queue_run(&w->queue);
-    nv_hub_free(w->hub);
-    w->state = NULL;
-    w->log = NULL;
-    w->hub = NULL;
+    hub_rest(w->on.hub);
 }
 
 /* Until the power goes, or to a clean end. */
 static void live(world *w)
 {
     if (!begin_life(w)) {
-        close_stores(w);
+        events_hub_close_stores(&w->on);
         return;
     }
     for (uint32_t round = 0; round < ROUNDS && !nv_fault_disk_is_cut(w->disk); round++) {
@@ -341,14 +266,14 @@ static void live(world *w)
             act(w);
         }
         wait_for_pending(w);
-        nv_manual_clock_advance(&w->clock, (int64_t)roll(w, 2 * NV_US_PER_S));
+        nv_manual_clock_advance(&w->on.clock, (int64_t)roll(w, 2 * NV_US_PER_S));
     }
     bool killed = roll(w, 2) == 0;
     if (killed && !nv_fault_disk_is_cut(w->disk)) {
         nv_fault_disk_cut(w->disk);
     }
     stop_hub(w);
-    close_stores(w);
+    events_hub_close_stores(&w->on);
 }
 
 /* ---- what must be there ------------------------------------------------------------------------------------------ */
@@ -431,43 +356,24 @@ static void check_record(world *w, const nv_record *record, uint8_t seen[SERIALS
 }
 
 typedef struct reading {
-    nv_log_chunk *chunk;
-    nv_err status;
-    bool done;
+    world *w;
+    uint8_t *seen;
+    uint64_t last;
 } reading;
 
-static void chunk_read(void *arg, nv_err status, nv_log_chunk *chunk)
+static void check_each(void *arg, const nv_record *record)
 {
     reading *r = arg;
-    *r = (reading){chunk, status, true};
+    check_record(r->w, record, r->seen, &r->last);
 }
 
 static void read_log(world *w, uint8_t seen[SERIALS_MAX])
 {
-    nv_log_reader *reader = NULL;
-    nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING};
-    uint64_t last = 0;
-    if (nv_log_reader_open(&reader, w->log, &options, &w->queue.exec) != NV_OK) {
-        abort();
+    reading r = {.w = w, .seen = seen};
+    nv_err err = events_hub_read(&w->on, check_each, &r);
+    if (err != NV_OK) {
+        complain(w, "the log cannot be read", nv_err_name(err), 0);
     }
-    for (reading r = {.status = NV_OK}; r.status == NV_OK;) {
-        r.done = false;
-        nv_log_reader_next(reader, chunk_read, &r);
-        while (!r.done) {
-            nv_exec_queue_run_wait(&w->queue);
-        }
-        nv_record record;
-        while (r.chunk && nv_log_chunk_next(r.chunk, &record)) {
-            check_record(w, &record, seen, &last);
-        }
-        if (r.chunk) {
-            nv_log_chunk_release(r.chunk);
-        }
-        if (r.status != NV_OK && r.status != NV_E_EOF) {
-            complain(w, "the log cannot be read", nv_err_name(r.status), 0);
-        }
-    }
-    nv_log_reader_close(reader);
 }
 
 typedef struct look {
@@ -499,7 +405,7 @@ static void check(world *w)
 {
     uint8_t seen[SERIALS_MAX] = {0};
     if (!begin_life(w)) {
-        close_stores(w);
+        events_hub_close_stores(&w->on);
         return;
     }
     for (size_t i = 0; i < DEVICES; i++) {
@@ -510,11 +416,11 @@ static void check(world *w)
         nv_identity_unref(d->identity);
         d->identity = NULL;
     }
-    look l = {.op = {.exec = &w->queue.exec, .run = compare_registry, .done = compared}, .w = w};
+    look l = {.op = {.exec = &w->on.queue.exec, .run = compare_registry, .done = compared}, .w = w};
     stop_hub(w);
     read_log(w, seen);
     w->pending++;
-    if (nv_state_read(w->state, &l.op) != NV_OK) {
+    if (nv_state_read(w->on.state, &l.op) != NV_OK) {
         abort();
     }
     wait_for_pending(w);
@@ -533,13 +439,13 @@ static void check(world *w)
             w->fates[serial] = seen[serial] ? COMMITTED : NEVER;
         }
     }
-    close_stores(w);
+    events_hub_close_stores(&w->on);
 }
 
 /* @return cuts made */
 static uint32_t one_disk(world *w, uint64_t seed, bool lying, uint32_t cuts)
 {
-    nv_seeded_rng_init(&w->rng, seed * 2 + 1);
+    nv_seeded_rng_init(&w->on.rng, seed * 2 + 1);
     w->serials = 0;
     w->disk = nv_fault_disk_new(seed);
     nv_disk *disk = nv_fault_disk_disk(w->disk);
@@ -585,9 +491,7 @@ int main(int argc, char **argv)
     w->forgetful = strcmp(argv[1], "forgetful") == 0;
     uint32_t cuts = (uint32_t)strtoul(argv[2], NULL, 10);
     nv_diag_set_sink(swallow, NULL); /* each cut is a failed commit */
-    nv_manual_clock_init(&w->clock, INT64_C(1700000000) * NV_US_PER_S);
-    nv_exec_queue_init(&w->queue);
-    w->execs[0] = &w->queue.exec;
+    events_hub_init(&w->on, INT64_C(1700000000) * NV_US_PER_S, 0);
     for (size_t i = 0; i < DEVICES; i++) {
         w->devices[i].w = w;
         (void)snprintf(w->devices[i].id, sizeof(w->devices[i].id), "d%zu", i);
@@ -605,7 +509,7 @@ int main(int argc, char **argv)
     }
     (void)printf("%u cuts, %" PRIu64 " committed events and %" PRIu64 " connections, %s\n", made, w->committed,
                  connects, failed ? "FAILED" : "each once");
-    nv_exec_queue_deinit(&w->queue);
+    events_hub_deinit(&w->on);
     free(w);
     return failed ? 1 : 0;
 }

@@ -94,14 +94,14 @@ static nv_err run_large(nv_state_op *op, nv_txn *txn)
     large *self = nv_container_of(op, large, op);
     const nv_event event = {
         .source = NV_SOURCE_TWIN_CHANGE, .schema = "s", .operation = "o", .device_id = S("d"), .body = self->body};
-    return nv_events_put(self->w->hub, txn, &event);
+    return nv_events_put(self->w->on.hub, txn, &event);
 }
 
 static void large_done(nv_state_op *op)
 {
     large *self = nv_container_of(op, large, op);
     self->done = true;
-    nv_events_committed(self->w->hub);
+    nv_events_committed(self->w->on.hub);
 }
 
 /* What the log cannot take does not hold up what stands behind it, and is told all the same. */
@@ -112,12 +112,12 @@ static void test_large_bodies(void **state)
     static char body[NV_LOG_MESSAGE_MAX + 1];
     memset(body, ' ', sizeof(body));
     for (size_t i = 0; i < 4; i++) {
-        large l = {.op = {.exec = &w->queue.exec, .run = run_large, .done = large_done},
+        large l = {.op = {.exec = &w->on.queue.exec, .run = run_large, .done = large_done},
                    .w = w,
                    .body = nv_span_of(body, i == 1 ? sizeof(body) : sizeof(body) - 1)};
-        assert_int_equal(nv_state_write(w->state, &l.op), NV_OK);
+        assert_int_equal(nv_state_write(w->on.state, &l.op), NV_OK);
         while (!l.done) {
-            events_rig_wait(w);
+            events_hub_wait(&w->on);
         }
     }
     events_rig_create(w, "d", "");
@@ -156,10 +156,10 @@ static void counted(nv_state_op *op)
 
 static size_t outbox_rows(events_rig *w)
 {
-    counting c = {.op = {.exec = &w->queue.exec, .run = run_count, .done = counted}};
-    assert_int_equal(nv_state_read(w->state, &c.op), NV_OK);
+    counting c = {.op = {.exec = &w->on.queue.exec, .run = run_count, .done = counted}};
+    assert_int_equal(nv_state_read(w->on.state, &c.op), NV_OK);
     while (!c.done) {
-        events_rig_wait(w);
+        events_hub_wait(&w->on);
     }
     return c.rows;
 }
@@ -174,7 +174,7 @@ static void test_outbox_is_emptied(void **state)
     assert_int_equal(outbox_rows(w), 2); /* later, many at once */
     events_rig_advance(w, 6 * NV_US_PER_S);
     while (outbox_rows(w) > 0) {
-        events_rig_turn(w);
+        events_hub_turn(&w->on);
     }
     events_rig_create(w, "f", "");
     events_rig_expect_count(w, 3);

@@ -104,7 +104,7 @@ static void test_digital_twin_changes(void **state)
     events_rig_create(w, "d", "");
     events_rig_create(w, "plain", "");
     nv_identity *d = events_rig_ask(w, NV_REGISTRY_GET, "d", "", false);
-    nv_twin_announce_model(&w->hub->loops[0], d, S("dtmi:com:example:Pump;1"));
+    nv_twin_announce_model(&w->on.hub->loops[0], d, S("dtmi:com:example:Pump;1"));
     events_rig_change_twin(w, NV_TWIN_REPORTED, "plain", "", "{\"temperature\":1}"); /* it announced none */
     events_rig_change_twin(w, NV_TWIN_PATCH, "d", "", "{\"tags\":{\"a\":1}}");       /* tags are no part of it */
     events_rig_change_twin(w, NV_TWIN_REPORTED, "d", "", "{\"temperature\":21.50}");
@@ -150,7 +150,7 @@ static void test_connections(void **state)
     events_peer p;
     events_peer m;
     events_rig_connect(w, &p, "d", ""); /* bare: raises nothing, then nothing ends */
-    assert_true(nv_presence_now(w->hub, S("d"), NV_SPAN_EMPTY).connected);
+    assert_true(nv_presence_now(w->on.hub, S("d"), NV_SPAN_EMPTY).connected);
     events_rig_leave(&p);
     events_rig_connect(w, &p, "d", "");
     events_rig_connect(w, &m, "d", "m");
@@ -204,7 +204,7 @@ static void test_killed_hub(void **state)
     events_rig_leave(&d);
     events_rig_leave(&e);
     events_rig_close(w, false);
-    atomic_store(&w->clock.wall, START_US - 3600 * NV_US_PER_S);
+    atomic_store(&w->on.clock.wall, START_US - 3600 * NV_US_PER_S);
     events_rig_open(w, &events, false);
     events_rig_expect_count(w, 4);
     events_rig_connect(w, &d, "d", "");

@@ -1,4 +1,5 @@
-/** For tests of the hub's events: a hub of one loop with its storage on fault disks, under a manual clock. No cmocka. */
+/** For tests of the hub's events: a hub of one loop with its storage on fault disks, under a manual clock. No cmocka.
+ */
 #ifndef NV_TESTS_EVENTS_HUB_H
 #define NV_TESTS_EVENTS_HUB_H
 

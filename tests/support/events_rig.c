@@ -2,6 +2,7 @@
 
 #include "base/alloc.h"
 #include "support/fault_vfs.h"
+#include "support/hub_rest.h"
 
 #include <setjmp.h>
 #include <stdarg.h>
@@ -17,30 +18,11 @@ const nv_events_config events_rig_all = {true, true, true, true};
 
 void events_rig_open(events_rig *w, const nv_events_config *events, bool azure)
 {
-    static const char *const names[] = {"myhub.example.net"};
     nv_buf why;
     nv_buf_init(&why, 512);
-    nv_state_config state = {.dir = "/data", .vfs = "nave-events", .clock = &w->clock.clock, .rng = &w->rng.rng};
-    assert_int_equal(nv_state_open(&w->state, &state, &why), NV_OK);
-    nv_log_config log = {.dir = "/log",
-                         .partitions = 2,
-                         .segment_bytes = 1 << 20,
-                         .disk = nv_fault_disk_disk(w->log_disk),
-                         .clock = &w->clock.clock,
-                         .rng = nv_rng_system()};
-    assert_int_equal(nv_log_open(&w->log, &log, &why), NV_OK);
-    nv_hub_config hub = {.host_names = names,
-                         .host_name_count = 1,
-                         .limits = &nv_limits_open,
-                         .log = w->log,
-                         .state = w->state,
-                         .events = events,
-                         .azure = azure,
-                         .clock = &w->clock.clock,
-                         .rng = &w->rng.rng,
-                         .loops = w->execs,
-                         .loop_count = 1};
-    assert_int_equal(nv_hub_new(&w->hub, &hub, &why), NV_OK);
+    events_hub_options options = {
+        .vfs = "nave-events", .disk = nv_fault_disk_disk(w->log_disk), .events = events, .azure = azure};
+    assert_int_equal(events_hub_open(&w->on, &options, &why), NV_OK);
     nv_buf_deinit(&why);
 }
 
@@ -51,52 +33,16 @@ events_rig *events_rig_new(const nv_events_config *events, bool azure)
     w->log_disk = nv_fault_disk_new(2);
     w->vfs = nv_fault_vfs_new(nv_fault_disk_disk(w->disk), "nave-events");
     assert_int_equal(nv_disk_make_dir(nv_fault_disk_disk(w->disk), "/data"), NV_OK);
-    nv_manual_clock_init(&w->clock, START_US);
-    nv_seeded_rng_init(&w->rng, 3);
-    nv_exec_queue_init(&w->queue);
-    w->execs[0] = &w->queue.exec;
+    events_hub_init(&w->on, START_US, 3);
     w->rows = nv_calloc(EVENTS_RIG_RECORDS, sizeof(*w->rows));
     events_rig_open(w, events, azure);
     return w;
 }
 
-void events_rig_turn(events_rig *w)
-{
-    nv_exec_queue_run(&w->queue);
-    nv_hub_loop_tick(&w->hub->loops[0], nv_mono_us(&w->clock.clock));
-    nv_hub_loop_turn_end(&w->hub->loops[0]);
-}
-
-void events_rig_wait(events_rig *w)
-{
-    nv_exec_queue_run_wait(&w->queue);
-    events_rig_turn(w);
-}
-
 void events_rig_advance(events_rig *w, int64_t us)
 {
-    nv_manual_clock_advance(&w->clock, us);
-    events_rig_turn(w);
-}
-
-typedef struct settler {
-    nv_task wake;
-    events_rig *w;
-    _Atomic bool settled;
-} settler;
-
-static void nothing(nv_task *task)
-{
-    (void)task;
-}
-
-static void *settle(void *arg)
-{
-    settler *self = arg;
-    nv_hub_settle(self->w->hub);
-    atomic_store(&self->settled, true);
-    nv_post(&self->w->queue.exec, &self->wake);
-    return NULL;
+    nv_manual_clock_advance(&w->on.clock, us);
+    events_hub_turn(&w->on);
 }
 
 /* @param clean  false: as if it were killed, as far as memory allows */
@@ -106,19 +52,8 @@ void events_rig_close(events_rig *w, bool clean)
         nv_fault_disk_cut(w->disk);
         nv_fault_disk_cut(w->log_disk);
     }
-    settler s = {.wake.run = nothing, .w = w};
-    pthread_t thread;
-    nv_hub_stop(w->hub);
-    assert_int_equal(pthread_create(&thread, NULL, settle, &s), 0);
-    while (!atomic_load(&s.settled)) {
-        events_rig_wait(w);
-    }
-    pthread_join(thread, NULL);
-    nv_exec_queue_run(&w->queue);
-    nv_state_close(w->state);
-    nv_log_close(w->log);
-    nv_exec_queue_run(&w->queue);
-    nv_hub_free(w->hub);
+    hub_rest(w->on.hub);
+    events_hub_close_stores(&w->on);
     if (!clean) {
         nv_fault_disk_power_on(w->disk);
         nv_fault_disk_power_on(w->log_disk);
@@ -128,7 +63,7 @@ void events_rig_close(events_rig *w, bool clean)
 void events_rig_free(events_rig *w)
 {
     events_rig_close(w, true);
-    nv_exec_queue_deinit(&w->queue);
+    events_hub_deinit(&w->on);
     nv_fault_vfs_free(w->vfs);
     nv_fault_disk_free(w->disk);
     nv_fault_disk_free(w->log_disk);
@@ -138,8 +73,11 @@ void events_rig_free(events_rig *w)
 
 /* ---- what is in the log ------------------------------------------------------------------------------------------ */
 
-static void keep(events_row *out, const nv_record *record)
+static void keep(void *arg, const nv_record *record)
 {
+    events_rig *w = arg;
+    assert_true(w->count < EVENTS_RIG_RECORDS);
+    events_row *out = &w->rows[w->count++];
     nv_stamp stamp;
     assert_int_equal(nv_stamp_decode(record->stamp, &stamp), NV_OK);
     *out = (events_row){.source = record->source};
@@ -159,47 +97,18 @@ static void keep(events_row *out, const nv_record *record)
     }
 }
 
-typedef struct reading {
-    nv_log_chunk *chunk;
-    nv_err status;
-    bool done;
-} reading;
-
-static void chunk_read(void *arg, nv_err status, nv_log_chunk *chunk)
-{
-    *(reading *)arg = (reading){chunk, status, true};
-}
-
 static void read_log(events_rig *w)
 {
-    nv_log_reader *reader = NULL;
-    nv_log_read_options options = {.from = NV_LOG_FROM_BEGINNING};
-    assert_int_equal(nv_log_reader_open(&reader, w->log, &options, &w->queue.exec), NV_OK);
     w->count = 0;
-    for (reading r = {.status = NV_OK}; r.status == NV_OK;) {
-        r.done = false;
-        nv_log_reader_next(reader, chunk_read, &r);
-        while (!r.done) {
-            events_rig_wait(w);
-        }
-        nv_record record;
-        while (r.chunk && nv_log_chunk_next(r.chunk, &record)) {
-            assert_true(w->count < EVENTS_RIG_RECORDS);
-            keep(&w->rows[w->count++], &record);
-        }
-        if (r.chunk) {
-            nv_log_chunk_release(r.chunk);
-        }
-    }
-    nv_log_reader_close(reader);
+    assert_int_equal(events_hub_read(&w->on, keep, w), NV_OK);
 }
 
 uint64_t events_rig_stored(events_rig *w)
 {
     uint64_t sum = 0;
-    for (uint32_t i = 0; i < nv_log_partitions(w->log); i++) {
+    for (uint32_t i = 0; i < nv_log_partitions(w->on.log); i++) {
         nv_log_partition_info info;
-        assert_int_equal(nv_log_get_partition(w->log, i, &info), NV_OK);
+        assert_int_equal(nv_log_get_partition(w->on.log, i, &info), NV_OK);
         sum += info.next_sequence;
     }
     return sum;
@@ -208,9 +117,9 @@ uint64_t events_rig_stored(events_rig *w)
 /* Wait for @p count events in all, and see that there are not more. */
 void events_rig_expect_count(events_rig *w, uint64_t count)
 {
-    events_rig_turn(w);
+    events_hub_turn(&w->on);
     while (events_rig_stored(w) < count) {
-        events_rig_wait(w);
+        events_hub_wait(&w->on);
     }
     read_log(w);
     assert_int_equal(w->count, count);
@@ -255,9 +164,9 @@ nv_hub_error events_rig_try(events_rig *w, nv_registry_verb verb, const char *de
         .precondition = verb == NV_REGISTRY_DELETE ? NV_IF_ANY : NV_IF_NONE,
         .done = flag,
         .arg = &done};
-    nv_registry_do(&w->hub->loops[0], &request);
+    nv_registry_do(&w->on.hub->loops[0], &request);
     while (!done) {
-        events_rig_wait(w);
+        events_hub_wait(&w->on);
     }
     *identity = request.identity;
     return request.error;
@@ -297,25 +206,25 @@ void events_rig_connect(events_rig *w, events_peer *p, const char *device, const
     p->claim = (nv_claim){.identity = events_rig_ask(w, NV_REGISTRY_GET, device, module, false),
                           .granted = on_granted,
                           .evict = on_evict};
-    nv_claim_ask(&w->hub->loops[0], &p->claim);
-    events_rig_turn(w);
+    nv_claim_ask(&w->on.hub->loops[0], &p->claim);
+    events_hub_turn(&w->on);
     while (!p->granted) {
-        events_rig_wait(w);
+        events_hub_wait(&w->on);
     }
 }
 
 void events_rig_operate(events_peer *p)
 {
     nv_claim_operated(&p->claim);
-    events_rig_turn(p->w);
+    events_hub_turn(&p->w->on);
 }
 
 void events_rig_leave(events_peer *p)
 {
     nv_claim_release(&p->claim, on_released);
-    events_rig_turn(p->w);
+    events_hub_turn(&p->w->on);
     while (!p->done) {
-        events_rig_wait(p->w);
+        events_hub_wait(&p->w->on);
     }
     nv_identity_unref(p->claim.identity);
 }
@@ -330,9 +239,9 @@ void events_rig_change_twin(events_rig *w, nv_twin_verb verb, const char *device
     bool done = false;
     nv_twin_request request = {
         .verb = verb, .device_id = S(device), .module_id = S(module), .body = S(body), .done = twin_done, .arg = &done};
-    nv_twin_do(&w->hub->loops[0], &request);
+    nv_twin_do(&w->on.hub->loops[0], &request);
     while (!done) {
-        events_rig_wait(w);
+        events_hub_wait(&w->on);
     }
     assert_int_equal(request.error, NV_HUB_ERROR_NONE);
     nv_twin_unref(request.twin);

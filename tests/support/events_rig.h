@@ -1,14 +1,11 @@
-/**
- * What the tests of the hub's events share: a hub of one loop with all of its storage on fault disks, under a manual
- * clock; changes that raise events; and the log as text.
- */
+/** What the tests of the hub's events share: an events_hub, changes that raise events, and the log as text. */
 #ifndef NV_TESTS_EVENTS_RIG_H
 #define NV_TESTS_EVENTS_RIG_H
 
 #include "core/devices.h"
-#include "core/events.h"
 #include "core/registry.h"
 #include "core/twin.h"
+#include "support/events_hub.h"
 #include "support/fault_disk.h"
 
 #define EVENTS_RIG_START_US (INT64_C(1714558830) * NV_US_PER_S) /* 2024-05-01T10:20:30Z */
@@ -27,13 +24,7 @@ typedef struct events_rig {
     nv_fault_disk *disk;     /* of the state */
     nv_fault_disk *log_disk; /* of the log */
     struct nv_fault_vfs *vfs;
-    nv_manual_clock clock;
-    nv_seeded_rng rng;
-    nv_state *state;
-    nv_log *log;
-    nv_hub *hub;
-    nv_exec_queue queue;
-    nv_exec *execs[1];
+    events_hub on;
     events_row *rows; /* EVENTS_RIG_RECORDS, of the last look at the log */
     size_t count;
 } events_rig;
@@ -47,9 +38,6 @@ void events_rig_open(events_rig *w, const nv_events_config *events, bool azure);
 /** @param clean  false: as if it were killed, as far as memory allows */
 void events_rig_close(events_rig *w, bool clean);
 
-/** A turn of the loop; the second waits for a task first. */
-void events_rig_turn(events_rig *w);
-void events_rig_wait(events_rig *w);
 /** Advance the clocks, then a turn. */
 void events_rig_advance(events_rig *w, int64_t us);
 
