@@ -13,7 +13,6 @@
 #include "net/net.h"
 #include "net/pki.h"
 #include "net/tls.h"
-#include "support/temp_dir.h"
 
 #include <arpa/inet.h>
 #include <netinet/in.h>
@@ -52,8 +51,8 @@ static void server_start(server *s, bool tls)
     char why[NV_NET_WHY_SIZE] = "";
     nv_net_config config = {.loops = 1, .limits = nv_net_limits_default()};
     if (tls) {
-        temp_dir_make(s->root, sizeof(s->root), NULL);
-        (void)snprintf(s->dir, sizeof(s->dir), "%s/tls", s->root);
+        (void)snprintf(s->root, sizeof(s->root), "/tmp/nave-bench-XXXXXX");
+        (void)snprintf(s->dir, sizeof(s->dir), "%s/tls", mkdtemp(s->root));
         nv_tls_server_config files = {0};
         if (nv_pki_open(&(nv_pki_config){.dir = s->dir}, &s->pki, why) != NV_OK) {
             die(why);
@@ -76,14 +75,19 @@ static void server_start(server *s, bool tls)
 
 static void server_stop(server *s)
 {
+    static const char *const names[] = {"ca.pem", "ca.key", "server.pem", "server.key"};
     nv_net_stop(s->net, 0);
     (void)nv_net_wait(s->net);
     nv_net_free(s->net);
     nv_tls_server_free(s->tls);
     nv_pki_deinit(&s->pki);
-    if (s->root[0]) {
-        temp_dir_remove(s->root);
+    for (size_t i = 0; i < NV_COUNT_OF(names) && s->root[0]; i++) {
+        char path[128];
+        (void)snprintf(path, sizeof(path), "%s/%s", s->dir, names[i]);
+        (void)unlink(path);
     }
+    (void)rmdir(s->dir);
+    (void)rmdir(s->root);
 }
 
 /* ---- running something on a loop and waiting for it ---- */
