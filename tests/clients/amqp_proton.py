@@ -284,7 +284,8 @@ def service(hub, policies):
     sender.send(data(b"x", address="/devices/d1/messages/devicebound"))
     peer.receiver("/messages/serviceBound/filenotifications")
     for work in (peer.receiver, peer.sender):
-        err = detached(lambda work=work: work("/messages/events/$management"), "amqp:link:redirect")
+        link = work("/messages/events/$management").link  # attached, then sent on
+        err = detached(lambda link=link: peer.connection.wait(lambda: link.state & Link.REMOTE_CLOSED), "amqp:link:redirect")
         print("  %s" % err)
     peer.close()
 

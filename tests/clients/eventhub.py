@@ -13,6 +13,9 @@ import threading
 sys.path.append(sys.path.pop(0))  # the client imports a package whose name a test beside this one has too
 import uamqp
 from azure.eventhub import EventData, EventHubConsumerClient, EventHubProducerClient, TransportType
+from azure.eventhub._pyamqp import ReceiveClient
+from azure.eventhub._pyamqp.authentication import SASLPlainAuth
+from azure.eventhub._pyamqp.error import AMQPLinkRedirect
 from azure.eventhub.exceptions import AuthenticationError, ConnectError, ConnectionLostError, EventHubError
 from hub import sas, with_hub
 from uamqp import authentication
@@ -214,6 +217,22 @@ def refusals(endpoint):
             raise AssertionError("the endpoint is for reading")
 
 
+def redirected(hub):
+    """From the hub's own address, as the newer az iot finds the endpoint with this client's engine."""
+    token = sas("localhost", hub.json("hub", "show")["policies"]["service"]["primaryKey"], policy="service")
+    client = ReceiveClient("localhost", "amqps://localhost/messages/events/$management", prefetch=1, connection_verify=hub.ca(),
+                           auth=SASLPlainAuth(authcid="service@sas.root.localhost", passwd=token))
+    try:
+        client.open()
+        client.receive_message_batch(max_batch_size=1, timeout=15)
+    except AMQPLinkRedirect as err:
+        assert err.hostname == "localhost" and err.address.endswith("/$management"), (err.hostname, err.address)
+    else:
+        raise AssertionError("not redirected")
+    finally:
+        client.close()
+
+
 def killed(hub, endpoint, device):
     """Reading goes on over the hub's end: nothing is missed, nothing comes twice."""
     reader = Reader(endpoint.consumer(retry_total=30, retry_backoff_max=1), starting_position="-1")
@@ -240,6 +259,7 @@ def run(hub):
         print(work.__name__, flush=True)  # the last one named is where a run hangs
         return work(*arguments)
 
+    step(redirected, hub)
     events = step(contents, endpoint)
     with concurrent.futures.ThreadPoolExecutor(16) as pool:  # the client waits most of the time
         work = [(properties, endpoint), (over_websocket, endpoint, events), (owners, endpoint), (refusals, endpoint)]

@@ -272,7 +272,6 @@ typedef struct nv_amqp_accept {
     uint64_t max_message_size; /* we receive; 0: 1 MiB */
     bool pre_settled;          /* we send: all settled (snd-settle-mode 1) */
     bool rcv_first;            /* answer rcv-settle-mode 0 whatever was asked */
-    bool refused;              /* null termini and no credit: nv_amqp_link_detach_with() follows at the owner's time */
     nv_span properties;        /* an encoded map; empty: one with com.microsoft:tracking-id */
 } nv_amqp_accept;
 

@@ -563,8 +563,8 @@ void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept)
     }
     uint8_t tracking[128];
     nv_amqp_performative p = attach_of(l);
-    p.attach.source = accept->refused ? NV_SPAN_EMPTY : link->attach->source;
-    p.attach.target = accept->refused ? NV_SPAN_EMPTY : link->attach->target;
+    p.attach.source = link->attach->source;
+    p.attach.target = link->attach->target;
     p.attach.properties = accept->properties.len > 0 ? accept->properties : engine_put_tracking(conn, tracking);
     if (!send_attach(l, &p) && !conn->_p->overflow) {
         nv_amqp_link_refuse(link, NV_AMQP_ERR_FRAME_SIZE_TOO_SMALL, "the answer does not fit the peer's max-frame-size",
@@ -583,7 +583,7 @@ void nv_amqp_link_accept(nv_amqp_link *link, const nv_amqp_accept *accept)
             engine_room_later(l);
         }
     } else {
-        l->window = accept->refused ? 0 : accept->credit;
+        l->window = accept->credit;
         engine_top_up(l);
     }
     engine_leave(conn);

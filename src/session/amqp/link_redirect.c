@@ -2,10 +2,10 @@
  * Event readers that dial the hub are sent on to its Event Hubs-compatible endpoint (amqp.md section 5.1), which is the
  * same listener under the same name: what the client dialled is what it can reach.
  *
- * The service asks another of its machines before it redirects, so that its DETACH comes some time after its ATTACH,
- * and clients count on that: the way that the Event Hubs SDK for JavaScript documents for the string of a hub (IoT
- * Explorer and others have it, too) listens for the error only once the link is attached, and waits for ever when both
- * frames come at once.
+ * The service attaches the link, asks another of its machines and redirects some time later. Clients count on that: the
+ * way that the Event Hubs SDK for JavaScript documents for the string of a hub (IoT Explorer and others have it, too)
+ * listens for the error only once the link is attached, and waits for ever when both frames come at once; and Python's
+ * pyamqp (newer az iot) detaches a link without termini itself, before it has seen the error.
  */
 #include "session/amqp/server_internal.h"
 
@@ -108,5 +108,5 @@ void amqp_open_redirect(amqp_server *s, amqp_device *device, nv_amqp_link *link,
     self->server = s;
     nv_timer_init(&self->pause, on_pause_over);
     nv_timers_set(&loop->timers, &self->pause, nv_mono_us(loop->hub->clock) + PAUSE_US);
-    nv_amqp_link_accept(link, &(nv_amqp_accept){.ops = &ops, .owner = self, .refused = true});
+    nv_amqp_link_accept(link, &(nv_amqp_accept){.ops = &ops, .owner = self});
 }
