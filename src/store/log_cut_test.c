@@ -45,6 +45,7 @@ static struct {
     uint32_t partitions;
     bool os;
     bool recycle; /* much data and little retention: files are used again and again */
+    bool aging;   /* with it: files end because of their age, full or not */
     uint64_t seed;
     nv_seeded_rng dice;
     uint8_t body[BODY_MAX];
@@ -228,6 +229,10 @@ static void run_until_cut(void)
             nv_exec_queue_run_wait(&t.kit.exec);
         }
         nv_manual_clock_advance(&t.kit.clock, (int64_t)roll(2000) - 500); /* the wall clock may go back */
+        if (t.aging && roll(12) == 0) {
+            nv_manual_clock_advance(&t.kit.clock, t.kit.config.retention_us);
+            nv_log_janitor_run(t.kit.log);
+        }
         accepted = submit(index);
     }
     nv_fault_disk_cut(t.kit.fault);
@@ -267,10 +272,16 @@ static int run_seed(uint64_t seed)
     nv_seeded_rng_init(&t.dice, seed * 977);
     t.partitions = t.kit.config.partitions = 1 + (uint32_t)roll(4);
     nv_fault_disk_set_direct(t.kit.fault, roll(3) != 0);
-    t.recycle = roll(8) == 0;
+    uint64_t kind = roll(8);
+    t.recycle = kind < 2;
+    t.aging = kind == 1;
     if (t.recycle) {
-        nv_fault_disk_set_direct(t.kit.fault, true);
         t.kit.config.retention_bytes = 3 << 20;
+    }
+    if (t.aging) {
+        t.kit.config.retention_us = 10000;
+    } else if (t.recycle) {
+        nv_fault_disk_set_direct(t.kit.fault, true);
     }
     nv_fault_disk_set_short_writes(t.kit.fault, roll(4) == 0);
     t.os = !t.recycle && roll(5) == 0;
