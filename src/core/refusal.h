@@ -56,7 +56,9 @@
       "correct the client: it breaks the rule that the cause names")                                                   \
     X(QOS2, "qos2", "QoS 2 is not supported", "publish with QoS 0 or 1")                                               \
     X(TOO_BIG, "message-too-large", "the message is larger than the limit", "send at most 256 KiB")                    \
-    X(TOPIC, "topic", "the topic is not one of the hub's", "publish to devices/{device}/messages/events/")             \
+    X(TOPIC, "topic", "the topic is not one of the hub's",                                                             \
+      "messages go to devices/{device}/messages/events/, twin requests to $iothub/twin/GET/?$rid=1 or "                \
+      "$iothub/twin/PATCH/properties/reported/?$rid=1, answers of methods to $iothub/methods/res/200/?$rid={rid}")     \
     X(FOREIGN_TOPIC, "foreign-topic", "the topic belongs to another identity", "use the topics of the own device id")  \
     X(API_VERSION, "api-version-absent", "the feature needs an api-version in the user name",                          \
       "append /?api-version=2021-04-12 to the user name")                                                              \

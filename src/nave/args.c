@@ -9,7 +9,7 @@ const nv_flag nv_client_flags[] = {
     {"data", 0, "DIR", "data folder of a hub on this machine"},
     {"hub", 0, "STRING", "service connection string of a hub anywhere (else NAVE_CONNECTION_STRING)"},
     {"ca", 0, "FILE", "trusted root of that hub, PEM (else that of the data folder, or the system's)"},
-    {"output", 'o', "json|table", "form of the answer on stdout (default: table)"},
+    {"output", 'o', "json|table", "form of the answer on stdout (default: table; twins and methods: json)"},
     {NULL, 0, NULL, NULL},
 };
 
@@ -35,14 +35,20 @@ static const nv_command *find(const nv_command *commands, const char *noun, cons
     return NULL;
 }
 
-static bool has_noun(const nv_command *commands, const char *noun)
+/* The noun as the table has it and, into @p verbs, "get, patch, replace". @return NULL: there is none */
+static const char *find_noun(const nv_command *commands, const char *noun, char *verbs, size_t size)
 {
+    const char *found = NULL;
+    size_t len = 0;
+    verbs[0] = '\0';
     for (const nv_command *c = commands; c->noun; c++) {
-        if (strcmp(c->noun, noun) == 0) {
-            return true;
+        if (strcmp(c->noun, noun) == 0 && len < size) {
+            int more = snprintf(verbs + len, size - len, "%s%s", found ? ", " : "", c->verb ? c->verb : "");
+            len += more > 0 ? (size_t)more : 0;
+            found = c->noun;
         }
     }
-    return false;
+    return found;
 }
 
 static const nv_flag *flag_in(const nv_flag *table, const char *name, size_t len, char letter)
@@ -90,6 +96,12 @@ static int add_flag(parse *p, const nv_flag *flag, const char *value)
     return NV_EXIT_OK;
 }
 
+/* A value that is one of the command's own long flags is a value forgotten; --name=--value says otherwise. */
+static bool is_flag(const parse *p, const char *word)
+{
+    return strncmp(word, "--", 2) == 0 && word[2] && flag_of(p->args->command, word + 2, strcspn(word + 2, "="), 0);
+}
+
 /* argv[at] begins with '-': "--name", "--name=value", "-o", "-ovalue". */
 static int parse_flag(parse *p)
 {
@@ -108,7 +120,7 @@ static int parse_flag(parse *p)
     if (inline_value) {
         return add_flag(p, flag, inline_value);
     }
-    if (p->at + 1 >= p->argc) {
+    if (p->at + 1 >= p->argc || is_flag(p, p->argv[p->at + 1])) {
         return refuse(p->why, p->why_size, "--%s needs a value (%s)", flag->name, flag->value);
     }
     return add_flag(p, flag, p->argv[++p->at]);
@@ -147,6 +159,19 @@ static int parse_rest(parse *p)
     return NV_EXIT_OK;
 }
 
+/* A noun without one of its verbs is told which there are. */
+static int without_command(nv_args *out, const nv_command *commands, const char *noun, const char *verb, char *why,
+                           size_t why_size)
+{
+    char verbs[128];
+    out->noun = find_noun(commands, noun, verbs, sizeof(verbs));
+    if (!out->noun) {
+        return refuse(why, why_size, "there is no command \"%s\"", noun);
+    }
+    return verb && verb[0] != '-' ? refuse(why, why_size, "\"%s\" has no \"%s\", but %s", noun, verb, verbs)
+                                  : refuse(why, why_size, "\"%s\" needs a verb: %s", noun, verbs);
+}
+
 int nv_args_parse(nv_args *out, const nv_command *commands, int argc, char **argv, char *why, size_t why_size)
 {
     memset(out, 0, sizeof(*out));
@@ -156,10 +181,9 @@ int nv_args_parse(nv_args *out, const nv_command *commands, int argc, char **arg
     const char *verb = argc > 2 ? argv[2] : NULL;
     out->command = find(commands, argv[1], verb);
     if (!out->command) {
-        return has_noun(commands, argv[1])
-                   ? refuse(why, why_size, verb ? "\"%s\" has no \"%s\"" : "\"%s\" needs a verb", argv[1], verb)
-                   : refuse(why, why_size, "there is no command \"%s\"", argv[1]);
+        return without_command(out, commands, argv[1], verb, why, why_size);
     }
+    out->noun = out->command->noun;
     parse p = {out, argc, argv, out->command->verb ? 3 : 2, why, why_size};
     return parse_rest(&p);
 }

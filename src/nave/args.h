@@ -44,6 +44,7 @@ struct nv_command {
 
 struct nv_args {
     const nv_command *command;
+    const char *noun; /* also when it has no such verb; NULL: there is none of that name */
     const nv_flag *flags[NV_ARGS_MAX];
     const char *values[NV_ARGS_MAX]; /* "" for a flag without value */
     size_t flag_count;

@@ -524,7 +524,7 @@ int nv_client_call(nv_client *client, const nv_call *call, nv_answer *answer)
 static bool complain_known(const char *error, const char *text)
 {
     if (error && strcmp(error, "DeviceNotFound") == 0 && !strchr(text, ' ')) {
-        (void)refuse("there is no device \"%s\" (DeviceNotFound)", text);
+        (void)refuse("there is no %s \"%s\" (DeviceNotFound)", strchr(text, '/') ? "module" : "device", text);
     } else if (error && strcmp(error, "ModuleNotFound") == 0 && !strchr(text, ' ')) {
         (void)refuse("there is no module \"%s\" (ModuleNotFound)", text);
     } else if (error && strcmp(error, "IotHubUnauthorizedAccess") == 0) {
@@ -549,8 +549,10 @@ static void complain(long status, const char *message, const char *error)
     }
     if (message[0] == '{' && nv_json_parse(nv_span_str(message), 8, 100, &inner) == NV_OK) {
         const char *said = nv_json_text(inner, "message");
-        (void)refuse("%s%s%s%s", said[0] ? said : "the hub refused", error ? " (" : "", error ? error : "",
-                     error ? ")" : "");
+        if (!complain_known(error, said)) {
+            (void)refuse("%s%s%s%s", said[0] ? said : "the hub refused", error ? " (" : "", error ? error : "",
+                         error ? ")" : "");
+        }
         json_object_put(inner);
     } else if (text && text[1]) {
         (void)refuse("%s (%.*s)", text + 1, (int)(text - name), name);

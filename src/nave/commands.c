@@ -216,7 +216,9 @@ int nv_cmd_help(const nv_args *args)
 {
     int code = nv_help_words(stdout, nv_commands, args->operands, args->operand_count);
     if (code != NV_EXIT_OK) {
-        fprintf(stderr, "nave: there is no command \"%s\"; `nave help` lists them\n", args->operands[0]);
+        const char *verb = args->operand_count > 1 ? args->operands[1] : "";
+        fprintf(stderr, "nave: there is no command \"%s%s%s\"; `nave help` lists them\n", args->operands[0],
+                verb[0] ? " " : "", verb);
     }
     return code;
 }

@@ -7,9 +7,9 @@
 static int usage(const nv_args *args, const char *why)
 {
     fprintf(stderr, "nave: %s\n", why);
-    if (args->command) {
-        fprintf(stderr, "`nave help %s%s%s` says more.\n", args->command->noun, args->command->verb ? " " : "",
-                args->command->verb ? args->command->verb : "");
+    if (args->noun) {
+        const char *verb = args->command ? args->command->verb : NULL;
+        fprintf(stderr, "`nave help %s%s%s` says more.\n", args->noun, verb ? " " : "", verb ? verb : "");
     } else {
         fputs("`nave help` lists the commands.\n", stderr);
     }

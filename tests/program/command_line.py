@@ -20,6 +20,7 @@ def words():
     assert nave("device", "add", "--help")[0] == nave("help", "device", "add")[0]
     for noun in ("device", "consumer-group", "send"):
         assert nave(noun, "--help")[0] == nave(noun, "-h")[0] == nave("help", noun)[0]
+    assert "`nave help twin`" in nave("twin", code=2)[1]
     for bad, part in ((["nope"], "no command"), (["device"], "verb"), (["device", "nope"], "nope"),
                       (["device", "add"], "ID is missing"), (["device", "add", "a", "b"], "one word too many"),
                       (["device", "list", "--nope"], "--nope"), (["sas"], "--device ID or --policy"),
@@ -32,10 +33,13 @@ def words():
                       (["feedback", "--over", "http"], "--over"), (["feedback", "--over", "pigeon"], "--over"),
                       (["monitor", "--over", "pigeon"], "--over"), (["send", "x", "y", "--over", "z"], "--over"),
                       (["monitor", "--over", "http", "--consumer-group", "x"], "--consumer-group"), (["device", "set", "x"], "nothing to change"),
-                      (["up", "--dev-known-keys"], "--dev"), (["help", "nope"], "no command"), ([], "a command"),
+                      (["up", "--dev-known-keys"], "--dev"), (["help", "nope"], "no command"),
+                      (["help", "twin", "nope"], "\"twin nope\""), ([], "a command"),
                       (["device", "list", "-o", "xml"], "json or table"),
                       (["device", "list", "--hub", "HostName=x"], "connection string"),
-                      (["twin"], "verb"), (["twin", "patch", "x"], "missing"), (["method", "x"], "missing"),
+                      (["twin"], "verb: get, patch, replace"), (["twin", "--data", "x"], "verb: get"),
+                      (["twin", "show"], "but get, patch, replace"), (["twin", "get", "x", "--data", "--hub"], "--data needs a value"),
+                      (["twin", "patch", "x"], "missing"), (["method", "x"], "missing"),
                       (["send", "x"], "missing"), (["send", "x", "y", "-p", "z"], "NAME=VALUE"),
                       (["send", "x", "y", "--ack", "some"], "--ack"), (["send", "x", "y", "--ttl", "0"], "--ttl"),
                       (["consumer-group"], "verb"), (["consumer-group", "add"], "NAME is missing"),

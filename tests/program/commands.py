@@ -85,8 +85,8 @@ def twins():
         assert "t" not in hub.json("twin", "get", "d1")["properties"]["desired"]
         module = hub.json("twin", "patch", "d1", '{"properties":{"desired":{"m":1}}}', "--module", "m1")
         assert module["moduleId"] == "m1" and module["properties"]["desired"]["m"] == 1
-        one_sentence(hub.cli("twin", "get", "nobody", code=1)[1], "nobody", "DeviceNotFound")
-        one_sentence(hub.cli("twin", "get", "d1", "--module", "nobody", code=1)[1], "nobody", "DeviceNotFound")
+        one_sentence(hub.cli("twin", "get", "nobody", code=1)[1], 'there is no device "nobody"', "DeviceNotFound")
+        one_sentence(hub.cli("twin", "get", "d1", "--module", "nobody", code=1)[1], 'no module "d1/nobody"', "DeviceNotFound")
         one_sentence(hub.cli("twin", "patch", "d1", '{"tags":{"a.b":1}}', code=1)[1], "tags", "ArgumentInvalid")
         one_sentence(hub.cli("twin", "patch", "d1", "no JSON", code=2)[1], "no JSON")
         one_sentence(hub.cli("twin", "patch", "d1", "@/nowhere", code=1)[1], "/nowhere")
@@ -109,7 +109,7 @@ def methods():
         out, err = hub.cli("method", "d1", "reboot", code=1)
         assert out == ""
         one_sentence(err, "not online", "DeviceNotOnline")
-        one_sentence(hub.cli("method", "nobody", "reboot", code=1)[1], "nobody", "DeviceNotFound")
+        one_sentence(hub.cli("method", "nobody", "reboot", code=1)[1], 'there is no device "nobody"', "DeviceNotFound")
         one_sentence(hub.cli("method", "d1", "no name", code=1)[1], "methodName", "ArgumentInvalid")
         one_sentence(hub.cli("method", "d1", "reboot", "no JSON", code=2)[1], "no JSON")
         for flag, value in (("--timeout", "4"), ("--timeout", "301"), ("--connect-timeout", "x")):
