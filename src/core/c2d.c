@@ -197,7 +197,9 @@ static nv_hub_error check_send(nv_c2d_send *send)
         return refuse(send, NV_HUB_ERROR_ArgumentInvalid, "Feedback needs a message id that is a text");
     }
     if (send->expires_us > nv_wall_us(hub->clock) + limits->c2d_ttl_max_s * NV_US_PER_S) {
-        return refuse(send, NV_HUB_ERROR_ArgumentInvalid, "The message expires too far ahead: at most two days");
+        (void)snprintf(send->detail, sizeof(send->detail), "The message expires too far ahead: at most %lld s from now",
+                       (long long)limits->c2d_ttl_max_s);
+        return NV_HUB_ERROR_ArgumentInvalid;
     }
     return NV_HUB_ERROR_NONE;
 }

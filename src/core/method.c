@@ -21,6 +21,7 @@
 #include "codec/json.h"
 
 #include <assert.h>
+#include <inttypes.h>
 #include <stdio.h>
 #include <stdlib.h>
 
@@ -351,7 +352,10 @@ static bool check_payload(const nv_hub *hub, nv_method_call *call, nv_buf *out)
 {
     nv_err err = keep_payload(call->payload, hub->limits.method_bytes, out);
     if (err == NV_E_TOO_BIG && call->payload.len > (size_t)hub->limits.method_bytes) {
-        refuse(call, NV_HUB_ERROR_MessageTooLarge, "");
+        char detail[100];
+        (void)snprintf(detail, sizeof(detail), "The payload has %zu bytes, of %" PRId64 " (limits.method_bytes)",
+                       call->payload.len, hub->limits.method_bytes);
+        refuse(call, NV_HUB_ERROR_MessageTooLarge, detail);
     } else if (err != NV_OK) {
         refuse(call, NV_HUB_ERROR_ArgumentInvalid, "The payload is not JSON, or nested too deep");
     }

@@ -162,11 +162,20 @@ static void batch(void **state)
     must_contain(all, "\"message-id\":\"m1\"");
     must_contain(all, "\"body\":\"two\"");
     must_contain(all, "\"body\":\"three\"");
-    static const char *const bad[] = {
-        "[]", "{}", "[1]", "[{}]", "[{\"body\":7}]", "[{\"body\":\"%%%%\"}]", "[{\"body\":\"\",\"properties\":[]}]"};
+    static const struct {
+        const char *body;
+        const char *says;
+    } bad[] = {{"[]", "an array of one or more"},
+               {"{}", "an array of one or more"},
+               {"[1]", "Message 0 of the batch: it needs a body"},
+               {"[{}]", "it needs a body"},
+               {"[{\"body\":\"\"},{\"body\":7}]", "Message 1 of the batch: it needs a body"},
+               {"[{\"body\":\"%%%%\"}]", "it needs a body (base64"},
+               {"[{\"body\":\"\",\"properties\":[]}]", "its properties are an object"}};
     for (size_t i = 0; i < NV_COUNT_OF(bad); i++) {
         nv_use_headers(type);
-        nv_expect_error("POST", EVENTS, bad[i], 400, "ArgumentInvalid");
+        nv_expect_error("POST", EVENTS, bad[i].body, 400, "ArgumentInvalid");
+        must_contain(nv_rig_said.body, bad[i].says);
     }
     nv_use_headers(type);
     nv_expect_error("POST", EVENTS, "[{\"body\"", 400, "IotHubFormatError");
@@ -203,6 +212,7 @@ static void size_by_the_formula(void **state)
     body[262144 - 3] = '\0';
     nv_use_headers("iothub-app-a: b\r\niothub-messageid: id\r\n");
     nv_expect_error("POST", EVENTS, body, 413, "MessageTooLarge");
+    must_contain(nv_rig_said.body, "The message has 262145 bytes with properties, of 262144 (limits.message_bytes)");
 }
 
 /* ---- who may ---------------------------------------------------------------------------------------------------- */
@@ -373,6 +383,8 @@ static void sending(void **state)
             fail_msg("%s: %u %s", rows[i].body, nv_rig_said.status, nv_rig_said.body);
         }
     }
+    (void)nv_ask("POST", "/nave/v1/devices/d1/messages", "{\"ttlSeconds\":172801}");
+    must_contain(nv_rig_said.body, "at most 172800 s from now");
     nv_expect("POST", "/nave/v1/devices/nobody/messages", "{}", 404);
     assert_string_equal(header("iothub-errorcode"), "DeviceNotFound");
     nv_use_policy("registryReadWrite");

@@ -4,6 +4,8 @@
 #include "base/diag.h"
 
 #include <assert.h>
+#include <inttypes.h>
+#include <stdio.h>
 #include <stdlib.h>
 
 /* Queued output beyond which no further request is taken from this peer. */
@@ -266,6 +268,14 @@ static void refuse_bytes(nv_http_conn *conn, nv_hub_error error, const char *det
     close_conn(conn);
 }
 
+static void refuse_body(nv_http_conn *conn)
+{
+    char detail[100];
+    (void)snprintf(detail, sizeof(detail), "The body is longer than %" PRId64 " bytes (limits.http_body_bytes)",
+                   hub_of(conn)->limits.http_body_bytes);
+    refuse_bytes(conn, NV_HUB_ERROR_MessageTooLarge, detail);
+}
+
 /** From the head to the decision whether the body is wanted. */
 static void look_up(nv_http_conn *conn, nv_http_exchange *x)
 {
@@ -365,7 +375,7 @@ static void on_event(nv_http_conn *conn, nv_http_event event, const char *why)
         refuse_bytes(conn, NV_HUB_ERROR_RequestHeadTooLarge, NULL);
         break;
     case NV_HTTP_BODY_BIG:
-        refuse_bytes(conn, NV_HUB_ERROR_MessageTooLarge, NULL);
+        refuse_body(conn);
         break;
     }
 }

@@ -82,6 +82,8 @@ static void errors_have_their_form(void **state)
             assert_true(!rows[i].closes || (connection && strcmp(connection, "close") == 0));
         }
     }
+    (void)ask("PUT /devices/d HTTP/1.1\r\nContent-Length: 99999999\r\n\r\n", 0, false);
+    assert_non_null(strstr(answer.body, " bytes (limits.http_body_bytes)"));
     (void)ask("DELETE /devices HTTP/1.1\r\n\r\n", 0, false);
     assert_string_equal(nv_answer_header(&answer, "Allow"), "GET, HEAD, POST");
 }

@@ -11,6 +11,7 @@
 #include "core/devices.h"
 #include "core/telemetry.h"
 
+#include <inttypes.h>
 #include <json-c/json.h>
 #include <stdio.h>
 #include <stdlib.h>
@@ -164,7 +165,8 @@ static void add_message(d2c_op *op)
     nv_buf_init(&m->properties, PROPERTIES_MAX);
 }
 
-static bool fits(d2c_op *op)
+/* One message or all of a batch, by the formula of the service. */
+static size_t size_of(const d2c_op *op)
 {
     size_t total = 0;
     for (size_t i = 0; i < op->count; i++) {
@@ -172,15 +174,20 @@ static bool fits(d2c_op *op)
         nv_ignore(nv_record_size(nv_buf_span(&op->messages[i].properties), op->messages[i].body, &size));
         total += size;
     }
-    return (int64_t)total <= op->x->hub->limits.message_bytes;
+    return total;
 }
 
 static void start(d2c_op *op)
 {
-    if (fits(op)) {
+    size_t size = size_of(op);
+    int64_t limit = op->x->hub->limits.message_bytes;
+    if ((int64_t)size <= limit) {
         begin(op);
     } else {
-        nv_http_fail(op->x, NV_HUB_ERROR_MessageTooLarge, NULL);
+        char detail[120];
+        (void)snprintf(detail, sizeof(detail), "%s %zu bytes with properties, of %" PRId64 " (limits.message_bytes)",
+                       op->count > 1 ? "The batch has" : "The message has", size, limit);
+        nv_http_fail(op->x, NV_HUB_ERROR_MessageTooLarge, detail);
     }
 }
 
@@ -231,6 +238,17 @@ static bool read_body(struct json_object *item, d2c_message *m)
     return true;
 }
 
+/* @return what is wrong, or NULL */
+static const char *read_message(struct json_object *item, d2c_message *m)
+{
+    if (!item || !json_object_is_type(item, json_type_object) || !read_body(item, m)) {
+        return "it needs a body (base64, or text with base64Encoded false)";
+    }
+    return read_properties(nv_json_member(item, "properties"), &m->properties)
+               ? NULL
+               : "its properties are an object of names and texts that fit into a message";
+}
+
 /* Each empty object of a batch costs the hub a thousand bytes until the log has them all: bounded by their number. */
 static bool parse_batch(d2c_op *op)
 {
@@ -255,19 +273,16 @@ static void start_batch(d2c_op *op)
     }
     size_t count = json_object_is_type(op->tree, json_type_array) ? json_object_array_length(op->tree) : 0;
     if (count == 0) {
-        nv_http_fail(x, NV_HUB_ERROR_ArgumentInvalid, "The body of a batch is an array of messages");
+        nv_http_fail(x, NV_HUB_ERROR_ArgumentInvalid, "The body of a batch is an array of one or more messages");
         return;
     }
     op->messages = nv_calloc(count, sizeof(*op->messages));
     for (size_t i = 0; i < count; i++) {
-        struct json_object *item = json_object_array_get_idx(op->tree, i);
         add_message(op);
-        d2c_message *m = &op->messages[i];
-        if (!item || !json_object_is_type(item, json_type_object) || !read_body(item, m) ||
-            !read_properties(nv_json_member(item, "properties"), &m->properties)) {
+        const char *wrong = read_message(json_object_array_get_idx(op->tree, i), &op->messages[i]);
+        if (wrong) {
             char detail[120];
-            (void)snprintf(detail, sizeof(detail),
-                           "Message %zu of the batch needs a body (base64, or text with base64Encoded false)", i);
+            (void)snprintf(detail, sizeof(detail), "Message %zu of the batch: %s", i, wrong);
             nv_http_fail(x, NV_HUB_ERROR_ArgumentInvalid, detail);
             return;
         }

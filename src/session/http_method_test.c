@@ -186,6 +186,7 @@ static void wrong_requests(void **state)
     (void)snprintf(big + len + 131072 - 1, 10, "\"}");
     (void)nv_ask("POST", METHODS, big);
     nv_said_e3(413, "MessageTooLarge", 413001);
+    assert_non_null(strstr(nv_rig_said.body, "The payload has 131073 bytes, of 131072 (limits.method_bytes)"));
 }
 
 static void modules_have_methods_too(void **state)
