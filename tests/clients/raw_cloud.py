@@ -295,6 +295,37 @@ def redelivery(hub, devices):
         assert take_publish(wire)[2] == b"next", "what was acknowledged is gone"
 
 
+def waiting(hub, device_id):
+    return hub.json("device", "show", device_id)["cloudToDeviceMessageCount"]
+
+
+# conformance: semantics.md 59
+def nothing_rejects(hub, devices):
+    """Whatever a device does short of PUBACK, its message stays; only PUBACK ends it, as Success."""
+    devices.connect("x1").quit()
+    context = ssl.create_default_context(cafile=hub.ca())
+    subscribe = packet(0x82, struct.pack(">H", 1) + text(BOUND % "x1") + b"\x01")
+    hub.cli("send", "x1", "stays", "--message-id", "x 1", "--ack", "full")
+    for leave in (packet(0xA2, struct.pack(">H", 2) + text(BOUND % "x1")), packet(0x40, struct.pack(">H", 4711)), b""):
+        with Wire("x1", devices.keys["x1"], port=8883, tls=context) as wire:
+            wire.send(subscribe)
+            wire.take(5)
+            assert take_publish(wire)[2] == b"stays"
+            wire.send(leave + b"\xc0\x00")
+            while wire.take(2) != b"\xd0\x00":  # an UNSUBACK has four bytes
+                pass
+            wire.send(b"\xe0\x00")
+        assert waiting(hub, "x1") == 1
+    with Wire("x1", devices.keys["x1"], port=8883, tls=context) as wire:
+        wire.send(subscribe)
+        wire.take(5)
+        _, packet_id, body = take_publish(wire)
+        assert body == b"stays"
+        wire.send(packet(0x40, struct.pack(">H", packet_id)))
+        assert feedback(hub, "x 1")["statusCode"] == "Success"
+        assert waiting(hub, "x1") == 0
+
+
 class WebSocketWire(Socket):
     """The same over WebSocket: a stream of the frames' payloads."""
 
@@ -354,6 +385,7 @@ def run(hub):
     methods(hub, devices)
     messages(hub, devices)
     redelivery(hub, devices)
+    nothing_rejects(hub, devices)
 
 
 with_hub(run, config="limits:\n  c2d_lock_s: 6\n")
