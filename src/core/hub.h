@@ -68,9 +68,9 @@ struct nv_hub {
     uint16_t shard_to_loop[NV_SHARDS];
     /* written by all loops */
     _Atomic uint64_t _stamp_id;
-    _Atomic uint64_t _claims; /* numbers given to connections */
-    _Atomic uint64_t _method_calls;
-    _Atomic int64_t _queries; /* running now */
+    _Atomic uint64_t _claims;       /* numbers given to connections */
+    _Atomic uint64_t _method_calls; /* numbers given to direct methods; where they begin is random in each run */
+    _Atomic int64_t _queries;       /* running now */
     _Atomic bool _stopping;
     _Atomic int64_t _devices_connected;
     _Atomic int64_t _refusals_second; /* monotonic: when refusals were last written */

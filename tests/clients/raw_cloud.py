@@ -176,6 +176,23 @@ def methods(hub, devices):
         d.quit()
 
 
+def answers_of_a_former_life(hub, devices):
+    """A device that finishes a method after the hub was killed does not answer the next caller's."""
+    rids = []
+    for name in ("former", "present"):
+        hub.kill()
+        hub.start()
+        d = devices.connect("f1")
+        d.subscribe([(METHODS, 0)])
+        call = Call(hub, "f1", name, "--timeout", "30")
+        rids.append(d.receive()[0].split("$rid=")[1])
+    assert 0 < int(rids[0]) < 2**31 and rids[0] != rids[1], rids
+    for rid, name in zip(rids, ("former", "present")):
+        d.publish("$iothub/methods/res/200/?$rid=" + rid, json.dumps(name), 1)
+    assert call.answer() == {"status": 200, "payload": "present"}
+    d.quit()
+
+
 def feedback(hub, message_id):
     """What the service is told of a message, once it is; paho acknowledges by itself."""
     shown = hub.json("hub", "show")
@@ -386,6 +403,7 @@ def run(hub):
     messages(hub, devices)
     redelivery(hub, devices)
     nothing_rejects(hub, devices)
+    answers_of_a_former_life(hub, devices)
 
 
 with_hub(run, config="limits:\n  c2d_lock_s: 6\n")
