@@ -36,8 +36,7 @@ struct mqtt_c2d {
     nv_list held;      /* oldest first */
     uint32_t count;    /* in both */
     uint32_t settling; /* entries that the core has */
-    uint16_t last_packet_id;
-    bool detached; /* the core has let go of the receiver */
+    bool detached;     /* the core has let go of the receiver */
 };
 
 /* The analyzer of clang 14 does not see that an entry leaves its list before it is freed; hence the suppressions. */
@@ -112,22 +111,28 @@ void mqtt_on_puback(mqtt_device *m, uint16_t packet_id)
 
 /* ---- sending --------------------------------------------------------------------------------------------------- */
 
-static bool packet_id_is_free(mqtt_c2d *c, uint16_t packet_id)
+static bool list_has_packet_id(nv_list *list, uint16_t packet_id)
 {
-    for (nv_list *link = nv_list_first(&c->sent); link != &c->sent; link = link->next) {
+    for (nv_list *link = nv_list_first(list); link != list; link = link->next) {
         if (entry_of(link)->packet_id == packet_id) {
-            return false;
+            return true;
         }
     }
-    return packet_id != 0;
+    return false;
 }
 
-static uint16_t next_packet_id(mqtt_c2d *c)
+/*
+ * A message keeps its id over connections and restarts [MQTT-4.4.0-1], because the id comes from its number in the
+ * queue: a client that acknowledges late, over its next connection, means this message and no other. What is in flight
+ * spans 65,535 numbers only if one was left lying for so long; then the next free id has to do.
+ */
+static uint16_t packet_id_for(mqtt_c2d *c, uint64_t sequence)
 {
-    do {
-        c->last_packet_id++;
-    } while (!packet_id_is_free(c, c->last_packet_id));
-    return c->last_packet_id;
+    uint16_t packet_id = (uint16_t)((sequence - 1) % UINT16_MAX + 1);
+    while (list_has_packet_id(&c->sent, packet_id) || list_has_packet_id(&c->held, packet_id)) {
+        packet_id = (uint16_t)(packet_id == UINT16_MAX ? 1 : packet_id + 1);
+    }
+    return packet_id;
 }
 
 static void log_undeliverable(mqtt_device *m, const nv_c2d_message *message)
@@ -160,7 +165,7 @@ static void publish(mqtt_c2d *c, mqtt_c2d_entry *entry, nv_c2d_message *message,
     bool dup = qos > 0 && (again || (m->resumed && message->delivery_count > 1));
     nv_list_remove(&entry->link);
     if (qos > 0 && !again) {
-        entry->packet_id = next_packet_id(c);
+        entry->packet_id = packet_id_for(c, entry->sequence);
     }
     nv_list_push_back(&c->sent, &entry->link); /* the session may end while it is written, and clears the lists then */
     nv_mqtt_publish packet = {.topic = topic,

@@ -484,12 +484,12 @@ static void test_messages_survive_a_restart(void **state)
     mqtt_pair_open(&pair, &r->hub->loops[0], 2);
     send_message(r, &pair, "offline");
     come_back(r, &pair, &login);
-    expect_text(r, &pair, "CONNACK 0 session\nPUBLISH q1 id=1 dup " TO "sent\nPUBLISH q1 id=2 " TO "offline\n");
-    mqtt_pair_send_hex(&pair, "4002000140020002");
+    expect_text(r, &pair, "CONNACK 0 session\nPUBLISH q1 id=2 dup " TO "sent\nPUBLISH q1 id=3 " TO "offline\n");
+    mqtt_pair_send_hex(&pair, "4002000240020003");
     come_back(r, &pair, &login);
     expect_text(r, &pair, "CONNACK 0 session\n");
     send_message(r, &pair, "next");
-    expect_text(r, &pair, "PUBLISH q1 id=1 " TO "next\n"); /* nothing else */
+    expect_text(r, &pair, "PUBLISH q1 id=4 " TO "next\n"); /* nothing else */
     leave(r, &pair);
     real_core_free(r);
 }
