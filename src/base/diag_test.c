@@ -91,7 +91,7 @@ static void check_unread(int reader, int writer)
     s = (seen){.len = 0};
     assert_int_equal(fcntl(reader, F_SETFL, O_NONBLOCK), 0);
     int64_t before = nv_metric_get(NV_M_DIAG_DROPPED);
-    (void)alarm(60); /* a write that waits would wait for ever */
+    (void)alarm(300); /* a write that waits would wait for ever */
     nv_diag_setup(NV_LEVEL_INFO, false, writer);
     write_from_all();
     assert_int_equal(fcntl(writer, F_GETFL) & O_NONBLOCK, 0); /* what others share with us is as it was */
@@ -135,7 +135,7 @@ static void a_terminal(void **state)
     }
     int slave = open(ptsname(master), O_RDWR | O_NOCTTY);
     assert_true(slave >= 0);
-    (void)alarm(60);
+    (void)alarm(300);
     nv_diag_setup(NV_LEVEL_INFO, false, slave);
     write_from_all();
     (void)alarm(0);
@@ -185,7 +185,7 @@ static void a_file_gets_everything(void **state)
     assert_true(fd >= 0);
     (void)unlink(path);
     assert_int_equal(fcntl(fd, F_SETFL, O_APPEND), 0);
-    (void)alarm(60);
+    (void)alarm(300);
     nv_diag_setup(NV_LEVEL_INFO, false, fd);
     write_from_all();
     (void)alarm(0);

@@ -537,7 +537,7 @@ static void failed_background_sync(void **state)
     nv_fault_disk_fail_syncs(kit.fault, 1, UINT64_MAX / 2, NV_E_IO);
     for (int i = 0; i < 30 && kit_append_many(&kit, 0, 100, 1000) == NV_OK; i++) {
     }
-    for (int i = 0; i < 10000 && rollbacks() == 0; i++) {
+    for (int i = 0; i < 60000 && rollbacks() == 0; i++) {
         struct timespec ms = {0, 1000000};
         nanosleep(&ms, NULL);
     }

@@ -217,7 +217,7 @@ nv_log_health kit_health(log_kit *kit)
 void kit_wait_health(log_kit *kit, nv_log_health health)
 {
     /* The log has no event for this, on purpose: callers learn by their next batch. */
-    for (int i = 0; i < 10000 && kit_health(kit) != health; i++) {
+    for (int i = 0; i < 60000 && kit_health(kit) != health; i++) {
         struct timespec ms = {0, 1000000};
         nanosleep(&ms, NULL);
     }
