@@ -31,10 +31,10 @@ void nv_rig_hub_init(nv_rig_hub *rig)
     nv_buf_init(&why, 500);
     nv_state_config state = {.dir = rig->dir, .clock = &rig->clock.clock, .rng = &rig->rng.rng};
     assert_int_equal(nv_state_open(&rig->state, &state, &why), NV_OK);
-    static const char *const names[] = {NV_RIG_HOST, "127.0.0.1"};
+    static const char *const names[] = {NV_RIG_HOST, "127.0.0.1", "::1"};
     nv_exec *loops[] = {&rig->queue.exec};
     nv_hub_config config = {.host_names = names,
-                            .host_name_count = 2,
+                            .host_name_count = NV_COUNT_OF(names),
                             .limits = &nv_limits_open,
                             .log = rig->log,
                             .state = rig->state,

@@ -229,6 +229,13 @@ static nv_span bare_host(nv_span authority)
     return has_port ? nv_span_first(host, colon - 1) : host;
 }
 
+nv_span amqp_host_of(nv_span authority)
+{
+    nv_span host = bare_host(authority);
+    bool bracketed = host.len > 2 && host.ptr[0] == '[' && host.ptr[host.len - 1] == ']';
+    return bracketed ? nv_span_of(host.ptr + 1, host.len - 2) : host;
+}
+
 size_t amqp_audience(nv_span text, char out[1024])
 {
     char memory[1024];

@@ -48,6 +48,8 @@ static void redirects(void **state)
          "amqps://hub.test:5671/hub/"}, /* Go cuts the last byte off */
         {"HUB.test:5671", false, "/messages/events/", "HUB.test", NULL},
         {"127.0.0.1", false, "/messages/events", "127.0.0.1", "amqps://127.0.0.1:5671/hub"},
+        {"[::1]:5671", false, "/messages/events", "::1", "amqps://[::1]:5671/hub"},
+        {"::1", false, "/messages/events", "::1", "amqps://[::1]:5671/hub"},
         {"gateway.example", false, "/messages/events", NV_RIG_HOST, "amqps://hub.test:5671/hub"},
     };
     for (size_t i = 0; i < NV_COUNT_OF(rows); i++) {

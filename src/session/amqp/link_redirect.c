@@ -50,23 +50,12 @@ static void on_detached(nv_amqp_link *link, const nv_amqp_problem *problem)
 
 static const nv_amqp_link_ops ops = {.detached = on_detached};
 
-/* The name that the client dialled, if it is the hub's, as it stands in an address: without port, IPv6 in brackets. */
-static size_t name_host(const amqp_server *s, char out[HOST_MAX])
+/* The name that the client dialled, if it is the hub's. An IPv6 address without brackets. */
+static nv_span dialled(const amqp_server *s)
 {
     const nv_hub *hub = amqp_hub(s);
     nv_span host = nv_span_str(s->host);
-    if (host.len == 0 || !nv_hub_is_alias(hub, host)) {
-        host = hub->host_names[0];
-    }
-    if (host.ptr[0] == '[') {
-        size_t bracket = nv_span_find(host, ']');
-        host = nv_span_first(nv_span_skip(host, 1), bracket > 0 ? bracket - 1 : 0);
-    }
-    size_t colon = nv_span_find(host, ':');
-    bool ipv6 = colon < host.len && nv_span_find(nv_span_skip(host, colon + 1), ':') < host.len - colon - 1;
-    host = ipv6 ? host : nv_span_first(host, colon);
-    int len = snprintf(out, HOST_MAX, ipv6 ? "[%.*s]" : "%.*s", NV_SPAN_ARG(host));
-    return len > 0 && (size_t)len < HOST_MAX ? (size_t)len : 0;
+    return host.len > 0 && nv_hub_is_alias(hub, host) ? host : amqp_host_of(hub->host_names[0]);
 }
 
 static nv_span put_info(nv_writer *w, nv_span host, nv_span address)
@@ -87,16 +76,16 @@ static nv_span put_info(nv_writer *w, nv_span host, nv_span address)
 void amqp_open_redirect(amqp_server *s, amqp_device *device, nv_amqp_link *link, const amqp_address *address)
 {
     (void)device;
-    char host[HOST_MAX];
     char target[ADDRESS_MAX];
     redirect_link *self = nv_calloc(1, sizeof(*self));
-    size_t host_len = name_host(s, host);
+    nv_span host = dialled(s);
+    bool ipv6 = nv_span_find(host, ':') < host.len;
     nv_span entity = nv_event_hub_entity(amqp_hub(s));
-    int len = snprintf(target, sizeof(target), "amqps://%.*s:%d/%.*s%.*s", (int)host_len, host, PORT,
-                       NV_SPAN_ARG(entity), NV_SPAN_ARG(address->rest));
+    int len = snprintf(target, sizeof(target), ipv6 ? "amqps://[%.*s]:%d/%.*s%.*s" : "amqps://%.*s:%d/%.*s%.*s",
+                       NV_SPAN_ARG(host), PORT, NV_SPAN_ARG(entity), NV_SPAN_ARG(address->rest));
     nv_writer w = nv_writer_of(self->info, sizeof(self->info));
-    if (host_len > 0 && len > 0 && (size_t)len < sizeof(target)) {
-        self->info_len = put_info(&w, nv_span_of(host, host_len), nv_span_of(target, (size_t)len)).len;
+    if (len > 0 && (size_t)len < sizeof(target)) {
+        self->info_len = put_info(&w, host, nv_span_of(target, (size_t)len)).len;
     }
     if (self->info_len == 0) {
         free(self);

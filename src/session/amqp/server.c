@@ -412,13 +412,13 @@ static void on_sasl(nv_amqp_conn *conn, nv_span mechanism, nv_span initial_respo
     amqp_auth_sasl((amqp_server *)(void *)conn, mechanism, initial_response);
 }
 
-/* Without port; what a redirect can name. */
+/* What a redirect can name. */
 static void take_host(amqp_server *s, nv_span hostname)
 {
-    nv_span host = nv_span_first(hostname, nv_span_find(hostname, ':'));
+    nv_span host = amqp_host_of(hostname);
     bool usable = host.len > 0 && host.len <= HOST_MAX;
     for (size_t i = 0; i < host.len; i++) {
-        usable = usable && (isalnum(host.ptr[i]) || host.ptr[i] == '.' || host.ptr[i] == '-' || host.ptr[i] == '_');
+        usable = usable && (isalnum(host.ptr[i]) || nv_span_find(nv_span_str(".-_:"), host.ptr[i]) < 4);
     }
     if (usable) {
         free(s->host);

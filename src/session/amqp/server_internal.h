@@ -87,6 +87,9 @@ nv_span amqp_address_path(nv_span text);
  */
 size_t amqp_audience(nv_span text, char out[1024]);
 
+/** The host of "[user@]host[:port]", an IPv6 address without its brackets. */
+nv_span amqp_host_of(nv_span authority);
+
 /* ---- principals (server_auth.c) ------------------------------------------------------------------------------------
  */
 
