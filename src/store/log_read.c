@@ -18,8 +18,8 @@ enum {
     TURNS = 4,
     AHEAD = 2 << 20,
     NEAR = 1 << 20,
-    WAIT_US = 10000,
-    ACTIVE_US = 40000,
+    WAIT_US = 10000,   /* at most, for others to come closer */
+    ACTIVE_US = 40000, /* who asked for nothing for so long is waited for no more */
     MISSES = 16
 };
 
@@ -424,13 +424,20 @@ static void stop_waiting_locked(nv_log *log, nv_log_reader *r, bool late)
     nv_list_push_back(&log->requests, &r->link);
 }
 
-/** Let those in front go on when the others have come close. */
+/** Let those in front go on: all when the others have come close, else who has waited for long enough. */
 static void review_waiting_locked(nv_log *log)
 {
-    if (!nv_list_empty(&log->waiting) && !held_back_locked(log, nv_mono_us(nv_clock_system()))) {
-        while (!nv_list_empty(&log->waiting)) {
-            stop_waiting_locked(log, nv_container_of(log->waiting.next, nv_log_reader, link), false);
+    if (nv_list_empty(&log->waiting)) {
+        return;
+    }
+    int64_t now_us = nv_mono_us(nv_clock_system());
+    bool close = !held_back_locked(log, now_us);
+    while (!nv_list_empty(&log->waiting)) {
+        nv_log_reader *first = nv_container_of(log->waiting.next, nv_log_reader, link);
+        if (!close && first->wait_until_us > now_us) {
+            return;
         }
+        stop_waiting_locked(log, first, !close);
     }
 }
 
@@ -443,10 +450,8 @@ static void sleep_locked(nv_log *log)
     }
     nv_log_reader *first = nv_container_of(log->waiting.next, nv_log_reader, link);
     struct timespec until = {first->wait_until_us / NV_US_PER_S, first->wait_until_us % NV_US_PER_S * 1000};
-    if (pthread_cond_timedwait(&log->reader_wake, &log->lock, &until) != 0 && !nv_list_empty(&log->waiting)) {
-        first = nv_container_of(log->waiting.next, nv_log_reader, link); /* the one before may have been closed */
-        stop_waiting_locked(log, first, true);
-    }
+    (void)pthread_cond_timedwait(&log->reader_wake, &log->lock, &until);
+    review_waiting_locked(log);
 }
 
 static void wait_for_request_locked(nv_log *log)
