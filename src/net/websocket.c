@@ -31,6 +31,14 @@ void nv_ws_decoder_deinit(nv_ws_decoder *decoder)
     nv_buf_deinit(&decoder->control);
 }
 
+static void remember(nv_ws_decoder *d, nv_span some)
+{
+    size_t fresh = some.len < sizeof(d->_last) ? some.len : sizeof(d->_last);
+    size_t old = sizeof(d->_last) - fresh;
+    memmove(d->_last, d->_last + fresh, old);
+    memcpy(d->_last + old, some.ptr + some.len - fresh, fresh);
+}
+
 /* wslay asks for bytes. -1: there are none now. */
 static ssize_t give(uint8_t *out, size_t len, int flags, void *arg)
 {
@@ -43,6 +51,7 @@ static ssize_t give(uint8_t *out, size_t len, int flags, void *arg)
     memcpy(out, some.ptr, some.len);
     d->_in = nv_span_skip(d->_in, some.len);
     d->_held += some.len;
+    remember(d, some);
     return (ssize_t)some.len;
 }
 
@@ -101,6 +110,7 @@ static nv_ws_event check_data(nv_ws_decoder *d, const struct wslay_frame_iocb *f
 
 static nv_ws_event check_head(nv_ws_decoder *d, const struct wslay_frame_iocb *frame)
 {
+    d->_checked = true;
     if (frame->rsv != WSLAY_RSV_NONE) {
         return bad(d, NV_WS_PROTOCOL_ERROR, "a reserved bit is set, and no extension was agreed on");
     }
@@ -115,6 +125,33 @@ static nv_ws_event check_head(nv_ws_decoder *d, const struct wslay_frame_iocb *f
     }
     nv_buf_clear(&d->control);
     return NV_WS_MORE;
+}
+
+/* What is announced, as far as it says how long the frame is. @return false: more bytes are needed [RFC 6455 5.2] */
+static bool read_head(nv_span bytes, struct wslay_frame_iocb *frame)
+{
+    nv_reader r = nv_reader_of(bytes);
+    uint8_t first = nv_read_u8(&r);
+    uint8_t second = nv_read_u8(&r);
+    uint8_t len = second & (MASKED - 1u);
+    frame->fin = first >> 7;
+    frame->rsv = first >> 4 & 7u;
+    frame->opcode = first & 15u;
+    frame->mask = second >> 7;
+    frame->payload_length = len == 127 ? nv_read_u64_be(&r) : len == 126 ? nv_read_u16_be(&r) : len;
+    return r.err == NV_OK;
+}
+
+/* wslay tells of a frame with the first of its payload. What must not come is refused when its head is there. */
+static nv_ws_event check_early(nv_ws_decoder *d)
+{
+    struct wslay_frame_iocb frame;
+    memset(&frame, 0, sizeof(frame));
+    if (d->_checked || d->_held == 0 || d->_held > sizeof(d->_last) ||
+        !read_head(nv_span_of(d->_last + sizeof(d->_last) - d->_held, d->_held), &frame)) {
+        return NV_WS_MORE;
+    }
+    return check_head(d, &frame);
 }
 
 /* ---- control frames ---- */
@@ -159,7 +196,7 @@ static size_t head_len(const nv_ws_decoder *d, uint64_t payload_len)
 /* wslay has some or all of a frame's payload. */
 static nv_ws_event take_piece(nv_ws_decoder *d, const struct wslay_frame_iocb *frame)
 {
-    nv_ws_event event = d->_done == 0 ? check_head(d, frame) : NV_WS_MORE;
+    nv_ws_event event = d->_checked ? NV_WS_MORE : check_head(d, frame);
     if (event != NV_WS_MORE) {
         return event;
     }
@@ -167,6 +204,7 @@ static nv_ws_event take_piece(nv_ws_decoder *d, const struct wslay_frame_iocb *f
     bool whole = d->_done == frame->payload_length;
     if (whole) {
         d->_done = 0;
+        d->_checked = false;
         d->_held -= head_len(d, frame->payload_length);
     }
     d->_held -= frame->data_length;
@@ -198,7 +236,7 @@ static nv_ws_event decode(nv_ws_decoder *d, uint8_t *out, size_t room, size_t *l
         memset(&frame, 0, sizeof(frame));
         ssize_t got = wslay_frame_recv(d->_frames, &frame);
         if (got == WSLAY_ERR_WANT_READ) {
-            return NV_WS_MORE;
+            return check_early(d);
         }
         nv_ws_event event = got < 0 ? bad(d, NV_WS_PROTOCOL_ERROR, "not a WebSocket frame") : take_piece(d, &frame);
         if (event != NV_WS_MORE) {

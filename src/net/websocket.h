@@ -52,10 +52,12 @@ typedef struct nv_ws_decoder {
     /* private */
     bool _client;     /* frames come from a server */
     bool _in_message; /* a fragment was the last data frame */
+    bool _checked;    /* the head of the frame under way is good */
     size_t _max_message;
-    uint64_t _message; /* bytes of the message under way, as announced */
-    uint64_t _done;    /* bytes of the frame under way, that were seen */
-    size_t _held;      /* bytes that wslay has and no complete frame accounts for */
+    uint64_t _message;                    /* bytes of the message under way, as announced */
+    uint64_t _done;                       /* bytes of the frame under way, that were seen */
+    size_t _held;                         /* bytes that wslay has and no complete frame accounts for */
+    uint8_t _last[NV_WS_MASKED_HEAD_MAX]; /* that wslay got, the newest at the end: a head that it keeps to itself */
     nv_span _in;
     nv_span _payload; /* unmasked and not taken away yet; in wslay's buffer */
     struct wslay_frame_context *_frames;

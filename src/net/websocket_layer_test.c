@@ -258,11 +258,7 @@ static void test_long_messages(void **state)
     int fd = dial(&h);
     say_frame(fd, 0x82, line, 1000);
     expect_frame(fd, 0x82, line, 1000);
-    say_bytes(fd,
-              "\x82\xfe\x03\xe9"
-              "abcd"
-              "1",
-              9); /* 1,001 are announced: nobody waits for them */
+    say_bytes(fd, "\x82\xfe\x03\xe9", 4); /* 1,001 are announced: nobody waits for them */
     expect_goodbye(fd, NV_WS_TOO_BIG);
     (void)close(fd);
     /* a message that never ends, a byte at a time */

@@ -198,6 +198,17 @@ static const transcript_row transcripts[] = {
     {"02 81 00000000 41 00 fe 03e7 00000000 42", "d:4142 ..."},
     {"02 81 00000000 41 00 fe 03e8 00000000 42", "d:41 b:1009"},
     {"02 81 00000000 41 80 81 00000000 42 82 fe 03e8 00000000 43", "d:414243 ..."}, /* each message for itself */
+    /* refused by the head: neither payload nor mask is waited for */
+    {"82 fe 03e9", "b:1009"},
+    {"82 ff 7fffffffffffffff", "b:1009"},
+    {"82 81 00000000 41 82 fe 03e9", "d:41 b:1009"},
+    {"02 81 00000000 41 00 fe 03e8", "d:41 b:1009"},
+    {"89 80 00000000 82 ff 0000000000010000", "p: b:1009"},
+    {"81 85", "b:1003"},
+    {"82 05", "b:1002"},
+    {"c2 85", "b:1002"},
+    {"82 fe 03", " ..."},
+    {"02 fe 03e8", " ..."},
 };
 
 /* what a client makes of frames: its peer must not mask [5.1], all else is the same */
@@ -206,6 +217,8 @@ static const transcript_row client_transcripts[] = {
     {"02 03 48656c 89 01 41 80 02 6c6f", "d:48656c p:41 d:6c6f ."},
     {"82 00 82 01 44", "d:44 ."},
     {"8a 00", " ."},
+    {"82 7e 03e9", "b:1009"},
+    {"82 85", "b:1002"},
     {"82 05 48", "d:48 ..."},
     {"82", " ..."},
     {"82 7e 007e", " ..."},

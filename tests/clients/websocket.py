@@ -133,7 +133,7 @@ def rules(hub, key):
             ("unknown opcode", 1002, frame(b"x", 0x83)), ("a fragment of nothing", 1002, frame(b"x", 0x80)),
             ("a long ping", 1002, b"\x89\xfe\x00\x7e"), ("a fragmented close", 1002, frame(b"", 0x08)),
             ("a code nobody may send", 1002, frame(struct.pack(">H", 1005), 0x88)),
-            ("too long", 1009, b"\x82\xff" + struct.pack(">Q", 1 << 40) + b"abcdx"),
+            ("too long", 1009, b"\x82\xff" + struct.pack(">Q", 1 << 40) + b"abcd"),
             ("HTTP again", 1002, b"GET / HTTP/1.1\r\n\r\n")):
         for logged_in in (False, True):
             with Socket(hub) as ws:
