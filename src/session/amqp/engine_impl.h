@@ -103,7 +103,7 @@ static inline bool engine_before(uint32_t a, uint32_t b)
 enum {
     ENGINE_STOP_SASL = 1,     /* the owner looks at credentials */
     ENGINE_STOP_DELIVERY = 2, /* an owner said not now */
-    ENGINE_STOP_ATTACH = 4,   /* something came for a link that is not answered yet */
+    ENGINE_STOP_ATTACH = 4,   /* something came for a link that is not answered yet, or too many wait */
     ENGINE_STOP_BUDGET = 8,
     ENGINE_STOP_END = 16
 };
@@ -135,7 +135,8 @@ typedef struct nv_amqp_conn_private {
     uint32_t tracking;
     size_t unsettled_bytes;
     size_t partial_bytes;
-    uint64_t written; /* bytes put into the output */
+    size_t attach_bytes; /* of ATTACHes whose answer is awaited */
+    uint64_t written;    /* bytes put into the output */
     int64_t heard_us;
     int64_t open_by_us;
     int64_t close_by_us;
@@ -224,6 +225,7 @@ typedef struct engine_rest {
 
 /** An ATTACH until it is answered. */
 typedef struct engine_attach {
+    size_t size; /* of all of it, in bytes */
     nv_amqp_performative attach;
     nv_amqp_performative source;
     nv_amqp_performative target;

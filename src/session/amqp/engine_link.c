@@ -11,6 +11,11 @@
 #define NAME_MAX_BYTES 1024u
 #define AROUND_NAME    192u /* the rest of an ATTACH with null termini: a refusal always fits a frame */
 #define REFUSED_SLACK  16u
+/* Of ATTACHes that wait for their owner's answer, which is not always a matter of a moment (a claim that another
+ * connection gives back, readers with owner levels). Their count alone, 16,384 of 64 KiB, would be 1 GiB. With so many
+ * bytes, and one frame, no further ATTACH is taken until one is answered; no answer depends on what the peer says next.
+ */
+#define ATTACH_BYTES_MAX (1u << 20)
 
 /* ---- names: one per role and session ------------------------------------------------------------------------------
  *
@@ -127,6 +132,10 @@ static bool owes_answer(const engine_link *l)
 /* The owner has answered, or never will. */
 static void forget_attach(engine_link *l)
 {
+    if (l->held) {
+        l->pub.conn->_p->attach_bytes -= l->held->size;
+        engine_go(l->pub.conn, ENGINE_STOP_ATTACH);
+    }
     free(l->held);
     l->held = NULL;
     l->pub.attach = NULL;
@@ -140,7 +149,6 @@ static void answered(engine_link *l)
     forget_attach(l);
     conn->_p->unanswered--;
     engine_link_session(l)->unanswered--;
-    engine_go(conn, ENGINE_STOP_ATTACH);
 }
 
 /* It holds nothing any more but its name and its handles. */
@@ -379,7 +387,9 @@ bool engine_on_detach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_detac
 /* A copy that lasts until the owner answers. @return NULL: a terminus cannot be decoded, the connection has failed */
 static engine_attach *hold(nv_amqp_conn *conn, nv_span body)
 {
-    engine_attach *held = nv_malloc(sizeof(*held) + body.len);
+    size_t size = sizeof(engine_attach) + body.len;
+    engine_attach *held = nv_malloc(size);
+    held->size = size;
     memcpy(held->bytes, body.ptr, body.len);
     nv_reader r = nv_reader_of(nv_span_of(held->bytes, body.len));
     held->source.code = held->target.code = NV_AMQP_ATTACH;
@@ -476,6 +486,7 @@ static void on_attach_request(nv_amqp_conn *conn, engine_session *s, const nv_am
     }
     engine_link *l = link_new(s, attach->name, attach->role);
     l->held = held;
+    conn->_p->attach_bytes += held->size;
     conn->_p->unanswered++;
     s->unanswered++;
     take_attach(l, &held->attach.attach);
@@ -528,6 +539,10 @@ bool engine_on_attach(nv_amqp_conn *conn, engine_session *s, const nv_amqp_attac
     if (engine_index_gap(&s->by_local) > s->peer_handle_max) {
         engine_session_fail(s, NV_AMQP_ERR_RESOURCE_LIMIT_EXCEEDED, "no handle is free");
         return true;
+    }
+    if (conn->_p->attach_bytes >= ATTACH_BYTES_MAX) {
+        engine_stop(conn, ENGINE_STOP_ATTACH);
+        return false;
     }
     /* A refused link holds its handle and its name until the peer's DETACH comes, so those too have a bound. */
     if (conn->link_count > 2 * (uint64_t)conn->config.links + REFUSED_SLACK) {

@@ -99,6 +99,49 @@ static void test_before_the_answer(void **state)
     close_pair();
 }
 
+/* What the peer makes large and the owner does not answer is bounded in bytes: reading stops, and nothing is lost. */
+static void test_waiting_is_bounded(void **state)
+{
+    (void)state;
+    enum { LINKS = 200, FILLER = 16384 };
+    static uint8_t filler[FILLER];
+    uint8_t bytes[FILLER + 64];
+    nv_writer w = nv_writer_of(bytes, sizeof(bytes));
+    size_t mark = nv_amqp_begin_map(&w);
+    nv_amqp_put_symbol_of(&w, "filler");
+    nv_amqp_put_binary(&w, nv_span_of(filler, FILLER));
+    nv_amqp_end_map(&w, mark, 2);
+    open_pair(NULL, NULL);
+    p->server.attach_later = true;
+    run();
+    p->client.session = nv_amqp_session_begin(&p->client.conn);
+    for (int i = 0; i < LINKS; i++) {
+        char name[16];
+        (void)snprintf(name, sizeof(name), "l%d", i);
+        assert_non_null(
+            nv_amqp_link_attach(p->client.session, &(nv_amqp_attach_options){.name = name,
+                                                                             .sender = true,
+                                                                             .address = "here",
+                                                                             .properties = nv_writer_span(&w),
+                                                                             .ops = &amqp_owner_link_ops,
+                                                                             .owner = &p->client}));
+        run();
+    }
+    assert_false(p->server.conn.session.reading);
+    uint32_t most = (1u << 20) / FILLER + 1;
+    assert_in_range(p->server.conn.link_count, most / 2, most);
+    const nv_amqp_link *last = NULL;
+    while (p->server.conn.link_count < LINKS) { /* each answer lets another in */
+        assert_ptr_not_equal(p->server.waiting, last);
+        last = p->server.waiting;
+        accept_waiting();
+        run();
+    }
+    accept_waiting();
+    assert_true(p->server.conn.session.reading);
+    close_pair();
+}
+
 /* Another link of the same name while the owner still thinks about the first. */
 static void test_name_in_doubt(void **state)
 {
@@ -571,6 +614,7 @@ int main(void)
         cmocka_unit_test(test_before_the_answer),
         cmocka_unit_test(test_name_in_doubt),
         cmocka_unit_test(test_late_answer),
+        cmocka_unit_test(test_waiting_is_bounded),
         cmocka_unit_test(test_no_answer_needed),
         cmocka_unit_test(test_answer_to_the_dead),
         cmocka_unit_test(test_answer_after_the_end),
