@@ -187,7 +187,7 @@ const nv_command nv_commands[] = {
      "Checks what the hub knows of it, and shows its last refusals with cause and cure. Exit code 1 when something is\n"
      "wrong.",
      "  nave doctor pump1\n", NULL, true, false, nv_cmd_doctor},
-    {"bench", NULL, "WHAT...", 0, NV_ARGS_MAX, "Measure: mqtt, disk or log", "`nave bench` alone says more.",
+    {"bench", NULL, "WHAT...", 0, NV_ARGS_MAX, "Measure: mqtt, amqp, disk or log", "`nave bench` alone says more.",
      "  nave bench disk\n  nave bench mqtt --help\n", NULL, false, true, nv_cmd_bench},
     {"version", NULL, "", 0, 0, "Print the version", "", "  nave version\n", NULL, false, false, nv_cmd_version},
     {"help", NULL, "[COMMAND]", 0, 2, "Explain a command", "", "  nave help device add\n", NULL, false, false,
