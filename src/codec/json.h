@@ -36,6 +36,15 @@ void nv_json_uint(nv_json_writer *w, uint64_t value);
 void nv_json_double(nv_json_writer *w, double value);
 void nv_json_bool(nv_json_writer *w, bool value);
 void nv_json_null(nv_json_writer *w);
+/** null where @p text is empty. */
+static inline void nv_json_string_or_null(nv_json_writer *w, nv_span text)
+{
+    if (text.len > 0) {
+        nv_json_string(w, text);
+    } else {
+        nv_json_null(w);
+    }
+}
 /** Text that is JSON already. */
 void nv_json_raw(nv_json_writer *w, nv_span json);
 /** @p bytes as a base64 string. */

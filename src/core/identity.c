@@ -80,3 +80,13 @@ size_t nv_identity_key(nv_span device_id, nv_span module_id, char *out)
     out[len] = '\0';
     return len;
 }
+
+void nv_identity_time(int64_t wall_us, char out[NV_TIME_TEXT_SIZE])
+{
+    static const char never[] = "0001-01-01T00:00:00Z";
+    if (wall_us == 0) {
+        memcpy(out, never, sizeof(never));
+    } else {
+        nv_time_format(wall_us, out);
+    }
+}

@@ -5,6 +5,7 @@
 #ifndef NV_CORE_IDENTITY_H
 #define NV_CORE_IDENTITY_H
 
+#include "base/clock.h"
 #include "base/err.h"
 #include "base/span.h"
 
@@ -80,5 +81,8 @@ void nv_identity_unref(nv_identity *identity);
 /** "device" or "device/module", the key of maps and stored sessions; @p out has room for 2 * NV_ID_MAX + 2. @return
  * length */
 size_t nv_identity_key(nv_span device_id, nv_span module_id, char *out);
+
+/** A time of an identity as services read it; 0 is never: "0001-01-01T00:00:00Z" (http-hub.md section 5.2). */
+void nv_identity_time(int64_t wall_us, char out[NV_TIME_TEXT_SIZE]);
 
 #endif

@@ -88,10 +88,8 @@ static nv_datum copied(const nv_query_row *row, const char *text)
 
 static nv_datum time_value(const nv_query_row *row, int64_t wall_us)
 {
-    char text[NV_TIME_TEXT_SIZE] = "0001-01-01T00:00:00Z"; /* never */
-    if (wall_us != 0) {
-        nv_time_format(wall_us, text);
-    }
+    char text[NV_TIME_TEXT_SIZE];
+    nv_identity_time(wall_us, text);
     return copied(row, text);
 }
 

@@ -137,23 +137,15 @@ static void write_if_set(nv_json_writer *w, const char *name, nv_span text)
 static void write_time(nv_json_writer *w, const char *name, int64_t wall_us)
 {
     char text[NV_TIME_TEXT_SIZE];
+    nv_identity_time(wall_us, text);
     nv_json_key(w, name);
-    if (wall_us == 0) {
-        nv_json_str(w, "0001-01-01T00:00:00Z"); /* never */
-        return;
-    }
-    nv_time_format(wall_us, text);
     nv_json_str(w, text);
 }
 
 static void write_thumbprint(nv_json_writer *w, const char *name, nv_span text)
 {
     nv_json_key(w, name);
-    if (text.len) {
-        nv_json_string(w, text);
-    } else {
-        nv_json_null(w);
-    }
+    nv_json_string_or_null(w, text);
 }
 
 static void write_identity(nv_json_writer *w, const nv_twin *twin)

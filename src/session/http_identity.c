@@ -54,23 +54,15 @@ static const char *const auth_names[] = {[NV_AUTH_SAS] = "sas",
 static void write_time(nv_json_writer *w, const char *name, int64_t wall_us)
 {
     char text[NV_TIME_TEXT_SIZE];
+    nv_identity_time(wall_us, text);
     nv_json_key(w, name);
-    if (wall_us == 0) {
-        nv_json_str(w, "0001-01-01T00:00:00Z"); /* never */
-        return;
-    }
-    nv_time_format(wall_us, text);
     nv_json_str(w, text);
 }
 
 static void write_text_or_null(nv_json_writer *w, const char *name, nv_span text)
 {
     nv_json_key(w, name);
-    if (text.len > 0) {
-        nv_json_string(w, text);
-    } else {
-        nv_json_null(w);
-    }
+    nv_json_string_or_null(w, text);
 }
 
 static void write_key(nv_json_writer *w, const char *name, const nv_identity *identity, const nv_key *key)

@@ -74,16 +74,26 @@ static void identity_done(nv_registry_request *request)
     }
 }
 
-/** A missing or disabled device makes its module operations 401 under SAS (http-hub.md section 2.5). */
+/** A missing or disabled device makes its module operations 401 under SAS (http-hub.md section 2.5). @return false: it
+ * is answered */
+static bool let_in(nv_http_exchange *x, const nv_registry_request *device)
+{
+    bool gone = device->error == NV_HUB_ERROR_DeviceNotFound;
+    if (gone || (device->error == NV_HUB_ERROR_NONE && !device->identity->enabled)) {
+        nv_http_fail_as(x, NV_HTTP_E3, NV_HUB_ERROR_IotHubUnauthorizedAccess, NULL);
+        return false;
+    }
+    if (device->error != NV_HUB_ERROR_NONE) {
+        nv_http_fail(x, device->error, device->detail);
+        return false;
+    }
+    return true;
+}
+
 static void device_seen(nv_registry_request *device)
 {
     identity_op *op = device->arg;
-    bool gone = device->error == NV_HUB_ERROR_DeviceNotFound;
-    if (gone || (device->error == NV_HUB_ERROR_NONE && !device->identity->enabled)) {
-        nv_http_fail_as(op->x, NV_HTTP_E3, NV_HUB_ERROR_IotHubUnauthorizedAccess, NULL);
-    } else if (device->error != NV_HUB_ERROR_NONE) {
-        nv_http_fail(op->x, device->error, device->detail);
-    } else {
+    if (let_in(op->x, device)) {
         nv_registry_do(op->x->loop, &op->request);
     }
 }
@@ -363,12 +373,7 @@ void nv_http_devices_list(nv_http_exchange *x)
 static void list_device_seen(nv_registry_request *device)
 {
     list_op *op = device->arg;
-    bool gone = device->error == NV_HUB_ERROR_DeviceNotFound;
-    if (gone || (device->error == NV_HUB_ERROR_NONE && !device->identity->enabled)) {
-        nv_http_fail_as(op->x, NV_HTTP_E3, NV_HUB_ERROR_IotHubUnauthorizedAccess, NULL);
-    } else if (device->error != NV_HUB_ERROR_NONE) {
-        nv_http_fail(op->x, device->error, device->detail);
-    } else {
+    if (let_in(op->x, device)) {
         nv_registry_list_get(op->x->loop, &op->list);
     }
 }
