@@ -276,9 +276,12 @@ static void send_one(model *w)
                             .body = nv_span_str(r->text),
                             .done = send_done};
     if (r->bad && m->ack == NV_ACK_NONE) {
-        r->send.expires_us = model_wall(w) + 172801 * NV_US_PER_S; /* else: no id to tell of */
-    } else if (!r->bad && nv_property_put(&r->properties, &id) != NV_OK) {
-        model_fail(w, "a property does not fit");
+        r->send.expires_us = model_wall(w) + 172801 * NV_US_PER_S;
+    } else {
+        id.value = r->bad ? nv_value_string(NV_SPAN_EMPTY) : id.value; /* no id to tell of */
+        if (nv_property_put(&r->properties, &id) != NV_OK) {
+            model_fail(w, "a property does not fit");
+        }
     }
     r->send.properties = nv_buf_span(&r->properties);
     model_note(w, "message %llu to %s ack %s life %lld%s", (unsigned long long)r->number, w->slots[r->slot].device,
