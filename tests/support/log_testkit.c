@@ -173,6 +173,20 @@ static void on_chunk(void *arg, nv_err status, nv_log_chunk *chunk)
     }
 }
 
+int64_t kit_fill_sixty(log_kit *kit)
+{
+    int64_t start = nv_wall_us(&kit->clock.clock);
+    for (int i = 0; i < 60; i++) {
+        char device[8];
+        char body[16];
+        (void)snprintf(device, sizeof(device), "d%d", i % 3);
+        (void)snprintf(body, sizeof(body), "m%d", i);
+        assert_int_equal(kit_append(kit, (uint32_t)i % 2, device, body), NV_OK);
+        nv_manual_clock_advance(&kit->clock, 1000);
+    }
+    return start;
+}
+
 log_kit_records kit_read(log_kit *kit, const nv_log_read_options *options)
 {
     log_kit_records out = {NULL, 0, NV_OK, 0};

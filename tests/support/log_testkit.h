@@ -42,6 +42,8 @@ void kit_close(log_kit *kit);
 nv_err kit_append(log_kit *kit, uint32_t partition, const char *device, const char *body);
 /** One batch of @p count records with @p bytes of body each, waited for. */
 nv_err kit_append_many(log_kit *kit, uint32_t partition, size_t count, size_t bytes);
+/** 60 records over two partitions and three devices, one per commit, 1 ms apart. @return the time of the first */
+int64_t kit_fill_sixty(log_kit *kit);
 /** Read to the end. Free rows. */
 log_kit_records kit_read(log_kit *kit, const nv_log_read_options *options);
 /** How many records there are from the beginning; asserts NV_E_EOF at the end and no hole per partition. */
