@@ -224,7 +224,7 @@ def redirected(hub):
                            auth=SASLPlainAuth(authcid="service@sas.root.localhost", passwd=token))
     try:
         client.open()
-        client.receive_message_batch(max_batch_size=1, timeout=15)
+        client.receive_message_batch(max_batch_size=1, timeout=WAIT_S)
     except AMQPLinkRedirect as err:
         assert err.hostname == "localhost" and err.address.endswith("/$management"), (err.hostname, err.address)
     else:
