@@ -59,6 +59,7 @@ nv_err nv_hub_new(nv_hub **out, const nv_hub_config *config, nv_buf *why)
     hub->rng = config->rng;
     hub->limits = *config->limits;
     hub->azure = config->azure;
+    hub->time_stands = config->time_stands;
     nv_err err = nv_policies_load(&hub->policies, config->state, config->rng, config->known_keys);
     if (err != NV_OK) {
         if (nv_buf_printf(why, "the hub's access policies cannot be loaded: %s", nv_err_text(err)) != NV_OK) {

@@ -44,6 +44,7 @@ typedef struct nv_hub_config {
     bool azure;           /* nv_hub.azure */
     bool known_keys;      /* policies get fixed, well-known keys on an empty store (--dev-known-keys) */
     bool fault_injection; /* devices may ask for faults (testing.fault_injection) */
+    bool time_stands;     /* nv_hub.time_stands */
 } nv_hub_config;
 
 /** What all loops read without a lock; fixed after nv_hub_new. */
@@ -61,6 +62,7 @@ struct nv_hub {
     nv_limits limits;
     uint64_t run;        /* names this life of the hub; at most INT64_MAX */
     bool azure;          /* the service's own ways where ours are kinder (limits.profile azure) */
+    bool time_stands;    /* the clock moves when a test says so: pauses that only clients' pace asks for are left out */
     nv_span *host_names; /* owned; the first is the hub's own */
     size_t host_name_count;
     nv_hub_loop *loops;

@@ -331,6 +331,7 @@ static int make_hub(nv_up *up)
         .loop_count = count,
         .known_keys = nv_args_has(up->args, "dev-known-keys"),
         .fault_injection = up->config->testing_fault_injection,
+        .time_stands = up->config->testing_clock != 0,
         .events = &events,
         .entity = up->config->events_entity,
         .azure = up->config->limits_profile == 1,

@@ -27,6 +27,18 @@ static rig_link *redirected(rig_client *c, const rig_attach *how)
     return link;
 }
 
+/* With testing.clock: manual nobody moves the clock for a redirect. */
+static void redirects_at_once_where_time_stands(void **state)
+{
+    (void)state;
+    rig_on.hub->time_stands = true;
+    rig_client *c = rig_connect_service();
+    rig_link *link = rig_attach_begin(c, &(rig_attach){.address = "/messages/events", .credit = 1});
+    RIG_UNTIL(c, link->detached);
+    rig_assert_detached(link, "amqp:link:redirect", "Event Hubs-compatible endpoint");
+    rig_disconnect(c);
+}
+
 /* conformance: amqp.md 42, 43 */
 static void redirects(void **state)
 {
@@ -464,6 +476,7 @@ int main(void)
 {
     const struct CMUnitTest tests[] = {
         TEST(redirects),
+        TEST(redirects_at_once_where_time_stands),
         TEST(redirected_address_attaches),
         TEST(redirect_that_nobody_awaits),
         TEST(addresses),

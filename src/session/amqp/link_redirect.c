@@ -93,6 +93,11 @@ void amqp_open_redirect(amqp_server *s, amqp_device *device, nv_amqp_link *link,
         return;
     }
     nv_hub_loop *loop = amqp_loop(s);
+    if (loop->hub->time_stands) { /* a pause would last until somebody moves the clock */
+        nv_amqp_link_refuse(link, NV_AMQP_ERR_LINK_REDIRECT, SAYS, nv_span_of(self->info, self->info_len));
+        free(self);
+        return;
+    }
     self->link = link;
     self->server = s;
     nv_timer_init(&self->pause, on_pause_over);
