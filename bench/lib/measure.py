@@ -76,7 +76,7 @@ def run_scenario(context, scenario):
     names = [n for n in scenario.servers if n in context.servers]
     servers = [KINDS[n](n, context) for n in names]
     runs, probes = {n: [] for n in names}, []
-    rounds = min(scenario.rounds or context.rounds, context.rounds)
+    rounds = min(scenario.rounds or context.rounds, context.rounds) * scenario.times
     say("%s: %s" % (scenario.name, ", ".join(names)))
     try:
         for number in range(rounds):

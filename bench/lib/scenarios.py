@@ -21,6 +21,7 @@ class Scenario:
     timed: bool = True    # takes --duration and --warmup
     devices: int = 0
     rounds: int = 0       # 0: as asked
+    times: int = 1        # so many rounds for each that was asked for: where one measurement says little
     disk_probe: bool = False
     protocol: str = "mqtt"  # the generator's subcommand
     fill_s: float = 0  # seconds of telemetry stored before the first measurement
@@ -53,7 +54,7 @@ def storm(name, title, *args):
     return Scenario(name, title, ["ref", "nave-os", "mosquitto", "nats", "rabbitmq"],
                     ["--mode", "storm", "--connections", "64", "--devices", "1000"] + list(args),
                     metric="per_server_core_second", unit="connects per server core second", tls=True, devices=1000,
-                    columns=STORM)
+                    times=3, columns=STORM)
 
 
 def service(name, title, *args, **more):
